@@ -1,0 +1,304 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Journal blocks in a shared mapping: append, hand over, free; and the scan that finds what a crash left.
+
+The layout is docs/segment-format.md, section 4. Every method runs to its end under the GIL: that is the one lock between
+the serving thread, which appends, and the sealer thread, which takes full blocks and frees them.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+cdef extern from "Python.h":
+    int PyUnicode_KIND(object)
+    int PyUnicode_1BYTE_KIND
+    void *PyUnicode_DATA(object)
+    Py_ssize_t PyUnicode_GET_LENGTH(object)
+
+cdef extern from "sys/mman.h":
+    int msync(void *addr, size_t length, int flags) nogil
+    int MS_SYNC
+
+cdef extern from "bytes.h":
+    uint32_t get_u32(const uint8_t *p) noexcept nogil
+    void put_u32(uint8_t *p, uint32_t v) noexcept nogil
+    void put_u64(uint8_t *p, uint64_t v) noexcept nogil
+
+cdef extern from "crc32c.h":
+    void crc32c_setup() noexcept nogil
+    uint32_t crc32c(uint32_t previous, const uint8_t *p, size_t n) noexcept nogil
+
+cdef extern from "record.h":
+    enum:
+        RECORD_HEADER
+        FIELD_METHOD
+        FIELD_PATH
+        FIELD_REMOTE_ADDR
+        FIELD_FORWARDED_FOR
+        FIELD_USER_AGENT
+        FIELD_REFERER
+        FIELD_QUERY
+        FIELD_BODY
+        FIELD_COUNT
+    ctypedef struct span:
+        const uint8_t *data
+        uint32_t size
+    ctypedef struct record:
+        uint32_t length
+        uint64_t sequence
+        uint64_t received_at
+    uint32_t record_seed(uint64_t worker_id) noexcept nogil
+    size_t record_size(const span *fields) noexcept nogil
+    void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
+                      const span *fields) noexcept nogil
+    void record_commit(uint8_t *dst) noexcept nogil
+    int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
+    size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, record *out) noexcept nogil
+
+crc32c_setup()
+
+# Persisted numbers, as docs/segment-format.md has them.
+HEADER_SIZE = 4096
+cdef enum:
+    _HEADER_SIZE = 4096
+    _WATERMARK = 128
+    _WATERMARK_STEP = 64
+    _PAGE = 4096
+    _MAX_BLOCKS = 1024
+
+
+cdef inline int _take_span(object value, span *out) except -1:
+    """Point at a value's own bytes; the caller holds a reference to it for as long as they are needed."""
+    if value is None:
+        out.data = NULL
+        return 0
+    if type(value) is str:
+        if PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND:
+            raise ValueError("a WSGI string holds characters beyond latin-1; the server breaks PEP 3333")
+        out.data = <const uint8_t *>PyUnicode_DATA(value)
+        length = PyUnicode_GET_LENGTH(value)
+    elif type(value) is bytes:
+        out.data = <const uint8_t *>PyBytes_AS_STRING(value)
+        length = PyBytes_GET_SIZE(value)
+    else:
+        raise TypeError(f"an event field is str, bytes or None, not {type(value).__name__}")
+    if length == 0:
+        out.data = NULL
+    elif length > 0x7FFFFFFF:
+        raise ValueError(f"an event field of {length:,} bytes exceeds 2^31 - 1")
+    else:
+        out.size = <uint32_t>length
+    return 0
+
+
+cdef inline int64_t _microseconds(int clock) noexcept nogil:
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+
+cdef struct block:
+    uint32_t used
+    uint32_t count
+    uint64_t first_sequence
+    int64_t opened_at  # monotonic µs
+
+
+cdef class Blocks:
+    cdef object _mapping
+    cdef Py_buffer _view
+    cdef uint8_t *_base
+    cdef uint32_t _block_size, _block_count, _seed
+    cdef uint64_t _next_sequence
+    cdef block _blocks[_MAX_BLOCKS]
+    # A stack of free blocks, so that the one used last, still in the processor's cache, is used next; a queue of full ones.
+    cdef uint32_t _free[_MAX_BLOCKS]
+    cdef uint32_t _full[_MAX_BLOCKS]
+    cdef int _free_count, _full_first, _full_count
+    cdef int _active  # -1: none
+    cdef int _watermark_slot
+    cdef bint _synced
+    cdef object _on_full
+
+    def __cinit__(self, mapping, uint32_t block_size, uint32_t block_count, uint64_t worker_id, bint synced, on_full):
+        if not 1 <= block_count <= _MAX_BLOCKS or block_size < _PAGE or block_size % _PAGE:
+            raise ValueError(f"{block_count} blocks of {block_size} bytes: 1 to {_MAX_BLOCKS} blocks, each a multiple of {_PAGE} bytes")
+        PyObject_GetBuffer(mapping, &self._view, PyBUF_WRITABLE)
+        self._mapping = mapping
+        if <uint64_t>self._view.len != _HEADER_SIZE + <uint64_t>block_size * block_count:
+            raise ValueError(f"a mapping of {self._view.len:,} bytes does not fit {block_count} blocks of {block_size:,} bytes")
+        self._base = <uint8_t *>self._view.buf
+        self._block_size = block_size
+        self._block_count = block_count
+        self._seed = record_seed(worker_id)
+        self._next_sequence = 1
+        self._free_count = block_count
+        for i in range(block_count):
+            self._free[i] = block_count - 1 - i
+        self._full_first = self._full_count = 0
+        self._active = -1
+        self._synced = synced
+        self._on_full = on_full
+
+    def __dealloc__(self):
+        if self._mapping is not None:
+            PyBuffer_Release(&self._view)
+
+    cdef inline uint8_t *_start(self, int index) noexcept:
+        return self._base + _HEADER_SIZE + <size_t>index * self._block_size
+
+    cdef int _hand_over(self) except -1:
+        """Queue the active block for the sealer and wake it."""
+        self._full[(self._full_first + self._full_count) % self._block_count] = self._active
+        self._full_count += 1
+        self._active = -1
+        self._on_full()
+        return 0
+
+    cdef bint _open_block(self) noexcept:
+        """Make a free block the active one; false when there is none."""
+        if self._free_count == 0:
+            return False
+        self._free_count -= 1
+        self._active = self._free[self._free_count]
+        cdef block *b = &self._blocks[self._active]
+        b.used = b.count = 0
+        b.first_sequence = self._next_sequence
+        b.opened_at = _microseconds(CLOCK_MONOTONIC)
+        put_u32(self._start(self._active), 0)
+        return True
+
+    def append(self, method, path, remote_addr, forwarded_for, user_agent, referer, query, body):
+        cdef span fields[FIELD_COUNT]
+        _take_span(method, &fields[FIELD_METHOD - 1])
+        _take_span(path, &fields[FIELD_PATH - 1])
+        _take_span(remote_addr, &fields[FIELD_REMOTE_ADDR - 1])
+        _take_span(forwarded_for, &fields[FIELD_FORWARDED_FOR - 1])
+        _take_span(user_agent, &fields[FIELD_USER_AGENT - 1])
+        _take_span(referer, &fields[FIELD_REFERER - 1])
+        _take_span(query, &fields[FIELD_QUERY - 1])
+        _take_span(body, &fields[FIELD_BODY - 1])
+        cdef size_t size = record_size(fields)
+        if size > self._block_size:
+            raise ValueError(f"an event of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
+        if self._active >= 0 and self._block_size - self._blocks[self._active].used < size:
+            self._hand_over()
+        if self._active < 0 and not self._open_block():
+            return 0
+        cdef block *b = &self._blocks[self._active]
+        cdef uint8_t *dst = self._start(self._active) + b.used
+        cdef int64_t now = _microseconds(CLOCK_REALTIME)
+        if self._block_size - b.used - size >= 4:
+            put_u32(dst + size, 0)
+        record_write(dst, size, self._seed, self._next_sequence, now, fields)
+        record_commit(dst)  # survives the death of this process from here on
+        b.used += size
+        b.count += 1
+        self._next_sequence += 1
+        if self._synced:
+            self._sync(dst, size)  # disk write: survives power loss from here on
+        return now
+
+    cdef int _sync(self, uint8_t *start, size_t size) except -1:
+        cdef size_t offset = <size_t>(start - self._base) % _PAGE
+        cdef int failed
+        with nogil:
+            failed = msync(start - offset, size + offset, MS_SYNC)
+        if failed:
+            raise OSError(errno, "the journal could not be written to the disk")
+        return 0
+
+    def hand_over(self, int64_t age):
+        if self._active >= 0 and self._blocks[self._active].count and (
+            _microseconds(CLOCK_MONOTONIC) - self._blocks[self._active].opened_at >= age
+        ):
+            self._hand_over()
+
+    def full_block(self, int position):
+        if not 0 <= position < self._full_count:
+            return None
+        cdef uint32_t index = self._full[(self._full_first + position) % self._block_count]
+        start = _HEADER_SIZE + <size_t>index * self._block_size
+        return memoryview(self._mapping)[start:start + self._blocks[index].used], self._blocks[index].first_sequence
+
+    def free(self, int count):
+        cdef uint32_t index = 0
+        cdef uint8_t *slot = self._base + _WATERMARK + self._watermark_slot * _WATERMARK_STEP
+        if not 0 < count <= self._full_count:
+            raise IndexError(f"{count} blocks to free, {self._full_count} full")
+        index = self._full[(self._full_first + count - 1) % self._block_count]
+        # Between the two stores this slot is invalid; the other one still holds the watermark before.
+        put_u64(slot, self._blocks[index].first_sequence + self._blocks[index].count - 1)
+        put_u32(slot + 8, crc32c(0, slot, 8))
+        self._watermark_slot ^= 1
+        while count:
+            self._free[self._free_count] = self._full[self._full_first]
+            self._free_count += 1
+            self._full_first = (self._full_first + 1) % self._block_count
+            self._full_count -= 1
+            count -= 1
+
+    @property
+    def accepted(self):
+        return self._next_sequence - 1
+
+    @property
+    def full_blocks(self):
+        return self._full_count
+
+    @property
+    def free_blocks(self):
+        return self._free_count
+
+
+def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t watermark):
+    cdef Py_buffer view
+    cdef const uint8_t *base
+    cdef size_t position, run_start, found
+    cdef uint64_t run_first, run_count
+    cdef uint32_t seed = record_seed(worker_id)
+    cdef record r
+    cdef bint valid
+    cdef list runs = [], damaged = []
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        if not start <= end <= <size_t>view.len:
+            raise ValueError(f"block [{start}, {end}) is not within {view.len} bytes")
+        base = <const uint8_t *>view.buf
+        position = start
+        while position < end:
+            # A run: valid records one behind the other, all stale or all pending with consecutive numbers.
+            run_start = position
+            run_first = run_count = 0
+            with nogil:
+                while True:
+                    valid = record_read(base + position, end - position, seed, &r)
+                    if not valid:
+                        break
+                    if r.sequence <= watermark:
+                        if run_count:
+                            break
+                        run_start = position + r.length
+                    elif run_count == 0:
+                        run_first = r.sequence
+                    elif r.sequence != run_first + run_count:
+                        break
+                    if r.sequence > watermark:
+                        run_count += 1
+                    position += r.length
+            if run_count:
+                runs.append((run_start, position, run_first, run_count))
+            if valid:
+                continue
+            with nogil:
+                found = record_find(base, position, end, seed, watermark, &r)
+            if found < end:
+                damaged.append((position, found))
+            elif end - position >= 4 and get_u32(base + position) != 0:
+                damaged.append((position, end))
+            position = found
+    finally:
+        PyBuffer_Release(&view)
+    return runs, damaged

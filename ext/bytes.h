@@ -1,0 +1,68 @@
+/* Little-endian helpers and a bounded cursor: the only ways this extension reads and writes integers. */
+#ifndef KANALONY_BYTES_H
+#define KANALONY_BYTES_H
+
+#include <endian.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline uint16_t get_u16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return le16toh(v); }
+static inline uint32_t get_u32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return le32toh(v); }
+static inline uint64_t get_u64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return le64toh(v); }
+static inline void put_u16(uint8_t *p, uint16_t v) { v = htole16(v); memcpy(p, &v, 2); }
+static inline void put_u32(uint8_t *p, uint32_t v) { v = htole32(v); memcpy(p, &v, 4); }
+static inline void put_u64(uint8_t *p, uint64_t v) { v = htole64(v); memcpy(p, &v, 8); }
+
+/* A store that no later store may overtake: what was written before it is in memory when it is seen. */
+static inline void put_u32_release(uint8_t *p, uint32_t v) {
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    put_u32(p, v);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+/* What is left of a buffer. Taking more than there is fails (0) and leaves the cursor at the end: a failed cursor stays failed. */
+typedef struct {
+    const uint8_t *p;
+    const uint8_t *end;
+} cursor;
+
+static inline int cursor_take(cursor *c, size_t n, const uint8_t **out) {
+    if ((size_t)(c->end - c->p) < n) {
+        c->p = c->end;
+        return 0;
+    }
+    *out = c->p;
+    c->p += n;
+    return 1;
+}
+
+/* Unsigned LEB128 below 2^32, at most five bytes. */
+static inline int cursor_varint(cursor *c, uint32_t *out) {
+    uint64_t v = 0;
+    const uint8_t *b;
+    for (int shift = 0; shift <= 28; shift += 7) {
+        if (!cursor_take(c, 1, &b)) return 0;
+        v |= (uint64_t)(*b & 0x7F) << shift;
+        if (!(*b & 0x80)) {
+            *out = (uint32_t)v;
+            return v <= UINT32_MAX;
+        }
+    }
+    c->p = c->end;
+    return 0;
+}
+
+static inline size_t varint_size(uint32_t v) {
+    size_t n = 1;
+    while (v >= 0x80) { v >>= 7; n++; }
+    return n;
+}
+
+static inline uint8_t *put_varint(uint8_t *p, uint32_t v) {
+    while (v >= 0x80) { *p++ = (uint8_t)(v | 0x80); v >>= 7; }
+    *p++ = (uint8_t)v;
+    return p;
+}
+
+#endif

@@ -1,0 +1,78 @@
+/* The query-string tokenizer: spans over the string's own bytes, nothing copied. Splits as the URL standard's
+ * application/x-www-form-urlencoded parser does: pairs end at '&', a name ends at the first '=', empty pairs are passed over. */
+#ifndef KANALONY_QUERYSTRING_H
+#define KANALONY_QUERYSTRING_H
+
+#include "bytes.h"
+
+typedef struct {
+    const uint8_t *name, *name_end;
+    const uint8_t *value, *value_end; /* without '=': empty, at name_end */
+} query_pair;
+
+/* 1 and the next pair, or 0 at the end. */
+static inline int query_next(cursor *c, query_pair *out) {
+    while (c->p < c->end && *c->p == '&') c->p++;
+    if (c->p == c->end) return 0;
+    size_t left = (size_t)(c->end - c->p);
+    const uint8_t *stop = memchr(c->p, '&', left);
+    if (!stop) stop = c->end;
+    const uint8_t *equals = memchr(c->p, '=', (size_t)(stop - c->p));
+    out->name = c->p;
+    out->name_end = equals ? equals : stop;
+    out->value = equals ? equals + 1 : stop;
+    out->value_end = stop;
+    c->p = stop;
+    return 1;
+}
+
+static inline int hex_digit(uint8_t c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Percent-decode [p, end) to dst, which has room for as many bytes, and return how many came out. '+' is a space; an
+ * escape that is none stays as it is, as urllib.parse.unquote_plus has it. */
+static inline size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) {
+    uint8_t *out = dst;
+    while (p < end) {
+        uint8_t c = *p++;
+        if (c == '+') {
+            c = ' ';
+        } else if (c == '%' && end - p >= 2) {
+            int high = hex_digit(p[0]), low = hex_digit(p[1]);
+            if (high >= 0 && low >= 0) {
+                c = (uint8_t)(high << 4 | low);
+                p += 2;
+            }
+        }
+        *out++ = c;
+    }
+    return (size_t)(out - dst);
+}
+
+#define EVENT_TYPE_OTHER 255 /* in counters; 0xFFFF in files */
+
+/* Statistics, not validation: the type of the first eventType parameter, when it is 0 to 254 in one to three digits. */
+static inline int query_event_type(const uint8_t *p, size_t size) {
+    cursor c = {p, p + size};
+    query_pair pair;
+    while (query_next(&c, &pair)) {
+        size_t n = (size_t)(pair.name_end - pair.name);
+        if (!((n == 9 && !memcmp(pair.name, "eventType", 9)) || (n == 15 && !memcmp(pair.name, "event:eventType", 15)) ||
+              (n == 17 && (!memcmp(pair.name, "event%3AeventType", 17) || !memcmp(pair.name, "event%3aeventType", 17)))))
+            continue;
+        size_t digits = (size_t)(pair.value_end - pair.value);
+        int type = 0;
+        if (digits < 1 || digits > 3) return EVENT_TYPE_OTHER;
+        for (size_t i = 0; i < digits; i++) {
+            if (pair.value[i] < '0' || pair.value[i] > '9') return EVENT_TYPE_OTHER;
+            type = type * 10 + (pair.value[i] - '0');
+        }
+        return type < EVENT_TYPE_OTHER ? type : EVENT_TYPE_OTHER;
+    }
+    return EVENT_TYPE_OTHER;
+}
+
+#endif

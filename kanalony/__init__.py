@@ -1,0 +1,1 @@
+"""kanalony: an event collector for video players."""

@@ -1,0 +1,190 @@
+"""The command line: one command, sub-commands in the order of the flow.
+
+Exit codes: 0 done, 1 done and something is wrong with the data, 2 wrong use or an unusable machine, told in one line.
+"""
+
+import json
+import logging
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kanalony.errors import KanalonyError
+from kanalony.segments.names import to_iso, worker_name
+
+DATA = click.option(
+    "--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Data directory that `kanalony serve` writes."
+)
+PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+
+
+class _Command(click.Command):
+    """Tells our errors, and the machine's, in one line with their remedy."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader has seen enough, as in `kanalony cat | head`. What is still buffered has nowhere to go.
+            sys.stdout = None  # type: ignore[assignment]
+            ctx.exit(0)
+        except (KanalonyError, OSError) as error:
+            hint = getattr(error, "hint", "")
+            click.echo(f"Error: {error}" + (f" ({hint})" if hint else ""), err=True)
+            ctx.exit(2)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the flow
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kanalony")
+def main() -> None:
+    """Collect events from video players and read them back.
+
+    \\b
+    kanalony serve                                    start collecting
+    curl "http://127.0.0.1:8000/collect?eventType=3"  send an event
+    kanalony cat                                      see it
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@main.command(epilog=_example("kanalony serve", "kanalony serve --host 0.0.0.0 --workers 4 --data /var/lib/kanalony"))
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory, made when missing.  [default: data]")
+@click.option("--workers", type=int, help="Serving processes.  [default: 1]")
+@click.option(
+    "--ack",
+    metavar="written|synced",
+    help="What a 200 means. written: the event survives the death of every process. synced: and a power loss.  [default: written]",
+)
+@click.option("--journal-blocks", type=int, help="Blocks of each worker's journal, 1 MiB each.  [default: 32]")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: kanalony.toml, when there is one]"
+)
+def serve(config: Path | None, **flags: Any) -> None:
+    """Collect events over HTTP until stopped by SIGTERM or Ctrl-C.
+
+    Every option, and more, can stand in kanalony.toml (port = 8000) or in the environment (KANALONY_PORT=8000); flags win.
+    """
+    from kanalony.collector.server import serve
+    from kanalony.settings import load_settings
+
+    serve(load_settings(config, **flags))
+
+
+@main.command(epilog=_example("kanalony cat", "kanalony cat data/segments/sealed/*.lz4 | jq -r .params.eventType"))
+@PATHS
+@DATA
+def cat(paths: tuple[Path, ...], data: Path) -> None:
+    """Print events as NDJSON, one object a line.
+
+    Without PATHS: every event in the data directory that was acknowledged before the call, once, also while it is being written.
+    With PATHS: the events of these segments and journals. Exits with 1 when a file is damaged; what is good in it is printed all the same.
+    """
+    from kanalony.segments.check import events_of
+    from kanalony.segments.names import DataDirectory
+    from kanalony.segments.reader import Damage, read_data
+
+    damaged: list[Damage] = []
+    source = events_of(paths, damaged.append) if paths else read_data(DataDirectory.existing(data), damaged.append)
+    write = sys.stdout.write
+    for event in source:
+        write(json.dumps(_event_object(event)))
+        write("\n")
+    sys.stdout.flush()
+    _end(damaged)
+
+
+def _event_object(event: Any) -> dict[str, Any]:
+    from kanalony._querystring import parse
+
+    params: dict[str, Any] = {}
+    for name_bytes, value_bytes in parse(event.query or b""):
+        name, value = name_bytes.decode(errors="replace"), value_bytes.decode(errors="replace")
+        if name in params:
+            held = params[name]
+            params[name] = [*held, value] if isinstance(held, list) else [held, value]
+        else:
+            params[name] = value
+    return {
+        "received_at": to_iso(event.received_at),
+        **_text("method", event.method),
+        **_text("path", event.path),
+        **_text("query", event.query or b""),
+        **_text("body", event.body or b""),
+        "remote_addr": event.address,
+        **_text("forwarded_for", event.forwarded_for),
+        **_text("user_agent", event.user_agent),
+        **_text("referer", event.referer),
+        "worker": worker_name(event.worker_id),
+        "sequence": event.sequence,
+        "params": params,
+    }
+
+
+def _text(name: str, value: bytes | None) -> dict[str, str | None]:
+    """A part of an event for JSON, so that its bytes can be had back: as text when it is UTF-8, else in base64 under another name."""
+    try:
+        return {name: None if value is None else value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(value or b"").decode()}
+
+
+def _end(damaged: list[Any]) -> None:
+    for damage in damaged:
+        click.echo(f"damage: {damage}", err=True)
+    sys.exit(1 if damaged else 0)
+
+
+@main.command(epilog=_example("kanalony verify", "kanalony verify data/segments/sealed/*.lz4 && echo sound"))
+@PATHS
+@DATA
+def verify(paths: tuple[Path, ...], data: Path) -> None:
+    """Check every byte of segments and journals: lengths, checksums, order, sums.
+
+    Without PATHS: everything in the data directory. Exits with 0 when all is sound, with 1 when there is damage, each place named.
+    """
+    from kanalony.segments.check import check_data, check_paths
+    from kanalony.segments.names import DataDirectory
+
+    result = check_paths(paths) if paths else check_data(DataDirectory.existing(data))
+    click.echo(str(result))
+    _end(result.damaged)
+
+
+@main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))
+@DATA
+def recover(data: Path) -> None:
+    """Adopt journals and open segments left by crashed workers: seal what they hold.
+
+    A collector does this by itself whenever a worker starts; this is for data directories that no collector will use again.
+    Exits with 1 when something was damaged; it is copied to quarantine.
+    """
+    from kanalony.segments.names import DataDirectory
+    from kanalony.segments.recovery import adopt_journals, journals_in_use
+
+    directory = DataDirectory.writable(DataDirectory.existing(data).root)
+    damaged = []
+    count = 0
+    for adopted in adopt_journals(directory):
+        click.echo(str(adopted))
+        damaged += adopted.damaged
+        count += 1
+    in_use = len(journals_in_use(directory))
+    click.echo(f"{count} dead workers adopted, {in_use} journals in use by running workers")
+    sys.exit(1 if damaged else 0)

@@ -1,0 +1,74 @@
+"""The collector as a WSGI application, for any WSGI server.
+
+Nothing here may import the offline half of kanalony: a serving process stays small, and a test sees to it.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+
+import falcon
+from falcon.routing import CompiledRouter
+
+from kanalony.collector.resources import TRACKING_PATHS, Environ, StartResponse, TrackResource
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.store import Store
+from kanalony.settings import Settings, load_settings
+
+log = logging.getLogger("kanalony")
+
+
+class Collector:
+    """The application. Falcon's router is the one routing table and Falcon answers whatever is not an event.
+
+    Requests to tracking paths are answered on a short path: Falcon's request object parses every query string in Python and its
+    dispatch costs several µs, which is most of what an event costs. The paths are resolved by the router once, at the start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises WrongUse or StorageError when the data directory cannot be used."""
+        self.settings = settings
+        self._data = DataDirectory.writable(settings.data)
+        self._store: Store | None = Store(self._data, settings)
+        self._track = TrackResource(self._store.append, lambda error: log.error("an event was not stored: %s", error))
+        router = CompiledRouter()
+        self.falcon = falcon.App(router=router)
+        self.falcon.req_options.strip_url_path_trailing_slash = True
+        self.falcon.set_error_serializer(_plain_text)
+        for path in TRACKING_PATHS:
+            self.falcon.add_route(path, self._track)
+        self._short_paths = frozenset(path for path in TRACKING_PATHS if router.find(path) is not None)
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if (path in self._short_paths or "/" + path.strip("/") in self._short_paths) and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self._track.respond(environ, start_response)
+        return self.falcon(environ, start_response)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Seal what is stored and give the journal up. No request may come after this."""
+        if self._store:
+            self._store.close()
+            self._store = None
+
+    def _after_fork(self) -> None:
+        """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first event."""
+        self._store = None
+        self._track.append = self._append_first
+
+    def _append_first(self, *fields: object) -> int:
+        self._store = Store(self._data, self.settings)
+        self._track.append = self._store.append
+        return self._store.append(*fields)
+
+
+def _plain_text(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    resp.content_type = "text/plain"
+    resp.text = f"{error.status}: events are tracked by GET on {' and '.join(TRACKING_PATHS)}\n"
+
+
+def create_app(settings: Settings | None = None) -> Collector:
+    """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process ends to seal what is
+    stored at once: else the next process to start does it."""
+    return Collector(settings or load_settings())

@@ -1,0 +1,133 @@
+"""Serving: meinheld answers, gunicorn's arbiter keeps the workers."""
+
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.base import Worker
+from meinheld import server
+
+from kanalony.collector.app import Collector, create_app
+from kanalony.errors import KanalonyError, StorageError, WrongUse
+from kanalony.segments.names import DataDirectory
+from kanalony.settings import Settings
+
+log = logging.getLogger("kanalony")
+
+BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxconn caps it
+MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
+DRAIN_SECONDS = 2  # how long a stopping worker waits for what is still being received
+HEARTBEAT_SECONDS = 30  # a worker silent for so long is killed and replaced
+RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
+
+
+class MeinheldWorker(Worker):  # type: ignore[misc]
+    """A gunicorn worker around meinheld's event loop. docs/operations.md says what of meinheld it works around."""
+
+    def load_wsgi(self) -> None:
+        try:
+            super().load_wsgi()
+        except (KanalonyError, OSError) as error:
+            # An exit code of gunicorn's own would make the arbiter stop all the workers that still serve.
+            log.error("worker not started: %s; trying again", error)
+            time.sleep(RESPAWN_SECONDS)
+            sys.exit(1)
+
+    def run(self) -> None:
+        app: Collector = self.wsgi
+        server.set_access_logger(None)
+        server.set_error_logger(self.log)
+        server.set_keepalive(app.settings.keepalive)
+        server.set_picoev_max_fd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # beyond it meinheld overwrites memory
+        server.set_listen_socket([listener.fileno() for listener in self.sockets])
+        self._handlers_set = False
+        server.set_watchdog(self._tick)
+        server.run(app, True)  # silent: SIGINT ends it like SIGTERM
+        app.close()
+
+    def _tick(self) -> None:
+        """Once a second, from meinheld's loop."""
+        self.notify()
+        if not self._handlers_set:
+            # run() has put its own handlers in place, which drain for one second only and know no SIGQUIT.
+            self._handlers_set = True
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, self._drain)
+        if self.ppid != os.getppid():
+            self._drain()
+
+    def _drain(self, *_: object) -> None:
+        server.shutdown(DRAIN_SECONDS)
+
+
+class _Arbiter(BaseApplication):  # type: ignore[misc]
+    """gunicorn, told by us instead of by its own command line."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        super().__init__()
+
+    def load_config(self) -> None:
+        options: dict[str, Any] = {
+            "bind": f"fd://{self._listener.detach()}",
+            "backlog": BACKLOG,
+            "workers": self._settings.workers,
+            "worker_class": MeinheldWorker,
+            "timeout": HEARTBEAT_SECONDS,
+            "graceful_timeout": HEARTBEAT_SECONDS,
+            "control_socket_disable": True,
+            "loglevel": "warning",
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Collector:
+        return create_app(self._settings)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises WrongUse when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    except socket.gaierror as error:
+        raise WrongUse(f"{host!r} is not an address of this machine: {error.strerror}", "name an address with --host") from error
+    except OSError as error:
+        raise WrongUse(f"cannot listen on {host} port {port}: {error.strerror}", "choose another with --host or --port") from error
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; does not return.
+
+    Raises WrongUse or StorageError, before any worker is started, when the address or the data directory cannot be used.
+    """
+    data = DataDirectory.writable(settings.data)
+    needed = settings.workers * settings.journal_block_size * settings.journal_blocks
+    if shutil.disk_usage(data.root).free < needed:
+        raise StorageError(
+            f"{data.root} has less than the {needed / 2**20:,.0f} MiB free that the journals of {settings.workers} workers take",
+            "free some disk space, or make journals smaller with --journal-blocks",
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft > MAX_OPEN_FILES or soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, hard))
+    listener = _listen(settings.host, settings.port)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info(
+        "collecting on http://%s:%d into %s (workers: %d, ack: %s)",
+        host,
+        listener.getsockname()[1],
+        data.root,
+        settings.workers,
+        settings.ack,
+    )
+    sys.argv = [sys.argv[0]]  # gunicorn must not take our flags for its own
+    _Arbiter(settings, listener).run()

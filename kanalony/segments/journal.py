@@ -1,0 +1,169 @@
+"""The journal file: created, locked and mapped by a worker; read whole by readers and by recovery.
+
+The layout is docs/segment-format.md, section 4.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanalony._frames import VERSION, crc32c
+from kanalony._journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.errors import FormatError, StorageError
+from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory
+
+# Persisted numbers, as docs/segment-format.md has them.
+MAGIC = b"KNJOURNL"
+_HEADER = struct.Struct("<8sHBBIIIQQ64s")  # magic, version, ack, n, block size, block count, zero, worker id, created_at, host
+_CRC = struct.Struct("<I")
+_WATERMARK = struct.Struct("<QI")
+_WATERMARK_OFFSETS = (128, 192)
+
+# In a record.
+_LENGTH = struct.Struct("<I")
+_LENGTH_OFFSET = 8
+RECEIVED_AT = 20
+
+ACK_LEVELS = ("written", "synced")
+
+
+class Journal:
+    """A journal this process writes. `blocks` appends to it."""
+
+    def __init__(
+        self,
+        data: DataDirectory,
+        host: str,
+        *,
+        ack: str,
+        block_size: int,
+        block_count: int,
+        on_full: Callable[[], object],
+    ) -> None:
+        """Create, lock and map a journal with a worker id of its own. Raises StorageError when the disk has no room for it."""
+        self.data = data
+        self.host = host
+        self.ack = ACK_LEVELS.index(ack)
+        self.worker_id = int.from_bytes(os.urandom(8), "little")
+        self.path = data.journal_of(self.worker_id)
+        size = HEADER_SIZE + block_size * block_count
+        # Locked under another name first: nobody can adopt it between its creation and the lock.
+        young = self.path.with_suffix(".new")
+        self._file = young.open("xb+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.posix_fallocate(self._file.fileno(), 0, size)
+            header = _HEADER.pack(
+                MAGIC, VERSION, self.ack, len(host), block_size, block_count, 0, self.worker_id, time.time_ns() // 1000, host.encode()
+            )
+            os.pwrite(self._file.fileno(), header + _CRC.pack(crc32c(header)), 0)
+            os.fsync(self._file.fileno())
+            young.rename(self.path)
+            sync_directory(data.journal)
+        except OSError as error:
+            self._file.close()
+            young.unlink(missing_ok=True)
+            if error.errno == errno.ENOSPC:
+                raise StorageError(
+                    f"no room for a journal of {size / 2**20:.0f} MiB in {data.journal}",
+                    "free some disk space, or make the journal smaller (--journal-blocks)",
+                ) from error
+            raise
+        self._mapping = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.blocks = Blocks(self._mapping, block_size, block_count, self.worker_id, ack == "synced", on_full)
+
+    def sync(self) -> None:
+        """fsync: the watermark is durable after this."""
+        os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """Delete the journal: all its events are durable in segments."""
+        self.path.unlink()
+        sync_directory(self.data.journal)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Pending records one behind the other in a block, with consecutive sequence numbers. `records` is their bytes."""
+
+    offset: int
+    records: bytes
+    first_sequence: int
+    event_count: int
+
+    @property
+    def end_sequence(self) -> int:
+        return self.first_sequence + self.event_count
+
+    def part(self, first_sequence: int, end_sequence: int) -> "Run":
+        """The records numbered [first_sequence, end_sequence), which must be within the run."""
+        start = 0
+        for _ in range(first_sequence - self.first_sequence):
+            start += _LENGTH.unpack_from(self.records, start + _LENGTH_OFFSET)[0]
+        end = start
+        for _ in range(end_sequence - first_sequence):
+            end += _LENGTH.unpack_from(self.records, end + _LENGTH_OFFSET)[0]
+        return Run(self.offset + start, self.records[start:end], first_sequence, end_sequence - first_sequence)
+
+
+@dataclass(frozen=True)
+class JournalContents:
+    """What a reader finds in a journal: pending runs in order of sequence, and damaged ranges [start, end) with a reason."""
+
+    path: Path
+    worker_id: int
+    host: str
+    ack: int
+    watermark: int
+    runs: list[Run]
+    damaged: list[tuple[int, int, str]]
+
+
+def read_journal(path: Path) -> JournalContents:
+    """Everything pending in a journal, also while it is being written: every event acknowledged before the call is in the answer or in
+    a segment listed after it.
+
+    Raises FormatError when the file is not a journal or of a later version, OSError when it cannot be read.
+    """
+    content = path.read_bytes()
+    header = content[: _HEADER.size]
+    damaged: list[tuple[int, int, str]] = []
+    name = JOURNAL_NAME.fullmatch(path.name)
+    host = ""
+    ack = 0
+    if len(content) >= HEADER_SIZE and crc32c(header) == _CRC.unpack_from(content, _HEADER.size)[0] and header.startswith(MAGIC):
+        _, version, ack, n, block_size, block_count, _, worker_id, _, host_bytes = _HEADER.unpack(header)
+        if version > VERSION:
+            raise FormatError(f"{path} is a journal of version {version}; this version reads up to {VERSION}", "use a later kanalony")
+        size = HEADER_SIZE + block_size * block_count
+        if len(content) != size:
+            damaged.append((min(len(content), size), max(len(content), size), "the file is not as long as its header says"))
+        host = host_bytes[:n].decode("ascii", "replace")
+    elif name:
+        # The blocks' boundaries are lost with the header, but records are found by their own marks.
+        worker_id, block_size = int(name[1], 16), len(content)
+        damaged.append((0, min(len(content), HEADER_SIZE), "the header is not valid"))
+    else:
+        raise FormatError(f"{path} is not a journal", "name a file that kanalony wrote, under its own name")
+    watermark = 0
+    for offset in _WATERMARK_OFFSETS:
+        slot = content[offset : offset + _WATERMARK.size]
+        if not any(slot):
+            continue
+        if len(slot) == _WATERMARK.size and _WATERMARK.unpack(slot)[1] == crc32c(slot[:8]):
+            watermark = max(watermark, _WATERMARK.unpack(slot)[0])
+        else:
+            damaged.append((offset, offset + _WATERMARK.size, "a watermark's checksum does not match"))
+    runs = []
+    for start in range(HEADER_SIZE, len(content), max(block_size, 1)):
+        found, bad = scan_block(content, start, min(start + block_size, len(content)), worker_id, watermark)
+        runs += [Run(begin, content[begin:end], first, count) for begin, end, first, count in found]
+        damaged += [(begin, end, "no valid record stands here") for begin, end in bad]
+    runs.sort(key=lambda run: run.first_sequence)
+    return JournalContents(path, worker_id, host, ack, watermark, runs, damaged)

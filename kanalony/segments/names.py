@@ -1,0 +1,146 @@
+"""Where things are in a data directory, and what segments are called: docs/segment-format.md, section 3."""
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kanalony.errors import FormatError, StorageError, WrongUse
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MARKER = "kanalony-data"
+LAYOUT = 1
+_MARKER_TEXT = "kanalony data directory, layout {}\n"
+_SEGMENT_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z_([A-Za-z0-9.-]{0,63})_([0-9a-f]{16})_([0-9a-f]{16})\.lz4")
+JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
+
+
+def worker_name(worker_id: int) -> str:
+    """A worker id as it stands in names and output: 16 hex digits."""
+    return f"{worker_id:016x}"
+
+
+def to_datetime(microseconds: int) -> datetime:
+    """A time of a file, µs since 1970, as an aware datetime in UTC."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def to_iso(microseconds: int) -> str:
+    """A time of a file as ISO 8601, UTC, always with six decimals."""
+    return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@dataclass(frozen=True)
+class SegmentName:
+    """The parts of a segment's file name. Times are µs since 1970."""
+
+    created_at: int
+    host: str
+    worker_id: int
+    first_sequence: int
+
+    def __str__(self) -> str:
+        start = to_datetime(self.created_at).strftime("%Y%m%dT%H%M%S.%f")
+        return f"{start}Z_{self.host}_{worker_name(self.worker_id)}_{self.first_sequence:016x}.lz4"
+
+    @classmethod
+    def parse(cls, name: str) -> "SegmentName | None":
+        """The parts, or None when it is not a segment's name."""
+        match = _SEGMENT_NAME.fullmatch(name)
+        if match is None:
+            return None
+        start = datetime.strptime(match[1], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+        return cls((start - EPOCH) // timedelta(microseconds=1), match[2], int(match[3], 16), int(match[4], 16))
+
+
+class DataDirectory:
+    """A directory that is kanalony's: marked as such, so that nothing is ever written among somebody else's files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = root / "journal"
+        self.open = root / "segments" / "open"
+        self.sealed = root / "segments" / "sealed"
+        self.quarantine = root / "quarantine"
+
+    @classmethod
+    def existing(cls, root: Path) -> "DataDirectory":
+        """A data directory to read. Raises WrongUse when there is none, FormatError when a later version made it."""
+        data = cls(root)
+        if not data._marked():
+            raise WrongUse(
+                f"{root} is not a kanalony data directory (no file {MARKER} in it)",
+                "name the directory that `kanalony serve` writes with --data",
+            )
+        return data
+
+    @classmethod
+    def writable(cls, root: Path) -> "DataDirectory":
+        """A data directory to write, made when missing.
+
+        Raises WrongUse when the path holds something else, FormatError when a later version made it, StorageError when it cannot be
+        written.
+        """
+        data = cls(root)
+        try:
+            if not data._marked():
+                if root.exists() and (not root.is_dir() or set(os.listdir(root)) - {"lost+found"}):
+                    what = "holds files that are not kanalony's" if root.is_dir() else "is a file"
+                    raise WrongUse(f"{root} {what}", "name an empty or a new directory with --data")
+                root.mkdir(parents=True, exist_ok=True)
+                (root / MARKER).write_text(_MARKER_TEXT.format(LAYOUT))
+            for directory in (data.journal, data.open, data.sealed, data.quarantine):
+                directory.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"{error.filename or root} cannot be written: {error.strerror}",
+                "name a directory this user may write, on a disk with space left, with --data",
+            ) from error
+        return data
+
+    def _marked(self) -> bool:
+        try:
+            text = (self.root / MARKER).read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StorageError(f"{error.filename} cannot be read: {error.strerror}", "check its permissions") from error
+        if text != _MARKER_TEXT.format(LAYOUT):
+            raise FormatError(
+                f"{self.root / MARKER} says {text.strip()!r}; this version reads layout {LAYOUT}",
+                "use the version of kanalony that wrote it, or a later one",
+            )
+        return True
+
+    def journals(self) -> list[Path]:
+        """All journals, oldest name first."""
+        return sorted(path for path in self.journal.iterdir() if JOURNAL_NAME.fullmatch(path.name))
+
+    def journal_of(self, worker_id: int) -> Path:
+        return self.journal / f"{worker_name(worker_id)}.journal"
+
+    def segments(self) -> list[Path]:
+        """All segments, open and sealed, in order of their names, so of their start."""
+        # Open ones first: a segment sealed in between is seen twice, never missed.
+        found = {path.name: path for directory in (self.open, self.sealed) for path in directory.glob("*.lz4")}
+        return [found[name] for name in sorted(found)]
+
+    def segments_of(self, worker_id: int) -> list[Path]:
+        """One worker's segments, by first sequence number."""
+        mine = [path for path in self.segments() if (name := SegmentName.parse(path.name)) and name.worker_id == worker_id]
+        return sorted(mine, key=lambda path: path.name.rsplit("_", 1)[1])
+
+
+def sync_directory(directory: Path) -> None:
+    """fsync: names created, renamed or removed in the directory are durable after this."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

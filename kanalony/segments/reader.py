@@ -1,0 +1,331 @@
+"""Reading segments and whole data directories back: frames, events, and what is damaged.
+
+Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the caller's business.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+
+import lz4.frame
+
+from kanalony._frames import (
+    HEADER_SIZE_MAX,
+    PREFIX_SIZE_MAX,
+    PREFIX_START,
+    TRAILER_SIZE,
+    VERSION,
+    Header,
+    Prefix,
+    Trailer,
+    crc32c,
+    parse_header,
+    parse_prefix,
+    parse_trailer,
+    read_records,
+)
+from kanalony.errors import FormatError
+from kanalony.segments.journal import Run, read_journal
+from kanalony.segments.names import DataDirectory, SegmentName
+
+_SEARCH_STEP = 1 << 20
+
+
+class Event(NamedTuple):
+    """One request as it was received. `received_at` is in µs since 1970; absent and empty parts are both None."""
+
+    worker_id: int
+    sequence: int
+    received_at: int
+    method: bytes | None
+    path: bytes | None
+    remote_addr: bytes | None
+    forwarded_for: bytes | None
+    user_agent: bytes | None
+    referer: bytes | None
+    query: bytes | None
+    body: bytes | None
+
+    @property
+    def address(self) -> str | None:
+        """remote_addr as text."""
+        return str(ip_address(self.remote_addr)) if self.remote_addr else None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is missing."""
+
+    path: Path
+    start: int
+    end: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: offset {self.start:,}, {self.end - self.start:,} bytes: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A data frame whose prefix is valid and whose bytes match the prefix's checksum. `end` is the offset behind it."""
+
+    offset: int
+    end: int
+    prefix: Prefix
+    compressed: bytes
+
+    def records(self) -> bytes | None:
+        """The records, decompressed; None when they are not what the prefix says."""
+        try:
+            # The prefix's checksum vouches for the LZ4 header, so for the size allocated here.
+            content: bytes = lz4.frame.decompress(self.compressed)
+        except RuntimeError:
+            return None
+        return content if len(content) == self.prefix.content_length else None
+
+    def events(self) -> list[Event] | None:
+        """The events, or None when the content is not exactly the records that the prefix names."""
+        content = self.records()
+        if content is None:
+            return None
+        events = decode_records(content, self.prefix.worker_id, self.prefix.first_sequence)
+        return events if events is not None and len(events) == self.prefix.event_count else None
+
+
+def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[Event] | None:
+    """The events of records one behind the other, or None unless they are valid and numbered from first_sequence."""
+    decoded = read_records(records, worker_id, first_sequence)
+    return None if decoded is None else [Event(worker_id, *parts) for parts in decoded]
+
+
+@dataclass
+class Segment:
+    """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is through.
+
+    `torn` is the size in bytes of the torn tail, `trailer` the valid trailer. A segment without a trailer is damaged only if `sealed`.
+    """
+
+    path: Path
+    sealed: bool
+    worker_id: int | None = None
+    header: Header | None = None
+    trailer: Trailer | None = None
+    torn: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+    _file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        """Raises FormatError when the file is no segment or of a later version, OSError when it cannot be read."""
+        self._file = self.path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
+        name = SegmentName.parse(self.path.name)
+        if self.header:
+            if self.header.version > VERSION:
+                raise FormatError(
+                    f"{self.path} is a segment of version {self.header.version}; this version reads up to {VERSION}",
+                    "use a later kanalony",
+                )
+            self.worker_id = self.header.worker_id
+        elif name:
+            self.worker_id = name.worker_id
+        elif self._size and not self._at(0, 4).startswith(PREFIX_START):
+            raise FormatError(f"{self.path} is not a segment", "name a .lz4 file that kanalony wrote")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def _at(self, offset: int, size: int) -> bytes:
+        assert self._file
+        return os.pread(self._file.fileno(), size, offset)
+
+    def frames(self) -> Iterator[Frame]:
+        """Every good frame in the file, also those after damage."""
+        position = self.header.size if self.header else 0
+        expected = self.header.first_sequence if self.header else None
+        if not self.header and not (self._is_torn(0, self._at(0, HEADER_SIZE_MAX)) and not self.sealed):
+            position = self._skip_damage(0, "no valid segment header")
+        seen = [0, 0, 0, 1 << 64, 0]  # as in a trailer: frames, events, content length, first and last received
+        first = expected
+        whole = self.header is not None
+        while position < self._size:
+            frame = self._frame_at(position)
+            if frame:
+                prefix = frame.prefix
+                if expected is not None and prefix.first_sequence != expected:
+                    gap = f"sequence number {prefix.first_sequence} where {expected} should be"
+                    self.damaged.append(Damage(self.path, position, position, gap))
+                    whole = False
+                first = prefix.first_sequence if first is None else first
+                expected = prefix.first_sequence + prefix.event_count
+                seen = [
+                    seen[0] + 1,
+                    seen[1] + prefix.event_count,
+                    seen[2] + prefix.content_length,
+                    min(seen[3], prefix.first_received),
+                    max(seen[4], prefix.last_received),
+                ]
+                yield frame
+                position = frame.end
+                continue
+            head = self._at(position, PREFIX_SIZE_MAX)
+            trailer = parse_trailer(head)
+            if trailer and trailer.worker_id == self.worker_id and position + TRAILER_SIZE == self._size:
+                self.trailer = trailer
+                sums = Trailer(seen[0], trailer.worker_id, first or 0, *seen[1:])
+                if whole and trailer != sums:
+                    self.damaged.append(Damage(self.path, position, self._size, "the trailer's sums do not match the frames"))
+                return
+            if not self.sealed and self._is_torn(position, head):
+                self.torn = self._size - position
+                return
+            whole = False
+            position = self._skip_damage(position, "no valid frame stands here")
+        if self.sealed:
+            self.damaged.append(Damage(self.path, self._size, self._size, "the file ends without a trailer"))
+
+    def _frame_at(self, position: int) -> Frame | None:
+        prefix = parse_prefix(self._at(position, PREFIX_SIZE_MAX))
+        if prefix is None or (self.worker_id is not None and prefix.worker_id != self.worker_id):
+            return None
+        compressed = self._at(position + prefix.size, prefix.frame_length)
+        if len(compressed) != prefix.frame_length or crc32c(compressed) != prefix.frame_crc:
+            return None
+        self.worker_id = prefix.worker_id
+        return Frame(position, position + prefix.size + prefix.frame_length, prefix, compressed)
+
+    def _is_torn(self, position: int, head: bytes) -> bool:
+        """Whether the file ends within a header or frame that begins at position: a write that did not come to its end."""
+        if not head.startswith(PREFIX_START[: len(head)]):
+            return False
+        prefix = parse_prefix(head)
+        if prefix:
+            return position + prefix.size + prefix.frame_length > self._size
+        announced = int.from_bytes(head[4:8], "little") + 8 if len(head) >= 8 else PREFIX_SIZE_MAX
+        return len(head) < min(announced, PREFIX_SIZE_MAX)
+
+    def _skip_damage(self, position: int, reason: str) -> int:
+        """Note damage from position to the next good frame or trailer, and return where that is."""
+        found = self._search(position + 1)
+        self.damaged.append(Damage(self.path, position, found, reason))
+        return found
+
+    def _search(self, position: int) -> int:
+        while position < self._size:
+            window = self._at(position, _SEARCH_STEP + len(PREFIX_START) - 1)
+            at = window.find(PREFIX_START)
+            if at < 0:
+                position += _SEARCH_STEP
+                continue
+            position += at
+            if self._frame_at(position):
+                return position
+            trailer = parse_trailer(self._at(position, TRAILER_SIZE))
+            if trailer and trailer.worker_id == self.worker_id and position + TRAILER_SIZE == self._size:
+                return position
+            position += 1
+        return self._size
+
+    def events(self) -> Iterator[Event]:
+        """Every event of every good frame. A frame whose content is not what its prefix says is noted as damage."""
+        for frame in self.frames():
+            events = frame.events()
+            if events is None:
+                self.note_bad_content(frame)
+            else:
+                yield from events
+
+    def note_bad_content(self, frame: Frame) -> None:
+        self.damaged.append(Damage(self.path, frame.offset, frame.end, "the frame's content is not what its prefix says"))
+
+
+class Coverage:
+    """Sets of sequence numbers, by worker, as sorted disjoint ranges [first, end)."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[int, list[tuple[int, int]]] = {}
+
+    def missing(self, worker_id: int, first: int, end: int) -> list[tuple[int, int]]:
+        """The parts of [first, end) that are not in the set."""
+        ranges = self._ranges.get(worker_id, [])
+        parts = []
+        for begin, stop in ranges[max(0, bisect_right(ranges, (first, first)) - 1) :]:
+            if begin >= end:
+                break
+            if first < begin:
+                parts.append((first, begin))
+            first = max(first, stop)
+        if first < end:
+            parts.append((first, end))
+        return parts
+
+    def add(self, worker_id: int, first: int, end: int) -> None:
+        ranges = self._ranges.setdefault(worker_id, [])
+        low = bisect_right(ranges, (first, first))
+        if low and ranges[low - 1][1] >= first:
+            low -= 1
+        high = low
+        while high < len(ranges) and ranges[high][0] <= end:
+            first, end = min(first, ranges[high][0]), max(end, ranges[high][1])
+            high += 1
+        ranges[low:high] = [(first, end)]
+
+
+def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run]:
+    """The runs of a journal without what segments already hold."""
+    return [run.part(*part) for run in runs for part in covered.missing(worker_id, run.first_sequence, run.end_sequence)]
+
+
+def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
+    """Every event acknowledged before the call, once: from all segments in order of their start, then from journals.
+
+    A file that goes away meanwhile is looked for where it was moved to. Raises FormatError for a file of a later version.
+    """
+    # Journals first: what leaves one after this is in a segment by then.
+    journals = []
+    for path in data.journals():
+        try:
+            journals.append(read_journal(path))
+        except FileNotFoundError:
+            continue  # its worker ended; segments have it all
+    covered = Coverage()
+    for path in data.segments():
+        yield from _read_segment(data, path, covered, on_damage)
+    for contents in journals:
+        for run in pending_runs(contents.runs, contents.worker_id, covered):
+            yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
+
+
+def _read_segment(data: DataDirectory, path: Path, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
+    for where in (path, data.sealed / path.name):
+        try:
+            segment = Segment(where, sealed=where.parent == data.sealed).__enter__()
+        except FileNotFoundError:
+            continue  # sealed since it was listed; or, in the second turn, deleted
+        with segment:
+            yield from _read_uncovered(segment, covered, on_damage)
+        return
+
+
+def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
+    """The segment's events that are not covered yet: a crash between two steps of recovery leaves a frame in two files."""
+    for frame in segment.frames():
+        worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
+        parts = covered.missing(worker, first, first + frame.prefix.event_count)
+        if not parts:
+            continue
+        events = frame.events()
+        if events is None:
+            segment.note_bad_content(frame)
+            continue
+        covered.add(worker, first, first + frame.prefix.event_count)
+        for begin, end in parts:
+            yield from events[begin - first : end - first]
+    for damage in segment.damaged:
+        on_damage(damage)

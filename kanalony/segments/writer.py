@@ -1,0 +1,103 @@
+"""Writing one segment: frames behind their prefixes, synced, sealed by a rename."""
+
+import os
+import time
+
+import lz4.frame
+
+from kanalony._frames import build_header, build_prefix, build_trailer, parse_prefix
+from kanalony.segments.names import DataDirectory, SegmentName, sync_directory
+
+
+class SegmentWriter:
+    """A segment being written in the directory of open ones. Every method may raise OSError; after that only `abandon` may be called.
+
+    What `sync` has returned for is durable. `size` is in bytes, `opened_at` in seconds of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        data: DataDirectory,
+        host: str,
+        worker_id: int,
+        ack: int,
+        first_sequence: int,
+        *,
+        created_at: int | None = None,
+        suffix: str = "",
+    ) -> None:
+        """Begin a segment. `created_at` (µs since 1970) is now unless told; `suffix` is added to its name until it is sealed."""
+        created_at = created_at or time.time_ns() // 1000
+        self._data = data
+        self._worker_id = worker_id
+        self._first_sequence = first_sequence
+        self.name = str(SegmentName(created_at, host, worker_id, first_sequence))
+        self.path = data.open / (self.name + suffix)
+        self.opened_at = time.monotonic()
+        self._frames = self._events = self._content = self._last_received = 0
+        self._first_received = (1 << 64) - 1
+        self.size = self._durable = 0
+        self._file = self.path.open("xb", buffering=0)
+        try:
+            self._write(build_header(worker_id, host, ack, first_sequence, created_at))
+            sync_directory(data.open)
+        except OSError:
+            self.abandon()
+            raise
+
+    def _write(self, *parts: bytes) -> None:
+        rest = memoryview(b"".join(parts))
+        while rest:  # disk write: a full disk may take a part and refuse the rest at the next call
+            written = os.write(self._file.fileno(), rest)
+            self.size += written
+            rest = rest[written:]
+
+    def add(self, records: bytes | memoryview, first_sequence: int) -> None:
+        """Append records as one frame. Raises ValueError unless they are valid and numbered from first_sequence."""
+        frame = lz4.frame.compress(records, block_size=lz4.frame.BLOCKSIZE_MAX4MB, content_checksum=True, store_size=True)
+        prefix = build_prefix(records, self._worker_id, first_sequence, frame)
+        self._write(prefix, frame)
+        told = parse_prefix(prefix)
+        assert told
+        self._frames += 1
+        self._events += told.event_count
+        self._content += told.content_length
+        self._first_received = min(self._first_received, told.first_received)
+        self._last_received = max(self._last_received, told.last_received)
+
+    def sync(self) -> None:
+        os.fdatasync(self._file.fileno())  # fsync: what was added so far is durable after this line
+        self._durable = self.size
+
+    def seal(self) -> None:
+        """Finish the segment and move it to the sealed ones."""
+        self._write(
+            build_trailer(
+                self._worker_id,
+                self._first_sequence,
+                self._frames,
+                self._events,
+                self._content,
+                self._first_received,
+                self._last_received,
+            )
+        )
+        self.sync()
+        self.path.rename(self._data.sealed / self.name)
+        self._file.close()
+        sync_directory(self._data.sealed)  # fsync: the new name first, so that no crash leaves none
+        sync_directory(self._data.open)
+
+    def abandon(self) -> None:
+        """After a failure: cut off what is not known to be durable and leave the rest where recovery finds it.
+
+        The caller writes what was not synced again, to another segment: after a failed fsync the kernel may have dropped it.
+        """
+        try:
+            os.ftruncate(self._file.fileno(), self._durable)
+            if not self._durable:
+                self.path.unlink()
+        except OSError:
+            pass  # then recovery meets a torn tail, or frames that stand in another segment too: both are provided for
+        finally:
+            self._file.close()

@@ -1,0 +1,143 @@
+"""Every option of the collector: its meaning, unit, default and trade-off.
+
+What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the name in capitals), command line.
+"""
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ByteSize, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from kanalony.errors import WrongUse
+
+DEFAULT_CONFIG = Path("kanalony.toml")
+_BLOCK_UNIT = 4096
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63] or "localhost"
+
+
+def _whole_pages(size: ByteSize) -> ByteSize:
+    if size % _BLOCK_UNIT:
+        raise ValueError(f"must be a multiple of {_BLOCK_UNIT} bytes")
+    return size
+
+
+class Settings(BaseSettings):
+    """Options of `kanalony serve`. Sizes are bytes and may be written like 64MiB; times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="KANALONY_", extra="forbid", frozen=True)
+
+    host: Annotated[str, Field(min_length=1, description="Address to listen on. 0.0.0.0 or :: only behind a proxy or firewall.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")] = 8000
+    data: Annotated[Path, Field(description="Data directory, on a local disk.")] = Path("data")
+    workers: Annotated[
+        int, Field(ge=1, le=256, description="Serving processes: one for each core that players' traffic may take.")
+    ] = 1
+    ack: Annotated[
+        Literal["written", "synced"],
+        Field(
+            description="What a 200 means. written: survives the death of every process; a power loss may cost what came in the last "
+            "sync_interval. synced: survives a power loss too, for one disk sync per event."
+        ),
+    ] = "written"
+    host_id: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9.-]{1,63}$",
+            description="Name of this machine in segments. Tells people which collector wrote a file; nothing depends on it being unique.",
+        ),
+    ] = Field(default_factory=_host_name)
+    keepalive: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=120,
+            description="Seconds an idle connection stays open. Longer saves players handshakes, shorter saves file descriptors.",
+        ),
+    ] = 75
+    journal_block_size: Annotated[
+        ByteSize,
+        AfterValidator(_whole_pages),
+        Field(
+            ge=64 << 10,
+            le=64 << 20,
+            description="Bytes of events in one frame, at most. Larger compresses a little better and reads in larger steps.",
+        ),
+    ] = ByteSize(1 << 20)
+    journal_blocks: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=1024,
+            description="Blocks per worker: how long a disk may stall before answers turn into 503. Costs that much disk and page cache.",
+        ),
+    ] = 32
+    segment_size: Annotated[
+        ByteSize, Field(ge=64 << 10, description="Bytes at which a segment is sealed. Leave it alone unless files are shipped elsewhere.")
+    ] = ByteSize(64 << 20)
+    segment_age: Annotated[
+        float, Field(ge=1, description="Seconds after which a segment is sealed; what is sealed can be aggregated.")
+    ] = 60.0
+    sync_interval: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=60,
+            description="Seconds of acknowledged events that a power loss may cost with ack = written. Shorter costs more disk syncs.",
+        ),
+    ] = 1.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Settings from all sources; flags that are None were not given.
+
+    `config` must exist when named; otherwise kanalony.toml in the current directory is read if there is one. Raises WrongUse naming the
+    option, where it came from if that is known, and what it must be.
+    """
+    if config is not None and not config.is_file():
+        raise WrongUse(f"no settings file {config}", "name an existing file with --config")
+    path = config or DEFAULT_CONFIG
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        raise WrongUse("; ".join(_describe(problem, path, given) for problem in error.errors()), "see kanalony serve --help") from error
+    except ValueError as error:  # not TOML
+        raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
+
+
+def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return f"{path}: unknown option {name!r}"
+    variable = f"KANALONY_{name.upper()}"
+    if name in given:
+        source = f"--{name.replace('_', '-')}"
+    elif variable in os.environ:
+        source = variable
+    else:
+        source = f"{path}: {name}"
+    return f"{source} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,25 @@
+"""The compiled modules; everything else about the project stands in pyproject.toml."""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+HEADERS = ["ext/bytes.h", "ext/crc32c.h", "ext/record.h", "ext/querystring.h"]
+
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"kanalony.{name}",
+        [f"ext/{name}.pyx"],
+        include_dirs=["ext"],
+        depends=HEADERS,
+        define_macros=[("_GNU_SOURCE", None)],  # memmem
+        extra_compile_args=["-O3"],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in ("_frames", "_journal", "_peer", "_querystring")],
+        build_dir="build/cython",
+    )
+)
