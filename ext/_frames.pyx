@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Segment building blocks: header, prefix and trailer built and parsed, records decoded, prefixes found after damage.
 
-The layout is docs/segment-format.md, sections 2 and 3. Parsers answer None for bytes that are not what they look for: what to do about
-damage is their caller's business.
+The layout is docs/segment-format.md, sections 2 and 3. Parsers answer None for bytes that are not what they look for:
+what to do about damage is their caller's business.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-
-cdef extern from "string.h":
-    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size) noexcept nogil
 
 cdef extern from "bytes.h":
     uint16_t get_u16(const uint8_t *p) noexcept nogil
@@ -256,17 +253,16 @@ def parse_prefix(buffer):
         PyBuffer_Release(&view)
 
 
-def build_trailer(uint64_t worker_id, uint64_t first_sequence, uint32_t frame_count, uint64_t event_count, uint64_t content_length,
-                  uint64_t first_received, uint64_t last_received):
+def build_trailer(trailer):
     cdef bytes frame = _new_skippable(_TRAILER_SIZE, b"KEND")
     cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(frame)
-    put_u32(p + 12, frame_count)
-    put_u64(p + 16, worker_id)
-    put_u64(p + 24, first_sequence)
-    put_u64(p + 32, event_count)
-    put_u64(p + 40, content_length)
-    put_u64(p + 48, first_received)
-    put_u64(p + 56, last_received)
+    put_u32(p + 12, trailer.frame_count)
+    put_u64(p + 16, trailer.worker_id)
+    put_u64(p + 24, trailer.first_sequence)
+    put_u64(p + 32, trailer.event_count)
+    put_u64(p + 40, trailer.content_length)
+    put_u64(p + 48, trailer.first_received)
+    put_u64(p + 56, trailer.last_received)
     return _finish_skippable(frame)
 
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Journal blocks in a shared mapping: append, hand over, free; and the scan that finds what a crash left.
 
-The layout is docs/segment-format.md, section 4. Every method runs to its end under the GIL: that is the one lock between
-the serving thread, which appends, and the sealer thread, which takes full blocks and frees them.
+The layout is docs/segment-format.md, section 4. Every method runs to its end under the GIL: that is the one lock
+between the serving thread, which appends, and the sealer thread, which takes full blocks and frees them.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -113,7 +113,8 @@ cdef class Blocks:
     cdef uint32_t _block_size, _block_count, _seed
     cdef uint64_t _next_sequence
     cdef block _blocks[_MAX_BLOCKS]
-    # A stack of free blocks, so that the one used last, still in the processor's cache, is used next; a queue of full ones.
+    # A stack of free blocks, so that the one used last, still in the processor's cache, is used next; a queue of full
+    # ones.
     cdef uint32_t _free[_MAX_BLOCKS]
     cdef uint32_t _full[_MAX_BLOCKS]
     cdef int _free_count, _full_first, _full_count

@@ -21,7 +21,8 @@ class Header(NamedTuple):
     created_at: int
 
 class Prefix(NamedTuple):
-    """What stands before a data frame. `size` and lengths are in bytes, times are µs since 1970; `types` counts events by type."""
+    """What stands before a data frame. `size` and lengths are in bytes, times are µs since 1970; `types` counts events
+    by type."""
 
     size: int
     frame_length: int
@@ -53,33 +54,20 @@ def parse_header(buffer: Buffer) -> Header | None:
     """The header at the start of the buffer, of whatever version, or None."""
 
 def build_prefix(content: Buffer, worker_id: int, first_sequence: int, frame: Buffer) -> bytes:
-    """The prefix of `frame`, which is `content` compressed. Raises ValueError unless content is at least one record and nothing but
-    valid records of this worker, numbered from first_sequence."""
+    """The prefix of `frame`, which is `content` compressed. Raises ValueError unless content is at least one record and
+    nothing but valid records of this worker, numbered from first_sequence."""
 
 def parse_prefix(buffer: Buffer) -> Prefix | None:
     """The prefix at the start of the buffer, or None."""
 
-def build_trailer(
-    worker_id: int,
-    first_sequence: int,
-    frame_count: int,
-    event_count: int,
-    content_length: int,
-    first_received: int,
-    last_received: int,
-) -> bytes: ...
+def build_trailer(trailer: Trailer) -> bytes: ...
 def parse_trailer(buffer: Buffer) -> Trailer | None:
     """The trailer at the start of the buffer, or None."""
 
+_Bytes = bytes | None
+
 def read_records(
     content: Buffer, worker_id: int, first_sequence: int
-) -> (
-    list[
-        tuple[
-            int, int, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None
-        ]
-    ]
-    | None
-):
-    """(sequence, received_at, method, path, remote_addr, forwarded_for, user_agent, referer, query, body) of every record, or None
-    unless content is nothing but valid records of this worker, numbered from first_sequence."""
+) -> list[tuple[int, int, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes]] | None:
+    """(sequence, received_at, method, path, remote_addr, forwarded_for, user_agent, referer, query, body) of every
+    record, or None unless content is nothing but valid records of this worker, numbered from first_sequence."""

@@ -7,13 +7,20 @@ HEADER_SIZE: int
 """Bytes before the first block of a journal."""
 
 class Blocks:
-    """The blocks of one journal that this process writes. One thread appends; another takes full blocks and frees them."""
+    """The blocks of one journal that this process writes. One thread appends; another takes full blocks and frees
+    them."""
 
     def __init__(
-        self, mapping: mmap, block_size: int, block_count: int, worker_id: int, synced: bool, on_full: Callable[[], object]
+        self,
+        mapping: mmap,
+        block_size: int,
+        block_count: int,
+        worker_id: int,
+        synced: bool,
+        on_full: Callable[[], object],
     ) -> None:
-        """`mapping` is the whole journal, writable. With `synced` every append is on the disk when it returns. `on_full` is called
-        whenever a block joins the queue of full ones.
+        """`mapping` is the whole journal, writable. With `synced` every append is on the disk when it returns.
+        `on_full` is called whenever a block joins the queue of full ones.
 
         Raises ValueError when sizes do not fit each other.
         """
@@ -33,20 +40,21 @@ class Blocks:
 
         A str is a WSGI string: latin-1, one character a byte. None and empty are the same.
 
-        Raises ValueError when a str is not latin-1 or the event does not fit in a block, OSError when a synced append could not be
-        written to the disk; the event may have been stored all the same then, but must not be acknowledged.
+        Raises ValueError when a str is not latin-1 or the event does not fit in a block, OSError when a synced append
+        could not be written to the disk; the event may have been stored all the same then, but must not be
+        acknowledged.
         """
 
     def hand_over(self, age: int) -> None:
         """Queue the block being filled, unless it is empty or was begun less than `age` µs ago."""
 
     def full_block(self, position: int) -> tuple[memoryview, int] | None:
-        """(records, first sequence number) of a block in the queue of full ones, 0 being the oldest; None beyond its end. Release the
-        view before freeing the block."""
+        """(records, first sequence number) of a block in the queue of full ones, 0 being the oldest; None beyond its
+        end. Release the view before freeing the block."""
 
     def free(self, count: int) -> None:
-        """The events of the `count` oldest full blocks are durable in segments: raise the watermark to the last of them and let the
-        blocks be used again. Raises IndexError when there are not so many."""
+        """The events of the `count` oldest full blocks are durable in segments: raise the watermark to the last of them
+        and let the blocks be used again. Raises IndexError when there are not so many."""
 
     @property
     def accepted(self) -> int:
@@ -60,6 +68,7 @@ class Blocks:
 def scan_block(
     buffer: Buffer, start: int, end: int, worker_id: int, watermark: int
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int]]]:
-    """Runs of pending records in the block [start, end), as (start, end, first sequence number, number of events), and damaged
-    ranges (start, end). A run has consecutive numbers, all above the watermark. Raises ValueError when the block is not in the buffer.
+    """Runs of pending records in the block [start, end), as (start, end, first sequence number, number of events), and
+    damaged ranges (start, end). A run has consecutive numbers, all above the watermark. Raises ValueError when the
+    block is not in the buffer.
     """

@@ -1,8 +1,10 @@
 from typing_extensions import Buffer
+
 def tokenize(query: Buffer) -> list[tuple[int, int, int, int]]:
     """Offsets (name start, name end, value start, value end) of every pair in a query string, nothing decoded.
 
-    Pairs end at `&`, a name at the first `=`; empty pairs are passed over; a name without `=` has an empty value at its end.
+    Pairs end at `&`, a name at the first `=`; empty pairs are passed over; a name without `=` has an empty value at its
+    end.
     """
 
 def parse(query: Buffer) -> list[tuple[bytes, bytes]]:

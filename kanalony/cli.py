@@ -7,17 +7,24 @@ import json
 import logging
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from kanalony.errors import KanalonyError
 from kanalony.segments.names import to_iso, worker_name
+from kanalony.settings import Settings, load_settings
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 DATA = click.option(
-    "--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Data directory that `kanalony serve` writes."
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Data directory that `kanalony serve` writes.",
 )
 PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 
@@ -30,7 +37,7 @@ class _Command(click.Command):
             return super().invoke(ctx)
         except BrokenPipeError:
             # The reader has seen enough, as in `kanalony cat | head`. What is still buffered has nowhere to go.
-            sys.stdout = None  # type: ignore[assignment]
+            sys.stdout = None
             ctx.exit(0)
         except (KanalonyError, OSError) as error:
             hint = getattr(error, "hint", "")
@@ -50,7 +57,7 @@ class _Group(click.Group):
 def main() -> None:
     """Collect events from video players and read them back.
 
-    \\b
+    \b
     kanalony serve                                    start collecting
     curl "http://127.0.0.1:8000/collect?eventType=3"  send an event
     kanalony cat                                      see it
@@ -62,27 +69,35 @@ def _example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def _setting(name: str) -> Callable[[_F], _F]:
+    """A flag for a setting: its meaning and default stand in Settings alone. What is wrong with a value is told there
+    too."""
+    field = Settings.model_fields[name]
+    text = " ".join((field.description or "").split())
+    return click.option(
+        f"--{name.replace('_', '-')}", metavar="VALUE", help=f"{text}  [default: {field.get_default()}]"
+    )
+
+
 @main.command(epilog=_example("kanalony serve", "kanalony serve --host 0.0.0.0 --workers 4 --data /var/lib/kanalony"))
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory, made when missing.  [default: data]")
-@click.option("--workers", type=int, help="Serving processes.  [default: 1]")
+@_setting("host")
+@_setting("port")
+@_setting("data")
+@_setting("workers")
+@_setting("ack")
+@_setting("journal_blocks")
 @click.option(
-    "--ack",
-    metavar="written|synced",
-    help="What a 200 means. written: the event survives the death of every process. synced: and a power loss.  [default: written]",
-)
-@click.option("--journal-blocks", type=int, help="Blocks of each worker's journal, 1 MiB each.  [default: 32]")
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: kanalony.toml, when there is one]"
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file.  [default: kanalony.toml, when there is one]",
 )
 def serve(config: Path | None, **flags: Any) -> None:
     """Collect events over HTTP until stopped by SIGTERM or Ctrl-C.
 
-    Every option, and more, can stand in kanalony.toml (port = 8000) or in the environment (KANALONY_PORT=8000); flags win.
+    Every option, and more, can stand in kanalony.toml (port = 8000) or in the environment (KANALONY_PORT=8000); flags
+    win.
     """
     from kanalony.collector.server import serve
-    from kanalony.settings import load_settings
 
     serve(load_settings(config, **flags))
 
@@ -93,8 +108,9 @@ def serve(config: Path | None, **flags: Any) -> None:
 def cat(paths: tuple[Path, ...], data: Path) -> None:
     """Print events as NDJSON, one object a line.
 
-    Without PATHS: every event in the data directory that was acknowledged before the call, once, also while it is being written.
-    With PATHS: the events of these segments and journals. Exits with 1 when a file is damaged; what is good in it is printed all the same.
+    Without PATHS: every event in the data directory that was acknowledged before the call, once, also while it is being
+    written. With PATHS: the events of these segments and journals. Exits with 1 when a file is damaged; what is good in
+    it is printed all the same.
     """
     from kanalony.segments.check import events_of
     from kanalony.segments.names import DataDirectory
@@ -138,7 +154,8 @@ def _event_object(event: Any) -> dict[str, Any]:
 
 
 def _text(name: str, value: bytes | None) -> dict[str, str | None]:
-    """A part of an event for JSON, so that its bytes can be had back: as text when it is UTF-8, else in base64 under another name."""
+    """A part of an event for JSON, so that its bytes can be had back: as text when it is UTF-8, else in base64 under
+    another name."""
     try:
         return {name: None if value is None else value.decode()}
     except UnicodeDecodeError:
@@ -155,9 +172,10 @@ def _end(damaged: list[Any]) -> None:
 @PATHS
 @DATA
 def verify(paths: tuple[Path, ...], data: Path) -> None:
-    """Check every byte of segments and journals: lengths, checksums, order, sums.
+    """Check every byte of segments and journals.
 
-    Without PATHS: everything in the data directory. Exits with 0 when all is sound, with 1 when there is damage, each place named.
+    Lengths, checksums, order and sums. Without PATHS: everything in the data directory. Exits with 0 when all is sound,
+    with 1 when there is damage, each place named.
     """
     from kanalony.segments.check import check_data, check_paths
     from kanalony.segments.names import DataDirectory
@@ -170,10 +188,10 @@ def verify(paths: tuple[Path, ...], data: Path) -> None:
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))
 @DATA
 def recover(data: Path) -> None:
-    """Adopt journals and open segments left by crashed workers: seal what they hold.
+    """Seal what crashed workers left behind.
 
-    A collector does this by itself whenever a worker starts; this is for data directories that no collector will use again.
-    Exits with 1 when something was damaged; it is copied to quarantine.
+    Adopts their journals and open segments. A collector does this by itself whenever a worker starts; this is for data
+    directories that no collector will use again. Exits with 1 when something was damaged; it is copied to quarantine.
     """
     from kanalony.segments.names import DataDirectory
     from kanalony.segments.recovery import adopt_journals, journals_in_use

@@ -1,4 +1,5 @@
-"""Errors by whose fault they are. Each carries its remedy; the command line prints both in one line and exits with 2."""
+"""Errors by whose fault they are. Each carries its remedy; the command line prints both in one line and exits with
+2."""
 
 
 class KanalonyError(Exception):

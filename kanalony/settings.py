@@ -31,69 +31,50 @@ def _whole_pages(size: ByteSize) -> ByteSize:
 class Settings(BaseSettings):
     """Options of `kanalony serve`. Sizes are bytes and may be written like 64MiB; times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="KANALONY_", extra="forbid", frozen=True)
-
-    host: Annotated[str, Field(min_length=1, description="Address to listen on. 0.0.0.0 or :: only behind a proxy or firewall.")] = (
-        "127.0.0.1"
+    model_config = SettingsConfigDict(
+        env_prefix="KANALONY_", extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
-    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")] = 8000
-    data: Annotated[Path, Field(description="Data directory, on a local disk.")] = Path("data")
-    workers: Annotated[
-        int, Field(ge=1, le=256, description="Serving processes: one for each core that players' traffic may take.")
-    ] = 1
-    ack: Annotated[
-        Literal["written", "synced"],
-        Field(
-            description="What a 200 means. written: survives the death of every process; a power loss may cost what came in the last "
-            "sync_interval. synced: survives a power loss too, for one disk sync per event."
-        ),
-    ] = "written"
-    host_id: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9.-]{1,63}$",
-            description="Name of this machine in segments. Tells people which collector wrote a file; nothing depends on it being unique.",
-        ),
-    ] = Field(default_factory=_host_name)
-    keepalive: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=120,
-            description="Seconds an idle connection stays open. Longer saves players handshakes, shorter saves file descriptors.",
-        ),
-    ] = 75
-    journal_block_size: Annotated[
-        ByteSize,
-        AfterValidator(_whole_pages),
-        Field(
-            ge=64 << 10,
-            le=64 << 20,
-            description="Bytes of events in one frame, at most. Larger compresses a little better and reads in larger steps.",
-        ),
-    ] = ByteSize(1 << 20)
-    journal_blocks: Annotated[
-        int,
-        Field(
-            ge=2,
-            le=1024,
-            description="Blocks per worker: how long a disk may stall before answers turn into 503. Costs that much disk and page cache.",
-        ),
-    ] = 32
-    segment_size: Annotated[
-        ByteSize, Field(ge=64 << 10, description="Bytes at which a segment is sealed. Leave it alone unless files are shipped elsewhere.")
-    ] = ByteSize(64 << 20)
-    segment_age: Annotated[
-        float, Field(ge=1, description="Seconds after which a segment is sealed; what is sealed can be aggregated.")
-    ] = 60.0
-    sync_interval: Annotated[
-        float,
-        Field(
-            ge=0.1,
-            le=60,
-            description="Seconds of acknowledged events that a power loss may cost with ack = written. Shorter costs more disk syncs.",
-        ),
-    ] = 1.0
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on. Anything but this machine's own only behind a proxy."""
+
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+
+    data: Path = Path("data")
+    """Data directory, on a local disk; made when missing."""
+
+    workers: int = Field(1, ge=1, le=256)
+    """Serving processes: one for each core that players' traffic may take."""
+
+    ack: Literal["written", "synced"] = "written"
+    """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last
+    sync_interval. synced: survives a power loss too, for one disk sync per event."""
+
+    host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
+    """Name of this machine in segments: tells people which collector wrote a file. Need not be unique."""
+
+    keepalive: int = Field(75, ge=1, le=120)
+    """Seconds an idle connection stays open. Longer saves players handshakes, shorter saves file descriptors."""
+
+    journal_block_size: Annotated[ByteSize, AfterValidator(_whole_pages)] = Field(
+        ByteSize(1 << 20), ge=64 << 10, le=64 << 20
+    )
+    """Most bytes of events in one frame, and in one event. Larger compresses a little better and reads in larger
+    steps."""
+
+    journal_blocks: int = Field(32, ge=2, le=1024)
+    """Blocks in each worker's journal: how long the disk may stall before answers turn into 503. Costs as much disk and
+    page cache."""
+
+    segment_size: ByteSize = Field(ByteSize(64 << 20), ge=64 << 10)
+    """Bytes at which a segment is sealed. Leave it alone unless files are shipped elsewhere."""
+
+    segment_age: float = Field(60.0, ge=1)
+    """Seconds after which a segment is sealed: how soon its events can be aggregated."""
+
+    sync_interval: float = Field(1.0, ge=0.1, le=60)
+    """Seconds of acknowledged events that a power loss may cost when ack is written. Shorter costs more disk syncs."""
 
     @classmethod
     def settings_customise_sources(
@@ -110,8 +91,8 @@ class Settings(BaseSettings):
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Settings from all sources; flags that are None were not given.
 
-    `config` must exist when named; otherwise kanalony.toml in the current directory is read if there is one. Raises WrongUse naming the
-    option, where it came from if that is known, and what it must be.
+    `config` must exist when named; otherwise kanalony.toml in the current directory is read if there is one. Raises
+    WrongUse naming the option, where it came from if that is known, and what it must be.
     """
     if config is not None and not config.is_file():
         raise WrongUse(f"no settings file {config}", "name an existing file with --config")
@@ -124,7 +105,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        raise WrongUse("; ".join(_describe(problem, path, given) for problem in error.errors()), "see kanalony serve --help") from error
+        problems = "; ".join(_describe(problem, path, given) for problem in error.errors())
+        raise WrongUse(problems, "see kanalony serve --help") from error
     except ValueError as error:  # not TOML
         raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 

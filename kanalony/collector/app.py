@@ -6,14 +6,18 @@ Nothing here may import the offline half of kanalony: a serving process stays sm
 import logging
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import falcon
 from falcon.routing import CompiledRouter
 
-from kanalony.collector.resources import TRACKING_PATHS, Environ, StartResponse, TrackResource
+from kanalony.collector.resources import TRACKING_PATHS, Environ, TrackResource
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
 
 log = logging.getLogger("kanalony")
 
@@ -21,8 +25,9 @@ log = logging.getLogger("kanalony")
 class Collector:
     """The application. Falcon's router is the one routing table and Falcon answers whatever is not an event.
 
-    Requests to tracking paths are answered on a short path: Falcon's request object parses every query string in Python and its
-    dispatch costs several µs, which is most of what an event costs. The paths are resolved by the router once, at the start.
+    Requests to tracking paths are answered on a short path: Falcon's request object parses every query string in Python
+    and its dispatch costs several µs, which is most of what an event costs. The paths are resolved by the router once,
+    at the start.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,11 +45,12 @@ class Collector:
         self._short_paths = frozenset(path for path in TRACKING_PATHS if router.find(path) is not None)
         os.register_at_fork(after_in_child=self._after_fork)
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if (path in self._short_paths or "/" + path.strip("/") in self._short_paths) and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        known = path in self._short_paths or "/" + path.strip("/") in self._short_paths
+        if known and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._track.respond(environ, start_response)
-        return self.falcon(environ, start_response)  # type: ignore[no-any-return]
+        return self.falcon(environ, start_response)
 
     def close(self) -> None:
         """Seal what is stored and give the journal up. No request may come after this."""
@@ -53,7 +59,8 @@ class Collector:
             self._store = None
 
     def _after_fork(self) -> None:
-        """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first event."""
+        """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first
+        event."""
         self._store = None
         self._track.append = self._append_first
 
@@ -69,6 +76,6 @@ def _plain_text(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
 
 
 def create_app(settings: Settings | None = None) -> Collector:
-    """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process ends to seal what is
-    stored at once: else the next process to start does it."""
+    """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process
+    ends to seal what is stored at once: else the next process to start does it."""
     return Collector(settings or load_settings())

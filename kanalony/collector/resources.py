@@ -1,14 +1,16 @@
 """What the collector answers on its tracking paths."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
 
 from kanalony.collector.clients import remote_address
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
+
 Environ = dict[str, Any]
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
 Answer = tuple[str, list[tuple[str, str]], bytes]
 
 TRACKING_PATHS = ("/collect", "/api_v3/index.php")
@@ -38,7 +40,8 @@ class TrackResource:
         self._answer: Answer = _answer("200 OK", b"0")
 
     def track(self, environ: Environ) -> Answer:
-        """Store the request and answer it: 200 once it is stored, 503 when there is no room, 413 when it is too large to store."""
+        """Store the request and answer it: 200 once it is stored, 503 when there is no room, 413 when it is too large
+        to store."""
         get = environ.get
         try:
             received_at = self.append(
@@ -65,7 +68,7 @@ class TrackResource:
             self._answer = _answer("200 OK", b"%d" % second)
         return self._answer
 
-    def respond(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """The WSGI form of `track`: the short path."""
         status, headers, body = self.track(environ)
         start_response(status, headers[:])  # servers may add to the list

@@ -99,21 +99,26 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     except socket.gaierror as error:
-        raise WrongUse(f"{host!r} is not an address of this machine: {error.strerror}", "name an address with --host") from error
+        raise WrongUse(
+            f"{host!r} is not an address of this machine: {error.strerror}", "name an address with --host"
+        ) from error
     except OSError as error:
-        raise WrongUse(f"cannot listen on {host} port {port}: {error.strerror}", "choose another with --host or --port") from error
+        raise WrongUse(
+            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}", "choose another with --host or --port"
+        ) from error
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; does not return.
 
-    Raises WrongUse or StorageError, before any worker is started, when the address or the data directory cannot be used.
+    Raises WrongUse or StorageError, before any worker is started, when the address or the data directory cannot be
+    used.
     """
     data = DataDirectory.writable(settings.data)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
     if shutil.disk_usage(data.root).free < needed:
         raise StorageError(
-            f"{data.root} has less than the {needed / 2**20:,.0f} MiB free that the journals of {settings.workers} workers take",
+            f"{data.root} has less than {needed / 2**20:,.0f} MiB free for the journals of {settings.workers} workers",
             "free some disk space, or make journals smaller with --journal-blocks",
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

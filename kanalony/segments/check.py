@@ -60,7 +60,8 @@ def _journal_damage(contents: JournalContents) -> list[Damage]:
 
 
 def events_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """The events of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that is not ours."""
+    """The events of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that is
+    not ours."""
     for path in _files(paths):
         if path.suffix == ".journal":
             contents = read_journal(path)

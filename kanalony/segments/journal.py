@@ -20,7 +20,9 @@ from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory
 
 # Persisted numbers, as docs/segment-format.md has them.
 MAGIC = b"KNJOURNL"
-_HEADER = struct.Struct("<8sHBBIIIQQ64s")  # magic, version, ack, n, block size, block count, zero, worker id, created_at, host
+_HEADER = struct.Struct(
+    "<8sHBBIIIQQ64s"
+)  # magic, version, ack, n, block size, block count, zero, worker id, created_at, host
 _CRC = struct.Struct("<I")
 _WATERMARK = struct.Struct("<QI")
 _WATERMARK_OFFSETS = (128, 192)
@@ -46,7 +48,8 @@ class Journal:
         block_count: int,
         on_full: Callable[[], object],
     ) -> None:
-        """Create, lock and map a journal with a worker id of its own. Raises StorageError when the disk has no room for it."""
+        """Create, lock and map a journal with a worker id of its own. Raises StorageError when the disk has no room for
+        it."""
         self.data = data
         self.host = host
         self.ack = ACK_LEVELS.index(ack)
@@ -60,7 +63,16 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(self._file.fileno(), 0, size)
             header = _HEADER.pack(
-                MAGIC, VERSION, self.ack, len(host), block_size, block_count, 0, self.worker_id, time.time_ns() // 1000, host.encode()
+                MAGIC,
+                VERSION,
+                self.ack,
+                len(host),
+                block_size,
+                block_count,
+                0,
+                self.worker_id,
+                time.time_ns() // 1000,
+                host.encode(),
             )
             os.pwrite(self._file.fileno(), header + _CRC.pack(crc32c(header)), 0)
             os.fsync(self._file.fileno())
@@ -114,7 +126,8 @@ class Run:
 
 @dataclass(frozen=True)
 class JournalContents:
-    """What a reader finds in a journal: pending runs in order of sequence, and damaged ranges [start, end) with a reason."""
+    """What a reader finds in a journal: pending runs in order of sequence, and damaged ranges [start, end) with a
+    reason."""
 
     path: Path
     worker_id: int
@@ -126,24 +139,36 @@ class JournalContents:
 
 
 def read_journal(path: Path) -> JournalContents:
-    """Everything pending in a journal, also while it is being written: every event acknowledged before the call is in the answer or in
-    a segment listed after it.
+    """Everything pending in a journal, also while it is being written: every event acknowledged before the call is in
+    the answer or in a segment listed after it.
 
     Raises FormatError when the file is not a journal or of a later version, OSError when it cannot be read.
     """
-    content = path.read_bytes()
+    return parse_journal(path, path.read_bytes())
+
+
+def parse_journal(path: Path, content: bytes) -> JournalContents:
+    """Everything pending in the content of a journal. Raises FormatError as `read_journal` does."""
     header = content[: _HEADER.size]
     damaged: list[tuple[int, int, str]] = []
     name = JOURNAL_NAME.fullmatch(path.name)
     host = ""
     ack = 0
-    if len(content) >= HEADER_SIZE and crc32c(header) == _CRC.unpack_from(content, _HEADER.size)[0] and header.startswith(MAGIC):
+    if (
+        len(content) >= HEADER_SIZE
+        and crc32c(header) == _CRC.unpack_from(content, _HEADER.size)[0]
+        and header.startswith(MAGIC)
+    ):
         _, version, ack, n, block_size, block_count, _, worker_id, _, host_bytes = _HEADER.unpack(header)
         if version > VERSION:
-            raise FormatError(f"{path} is a journal of version {version}; this version reads up to {VERSION}", "use a later kanalony")
+            raise FormatError(
+                f"{path} is a journal of version {version}; this version reads up to {VERSION}", "use a later kanalony"
+            )
         size = HEADER_SIZE + block_size * block_count
         if len(content) != size:
-            damaged.append((min(len(content), size), max(len(content), size), "the file is not as long as its header says"))
+            damaged.append(
+                (min(len(content), size), max(len(content), size), "the file is not as long as its header says")
+            )
         host = host_bytes[:n].decode("ascii", "replace")
     elif name:
         # The blocks' boundaries are lost with the header, but records are found by their own marks.

@@ -80,8 +80,8 @@ class DataDirectory:
     def writable(cls, root: Path) -> "DataDirectory":
         """A data directory to write, made when missing.
 
-        Raises WrongUse when the path holds something else, FormatError when a later version made it, StorageError when it cannot be
-        written.
+        Raises WrongUse when the path holds something else, FormatError when a later version made it, StorageError when
+        it cannot be written.
         """
         data = cls(root)
         try:
@@ -133,7 +133,9 @@ class DataDirectory:
 
     def segments_of(self, worker_id: int) -> list[Path]:
         """One worker's segments, by first sequence number."""
-        mine = [path for path in self.segments() if (name := SegmentName.parse(path.name)) and name.worker_id == worker_id]
+        mine = [
+            path for path in self.segments() if (name := SegmentName.parse(path.name)) and name.worker_id == worker_id
+        ]
         return sorted(mine, key=lambda path: path.name.rsplit("_", 1)[1])
 
 

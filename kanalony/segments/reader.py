@@ -1,6 +1,7 @@
 """Reading segments and whole data directories back: frames, events, and what is damaged.
 
-Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the caller's business.
+Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the
+caller's business.
 """
 
 import os
@@ -31,6 +32,7 @@ from kanalony._frames import (
 from kanalony.errors import FormatError
 from kanalony.segments.journal import Run, read_journal
 from kanalony.segments.names import DataDirectory, SegmentName
+from kanalony.segments.tally import Tally
 
 _SEARCH_STEP = 1 << 20
 
@@ -58,7 +60,8 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Damage:
-    """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is missing."""
+    """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is
+    missing."""
 
     path: Path
     start: int
@@ -104,9 +107,11 @@ def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[
 
 @dataclass
 class Segment:
-    """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is through.
+    """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is
+    through.
 
-    `torn` is the size in bytes of the torn tail, `trailer` the valid trailer. A segment without a trailer is damaged only if `sealed`.
+    `torn` is the size in bytes of the torn tail, `trailer` the valid trailer, `next_sequence` the number behind the
+    last frame. A segment without a trailer is damaged only if `sealed`.
     """
 
     path: Path
@@ -115,6 +120,7 @@ class Segment:
     header: Header | None = None
     trailer: Trailer | None = None
     torn: int = 0
+    next_sequence: int = 0
     damaged: list[Damage] = field(default_factory=list)
     _file: BinaryIO | None = None
 
@@ -147,48 +153,50 @@ class Segment:
 
     def frames(self) -> Iterator[Frame]:
         """Every good frame in the file, also those after damage."""
-        position = self.header.size if self.header else 0
-        expected = self.header.first_sequence if self.header else None
-        if not self.header and not (self._is_torn(0, self._at(0, HEADER_SIZE_MAX)) and not self.sealed):
+        position = 0
+        tally = None
+        if self.header:
+            position = self.header.size
+            tally = Tally(self.header.first_sequence)
+        elif self.sealed or not self._is_torn(0, self._at(0, HEADER_SIZE_MAX)):
             position = self._skip_damage(0, "no valid segment header")
-        seen = [0, 0, 0, 1 << 64, 0]  # as in a trailer: frames, events, content length, first and last received
-        first = expected
-        whole = self.header is not None
         while position < self._size:
             frame = self._frame_at(position)
             if frame:
-                prefix = frame.prefix
-                if expected is not None and prefix.first_sequence != expected:
-                    gap = f"sequence number {prefix.first_sequence} where {expected} should be"
-                    self.damaged.append(Damage(self.path, position, position, gap))
-                    whole = False
-                first = prefix.first_sequence if first is None else first
-                expected = prefix.first_sequence + prefix.event_count
-                seen = [
-                    seen[0] + 1,
-                    seen[1] + prefix.event_count,
-                    seen[2] + prefix.content_length,
-                    min(seen[3], prefix.first_received),
-                    max(seen[4], prefix.last_received),
-                ]
+                if tally is None or frame.prefix.first_sequence != tally.next_sequence:
+                    if tally:
+                        expected = f"where {tally.next_sequence} should be"
+                        self._note(position, position, f"sequence number {frame.prefix.first_sequence} {expected}")
+                    tally = Tally(frame.prefix.first_sequence)
+                tally.add(frame.prefix)
+                self.next_sequence = tally.next_sequence
                 yield frame
                 position = frame.end
-                continue
-            head = self._at(position, PREFIX_SIZE_MAX)
-            trailer = parse_trailer(head)
-            if trailer and trailer.worker_id == self.worker_id and position + TRAILER_SIZE == self._size:
+            elif trailer := self._trailer_at(position):
                 self.trailer = trailer
-                sums = Trailer(seen[0], trailer.worker_id, first or 0, *seen[1:])
-                if whole and trailer != sums:
-                    self.damaged.append(Damage(self.path, position, self._size, "the trailer's sums do not match the frames"))
+                if not self.damaged and tally and trailer != tally.trailer(trailer.worker_id):
+                    self._note(position, self._size, "the trailer's sums do not match the frames")
                 return
-            if not self.sealed and self._is_torn(position, head):
+            elif not self.sealed and self._is_torn(position, self._at(position, PREFIX_SIZE_MAX)):
                 self.torn = self._size - position
                 return
-            whole = False
-            position = self._skip_damage(position, "no valid frame stands here")
+            else:
+                position = self._skip_damage(position, "no valid frame stands here")
         if self.sealed:
-            self.damaged.append(Damage(self.path, self._size, self._size, "the file ends without a trailer"))
+            self._note(self._size, self._size, "the file ends without a trailer")
+
+    def _note(self, start: int, end: int, reason: str) -> None:
+        self.damaged.append(Damage(self.path, start, end, reason))
+
+    def note_bad_content(self, frame: Frame) -> None:
+        """A frame is not what its prefix says: only its reader can tell, since it takes decompressing."""
+        self._note(frame.offset, frame.end, "the frame's content is not what its prefix says")
+
+    def _trailer_at(self, position: int) -> Trailer | None:
+        if position + TRAILER_SIZE != self._size:
+            return None
+        trailer = parse_trailer(self._at(position, TRAILER_SIZE))
+        return trailer if trailer and trailer.worker_id == self.worker_id else None
 
     def _frame_at(self, position: int) -> Frame | None:
         prefix = parse_prefix(self._at(position, PREFIX_SIZE_MAX))
@@ -201,7 +209,8 @@ class Segment:
         return Frame(position, position + prefix.size + prefix.frame_length, prefix, compressed)
 
     def _is_torn(self, position: int, head: bytes) -> bool:
-        """Whether the file ends within a header or frame that begins at position: a write that did not come to its end."""
+        """Whether the file ends within a header or frame that begins at position: a write that did not come to its
+        end."""
         if not head.startswith(PREFIX_START[: len(head)]):
             return False
         prefix = parse_prefix(head)
@@ -213,21 +222,17 @@ class Segment:
     def _skip_damage(self, position: int, reason: str) -> int:
         """Note damage from position to the next good frame or trailer, and return where that is."""
         found = self._search(position + 1)
-        self.damaged.append(Damage(self.path, position, found, reason))
+        self._note(position, found, reason)
         return found
 
     def _search(self, position: int) -> int:
         while position < self._size:
-            window = self._at(position, _SEARCH_STEP + len(PREFIX_START) - 1)
-            at = window.find(PREFIX_START)
+            at = self._at(position, _SEARCH_STEP + len(PREFIX_START) - 1).find(PREFIX_START)
             if at < 0:
                 position += _SEARCH_STEP
                 continue
             position += at
-            if self._frame_at(position):
-                return position
-            trailer = parse_trailer(self._at(position, TRAILER_SIZE))
-            if trailer and trailer.worker_id == self.worker_id and position + TRAILER_SIZE == self._size:
+            if self._frame_at(position) or self._trailer_at(position):
                 return position
             position += 1
         return self._size
@@ -240,9 +245,6 @@ class Segment:
                 self.note_bad_content(frame)
             else:
                 yield from events
-
-    def note_bad_content(self, frame: Frame) -> None:
-        self.damaged.append(Damage(self.path, frame.offset, frame.end, "the frame's content is not what its prefix says"))
 
 
 class Coverage:
@@ -279,13 +281,16 @@ class Coverage:
 
 def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run]:
     """The runs of a journal without what segments already hold."""
-    return [run.part(*part) for run in runs for part in covered.missing(worker_id, run.first_sequence, run.end_sequence)]
+    return [
+        run.part(*part) for run in runs for part in covered.missing(worker_id, run.first_sequence, run.end_sequence)
+    ]
 
 
 def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
     """Every event acknowledged before the call, once: from all segments in order of their start, then from journals.
 
-    A file that goes away meanwhile is looked for where it was moved to. Raises FormatError for a file of a later version.
+    A file that goes away meanwhile is looked for where it was moved to. Raises FormatError for a file of a later
+    version.
     """
     # Journals first: what leaves one after this is in a segment by then.
     journals = []
@@ -302,7 +307,9 @@ def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Ite
             yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
 
 
-def _read_segment(data: DataDirectory, path: Path, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
+def _read_segment(
+    data: DataDirectory, path: Path, covered: Coverage, on_damage: Callable[[Damage], object]
+) -> Iterator[Event]:
     for where in (path, data.sealed / path.name):
         try:
             segment = Segment(where, sealed=where.parent == data.sealed).__enter__()
@@ -314,7 +321,8 @@ def _read_segment(data: DataDirectory, path: Path, covered: Coverage, on_damage:
 
 
 def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """The segment's events that are not covered yet: a crash between two steps of recovery leaves a frame in two files."""
+    """The segment's events that are not covered yet: a crash between two steps of recovery leaves a frame in two
+    files."""
     for frame in segment.frames():
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
         parts = covered.missing(worker, first, first + frame.prefix.event_count)

@@ -1,7 +1,8 @@
 """Adopting what dead workers left: their open segments are sealed, their journals' pending events written to segments.
 
-Every step may be repeated after a crash at any point: events are named by worker and sequence number, and what a segment already
-holds is not written again. Nothing is deleted that is not durable elsewhere; damaged bytes are copied to quarantine first.
+Every step may be repeated after a crash at any point: events are named by worker and sequence number, and what a
+segment already holds is not written again. Nothing is deleted that is not durable elsewhere; damaged bytes are copied
+to quarantine first.
 """
 
 import fcntl
@@ -68,8 +69,8 @@ def journals_in_use(data: DataDirectory) -> list[Path]:
 
 
 def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
-    """Adopt everything nobody holds, one worker after another. Raises OSError when the disk refuses, FormatError for files of a later
-    version; what was not done then is still there."""
+    """Adopt everything nobody holds, one worker after another. Raises OSError when the disk refuses, FormatError for
+    files of a later version; what was not done then is still there."""
     for path in data.journals():
         with _locked(path) as file:
             if file is not None:
@@ -88,7 +89,8 @@ def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
 
 
 def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None) -> Adopted:
-    """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the caller."""
+    """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the
+    caller."""
     adopted = Adopted(worker_id)
     for path in data.open.glob(f"*{STAGED}"):
         if (name := SegmentName.parse(path.name.removesuffix(STAGED))) and name.worker_id == worker_id:
@@ -106,7 +108,8 @@ def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None)
                 copy.take(run, _received_at(run))
                 adopted.events += run.event_count
         adopted.segments = copy.sealed
-        adopted.lost = sum(end - begin for begin, end in covered.missing(worker_id, min(firsts), copy.end)) if copy.end else 0
+        end = max(copy.end, journal.watermark + 1 if journal else 0)
+        adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
     for path in left:
         path.unlink()  # its frames are durable in sealed segments, its damaged bytes in quarantine
     sync_directory(data.open)
@@ -129,7 +132,9 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
         if following is None or following.first_sequence > first_sequence:
             with Segment(path, sealed=True) as segment:
                 for frame in segment.frames():
-                    covered.add(worker_id, frame.prefix.first_sequence, frame.prefix.first_sequence + frame.prefix.event_count)
+                    covered.add(
+                        worker_id, frame.prefix.first_sequence, frame.prefix.first_sequence + frame.prefix.event_count
+                    )
     return covered
 
 
@@ -141,7 +146,8 @@ def _received_at(run: Run) -> int:
 class _Copy:
     """Writes runs to staged segments, a new one after each gap in the sequence numbers, and seals them.
 
-    `covered` is what sealed segments hold already; it grows with what is taken. `end` is the sequence number behind the last one taken.
+    `covered` is what sealed segments hold already; it grows with what is taken. `end` is the sequence number behind the
+    last one taken.
     """
 
     def __init__(self, data: DataDirectory, worker_id: int, journal: JournalContents | None, covered: Coverage) -> None:
@@ -171,12 +177,19 @@ class _Copy:
             self._writer = None
 
     def take(self, run: Run, created_at: int) -> None:
-        """Write a run of records that no sealed segment holds. `created_at` (µs since 1970) names the segment if it begins one."""
+        """Write a run of records that no sealed segment holds. `created_at` (µs since 1970) names the segment if it
+        begins one."""
         if run.first_sequence != self.end:
             self._seal()
         if self._writer is None:
             self._writer = SegmentWriter(
-                self._data, self._host, self._worker_id, self._ack, run.first_sequence, created_at=created_at, suffix=STAGED
+                self._data,
+                self._host,
+                self._worker_id,
+                self._ack,
+                run.first_sequence,
+                created_at=created_at,
+                suffix=STAGED,
             )
         self._writer.add(run.records, run.first_sequence)
         self.end = run.end_sequence
@@ -198,9 +211,10 @@ class _Copy:
                 for part in pending_runs([run], self._worker_id, self._covered):
                     self.take(part, name.created_at)
             content = path.read_bytes()
-            if segment.torn and not self._journal:
-                # With the journal gone, this may be all there is of those events.
-                segment.damaged.append(Damage(path, len(content) - segment.torn, len(content), "the last frame is not complete"))
+            if segment.torn and (self._journal is None or segment.next_sequence <= self._journal.watermark):
+                # Else the journal still holds these events.
+                start = len(content) - segment.torn
+                segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:
                 _quarantine(self._data, path, damage.start, content[damage.start : damage.end])
             adopted.damaged += segment.damaged

@@ -4,38 +4,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals
 from kanalony.segments.writer import SegmentWriter
+from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")
 
 RETRY_INTERVAL = 1.0  # seconds between two tries at a disk that refuses
 
 
-class StoreSettings(Protocol):
-    """The part of kanalony.settings.Settings that a store needs."""
-
-    host_id: str
-    ack: str
-    journal_block_size: int
-    journal_blocks: int
-    segment_size: int
-    segment_age: float
-    sync_interval: float
-
-
 class Store:
     """The events of one process. `append` is Blocks.append of its journal.
 
-    The sealer thread takes blocks that are full, or whose oldest event is half of sync_interval old, writes each as a frame, syncs, and frees
-    them. When the disk refuses, blocks stay as they are and it tries again: serving goes on while a block is free.
+    The sealer thread takes blocks that are full, or whose oldest event is half of sync_interval old, writes each as a
+    frame, syncs, and frees them. When the disk refuses, blocks stay as they are and it tries again: serving goes on
+    while a block is free.
     """
 
-    def __init__(self, data: DataDirectory, settings: StoreSettings) -> None:
+    def __init__(self, data: DataDirectory, settings: Settings) -> None:
         """Raises StorageError when there is no room for a journal."""
         self._settings = settings
         self._wake = threading.Event()
@@ -58,7 +47,8 @@ class Store:
         self._adopter.start()
 
     def close(self) -> None:
-        """Seal everything and remove the journal. What a failing disk does not let be sealed stays in the journal, for recovery."""
+        """Seal everything and remove the journal. What a failing disk does not let be sealed stays in the journal, for
+        recovery."""
         self._stopping.set()
         self._wake.set()
         self._sealer.join()
@@ -89,7 +79,8 @@ class Store:
         return True
 
     def _seal_blocks(self) -> None:
-        """Write every full block as a frame, sync once, free them; start another segment when this one is large or old."""
+        """Write every full block as a frame, sync once, free them; start another segment when this one is large or
+        old."""
         written = 0
         while block := self._blocks.full_block(written):
             records, first_sequence = block
@@ -114,7 +105,8 @@ class Store:
 
     def _seal_segment(self) -> None:
         if self._writer:
-            # Before the segment can be consumed and deleted, the watermark must outlive a power loss: else its events could come back.
+            # Before the segment can be consumed and deleted, the watermark must outlive a power loss: else its events
+            # could come back.
             self.journal.sync()
             self._writer.seal()
             self._writer = None

@@ -7,10 +7,12 @@ import lz4.frame
 
 from kanalony._frames import build_header, build_prefix, build_trailer, parse_prefix
 from kanalony.segments.names import DataDirectory, SegmentName, sync_directory
+from kanalony.segments.tally import Tally
 
 
 class SegmentWriter:
-    """A segment being written in the directory of open ones. Every method may raise OSError; after that only `abandon` may be called.
+    """A segment being written in the directory of open ones. Every method may raise OSError; after that only `abandon`
+    may be called.
 
     What `sync` has returned for is durable. `size` is in bytes, `opened_at` in seconds of the monotonic clock.
     """
@@ -26,16 +28,15 @@ class SegmentWriter:
         created_at: int | None = None,
         suffix: str = "",
     ) -> None:
-        """Begin a segment. `created_at` (µs since 1970) is now unless told; `suffix` is added to its name until it is sealed."""
+        """Begin a segment. `created_at` (µs since 1970) is now unless told; `suffix` is added to its name until it is
+        sealed."""
         created_at = created_at or time.time_ns() // 1000
         self._data = data
         self._worker_id = worker_id
-        self._first_sequence = first_sequence
+        self._tally = Tally(first_sequence)
         self.name = str(SegmentName(created_at, host, worker_id, first_sequence))
         self.path = data.open / (self.name + suffix)
         self.opened_at = time.monotonic()
-        self._frames = self._events = self._content = self._last_received = 0
-        self._first_received = (1 << 64) - 1
         self.size = self._durable = 0
         self._file = self.path.open("xb", buffering=0)
         try:
@@ -54,16 +55,14 @@ class SegmentWriter:
 
     def add(self, records: bytes | memoryview, first_sequence: int) -> None:
         """Append records as one frame. Raises ValueError unless they are valid and numbered from first_sequence."""
-        frame = lz4.frame.compress(records, block_size=lz4.frame.BLOCKSIZE_MAX4MB, content_checksum=True, store_size=True)
+        frame = lz4.frame.compress(
+            records, block_size=lz4.frame.BLOCKSIZE_MAX4MB, content_checksum=True, store_size=True
+        )
         prefix = build_prefix(records, self._worker_id, first_sequence, frame)
         self._write(prefix, frame)
         told = parse_prefix(prefix)
         assert told
-        self._frames += 1
-        self._events += told.event_count
-        self._content += told.content_length
-        self._first_received = min(self._first_received, told.first_received)
-        self._last_received = max(self._last_received, told.last_received)
+        self._tally.add(told)
 
     def sync(self) -> None:
         os.fdatasync(self._file.fileno())  # fsync: what was added so far is durable after this line
@@ -71,17 +70,7 @@ class SegmentWriter:
 
     def seal(self) -> None:
         """Finish the segment and move it to the sealed ones."""
-        self._write(
-            build_trailer(
-                self._worker_id,
-                self._first_sequence,
-                self._frames,
-                self._events,
-                self._content,
-                self._first_received,
-                self._last_received,
-            )
-        )
+        self._write(build_trailer(self._tally.trailer(self._worker_id)))
         self.sync()
         self.path.rename(self._data.sealed / self.name)
         self._file.close()
@@ -91,7 +80,8 @@ class SegmentWriter:
     def abandon(self) -> None:
         """After a failure: cut off what is not known to be durable and leave the rest where recovery finds it.
 
-        The caller writes what was not synced again, to another segment: after a failed fsync the kernel may have dropped it.
+        The caller writes what was not synced again, to another segment: after a failed fsync the kernel may have
+        dropped it.
         """
         try:
             os.ftruncate(self._file.fileno(), self._durable)

@@ -1,0 +1,39 @@
+"""The sums of a segment: what its writer puts in the trailer and its reader compares with it."""
+
+from dataclasses import dataclass
+
+from kanalony._frames import Prefix, Trailer
+
+
+@dataclass
+class Tally:
+    """Sums over the frames added so far. `next_sequence` is the number that the next frame must begin with."""
+
+    first_sequence: int
+    frame_count: int = 0
+    event_count: int = 0
+    content_length: int = 0
+    first_received: int = (1 << 64) - 1
+    last_received: int = 0
+
+    @property
+    def next_sequence(self) -> int:
+        return self.first_sequence + self.event_count
+
+    def add(self, prefix: Prefix) -> None:
+        self.frame_count += 1
+        self.event_count += prefix.event_count
+        self.content_length += prefix.content_length
+        self.first_received = min(self.first_received, prefix.first_received)
+        self.last_received = max(self.last_received, prefix.last_received)
+
+    def trailer(self, worker_id: int) -> Trailer:
+        return Trailer(
+            self.frame_count,
+            worker_id,
+            self.first_sequence,
+            self.event_count,
+            self.content_length,
+            self.first_received,
+            self.last_received,
+        )
