@@ -104,7 +104,8 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
     except OSError as error:
         raise WrongUse(
-            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}", "choose another with --host or --port"
+            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}",
+            "choose another with --host or --port",
         ) from error
 
 

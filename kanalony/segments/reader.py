@@ -158,8 +158,8 @@ class Segment:
         if self.header:
             position = self.header.size
             tally = Tally(self.header.first_sequence)
-        elif self.sealed or not self._is_torn(0, self._at(0, HEADER_SIZE_MAX)):
-            position = self._skip_damage(0, "no valid segment header")
+        else:
+            position = self._pass_over(0, "no valid segment header")
         while position < self._size:
             frame = self._frame_at(position)
             if frame:
@@ -177,11 +177,8 @@ class Segment:
                 if not self.damaged and tally and trailer != tally.trailer(trailer.worker_id):
                     self._note(position, self._size, "the trailer's sums do not match the frames")
                 return
-            elif not self.sealed and self._is_torn(position, self._at(position, PREFIX_SIZE_MAX)):
-                self.torn = self._size - position
-                return
             else:
-                position = self._skip_damage(position, "no valid frame stands here")
+                position = self._pass_over(position, "no valid frame stands here")
         if self.sealed:
             self._note(self._size, self._size, "the file ends without a trailer")
 
@@ -208,9 +205,18 @@ class Segment:
         self.worker_id = prefix.worker_id
         return Frame(position, position + prefix.size + prefix.frame_length, prefix, compressed)
 
-    def _is_torn(self, position: int, head: bytes) -> bool:
-        """Whether the file ends within a header or frame that begins at position: a write that did not come to its
-        end."""
+    def _pass_over(self, position: int, reason: str) -> int:
+        """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
+        found = self._search(position + 1)
+        if found == self._size and not self.sealed and self._is_torn(position):
+            self.torn = self._size - position
+        else:
+            self._note(position, found, reason)
+        return found
+
+    def _is_torn(self, position: int) -> bool:
+        """Whether the file ends within a header or frame that begins at position: a write not done to its end."""
+        head = self._at(position, PREFIX_SIZE_MAX)
         if not head.startswith(PREFIX_START[: len(head)]):
             return False
         prefix = parse_prefix(head)
@@ -218,12 +224,6 @@ class Segment:
             return position + prefix.size + prefix.frame_length > self._size
         announced = int.from_bytes(head[4:8], "little") + 8 if len(head) >= 8 else PREFIX_SIZE_MAX
         return len(head) < min(announced, PREFIX_SIZE_MAX)
-
-    def _skip_damage(self, position: int, reason: str) -> int:
-        """Note damage from position to the next good frame or trailer, and return where that is."""
-        found = self._search(position + 1)
-        self._note(position, found, reason)
-        return found
 
     def _search(self, position: int) -> int:
         while position < self._size:

@@ -73,9 +73,9 @@ class SegmentWriter:
         self._write(build_trailer(self._tally.trailer(self._worker_id)))
         self.sync()
         self.path.rename(self._data.sealed / self.name)
-        self._file.close()
         sync_directory(self._data.sealed)  # fsync: the new name first, so that no crash leaves none
         sync_directory(self._data.open)
+        self._file.close()
 
     def abandon(self) -> None:
         """After a failure: cut off what is not known to be durable and leave the rest where recovery finds it.
@@ -86,7 +86,7 @@ class SegmentWriter:
         try:
             os.ftruncate(self._file.fileno(), self._durable)
             if not self._durable:
-                self.path.unlink()
+                self.path.unlink(missing_ok=True)
         except OSError:
             pass  # then recovery meets a torn tail, or frames that stand in another segment too: both are provided for
         finally:

@@ -1,0 +1,11 @@
+from pathlib import Path
+
+import pytest
+
+from kanalony.segments.names import DataDirectory
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDirectory:
+    """An empty data directory."""
+    return DataDirectory.writable(tmp_path / "data")
