@@ -60,8 +60,11 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
             self._handlers_set = True
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, self._drain)
-        if self.ppid != os.getppid():
-            self._drain()
+        if not self.alive or self.ppid != os.getppid():
+            self._drain()  # told to stop before run() took the signals, or the arbiter is dead
+
+    def handle_quit(self, *_: object) -> None:
+        self.alive = False  # gunicorn's own would leave the journal to the next start
 
     def _drain(self, *_: object) -> None:
         server.shutdown(DRAIN_SECONDS)

@@ -131,12 +131,11 @@ class DataDirectory:
         found = {path.name: path for directory in (self.open, self.sealed) for path in directory.glob("*.lz4")}
         return [found[name] for name in sorted(found)]
 
-    def segments_of(self, worker_id: int) -> list[Path]:
-        """One worker's segments, by first sequence number."""
-        mine = [
-            path for path in self.segments() if (name := SegmentName.parse(path.name)) and name.worker_id == worker_id
-        ]
-        return sorted(mine, key=lambda path: path.name.rsplit("_", 1)[1])
+
+def segments_of(directory: Path, worker_id: int) -> list[Path]:
+    """One worker's segments in a directory, by first sequence number."""
+    mine = directory.glob(f"*_{worker_name(worker_id)}_*.lz4")
+    return sorted(mine, key=lambda path: path.name.rsplit("_", 1)[1])
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Self
 
 from kanalony.segments.journal import RECEIVED_AT, JournalContents, Run, read_journal
-from kanalony.segments.names import DataDirectory, SegmentName, sync_directory, worker_name
+from kanalony.segments.names import DataDirectory, SegmentName, segments_of, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Segment, decode_records, pending_runs
 from kanalony.segments.writer import SegmentWriter
 
@@ -95,7 +96,7 @@ def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None)
     for path in data.open.glob(f"*{STAGED}"):
         if (name := SegmentName.parse(path.name.removesuffix(STAGED))) and name.worker_id == worker_id:
             path.unlink()  # a recovery that died half way: what it copied is still where it came from
-    left = [path for path in data.segments_of(worker_id) if path.parent == data.open]
+    left = segments_of(data.open, worker_id)
     runs = journal.runs if journal else []
     firsts = [name.first_sequence for path in left if (name := SegmentName.parse(path.name))]
     firsts += [journal.watermark + 1] if journal else []
@@ -126,15 +127,14 @@ def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None)
 def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -> Coverage:
     """What the worker's sealed segments hold, from first_sequence on."""
     covered = Coverage()
-    paths = [path for path in data.segments_of(worker_id) if path.parent == data.sealed]
-    names = [SegmentName.parse(path.name) for path in paths]
-    for path, following in zip(paths, [*names[1:], None], strict=True):
-        if following is None or following.first_sequence > first_sequence:
+    paths = segments_of(data.sealed, worker_id)
+    ends = [name.first_sequence for path in paths[1:] if (name := SegmentName.parse(path.name))]
+    for path, end in zip_longest(paths, ends):
+        if end is None or end > first_sequence:
             with Segment(path, sealed=True) as segment:
                 for frame in segment.frames():
-                    covered.add(
-                        worker_id, frame.prefix.first_sequence, frame.prefix.first_sequence + frame.prefix.event_count
-                    )
+                    first = frame.prefix.first_sequence
+                    covered.add(worker_id, first, first + frame.prefix.event_count)
     return covered
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from kanalony.errors import FormatError
 from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals
@@ -120,3 +121,6 @@ class Store:
             except OSError as error:
                 log.error("recovery of a dead worker's events failed: %s; trying again", error)
                 self._stopping.wait(RETRY_INTERVAL)
+            except FormatError as error:
+                log.error("recovery of a dead worker's events is left to you: %s; %s", error, error.hint)
+                return

@@ -1,0 +1,5 @@
+"""python -m kanalony."""
+
+from kanalony.cli import main
+
+main()

@@ -1,0 +1,241 @@
+"""Adopting what dead workers left, with every crash in between."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kanalony.segments import recovery, writer
+from kanalony.segments.check import check_data
+from kanalony.segments.journal import Journal
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Damage, read_data
+from kanalony.segments.recovery import STAGED, Adopted, adopt_journals
+from kanalony.segments.writer import SegmentWriter
+from tests.files import Fields, fields, new_journal, told
+
+
+class DeadWorker:
+    """A worker that wrote `framed` events to an open segment and had `pending` more in its journal when it died."""
+
+    def __init__(self, data: DataDirectory, framed: int, pending: int, *, freed: bool = True) -> None:
+        self.data = data
+        self.events = [fields(number) for number in range(framed + pending)]
+        journal = new_journal(data, block_size=1 << 16)
+        self.journal = journal.path
+        self.segment: Path | None = None
+        for start in range(0, framed, 10):
+            for event in self.events[start : min(start + 10, framed)]:
+                assert journal.blocks.append(*event)
+            journal.blocks.hand_over(0)
+            self._write_frame(journal, freed)
+        for event in self.events[framed:]:
+            assert journal.blocks.append(*event)
+        if self.segment:
+            self._writer._file.close()
+        journal._file.close()  # the lock goes with it
+
+    def _write_frame(self, journal: Journal, freed: bool) -> None:
+        block = journal.blocks.full_block(0 if freed else journal.blocks.full_blocks - 1)
+        assert block
+        records, first = block
+        if self.segment is None:
+            self._writer = SegmentWriter(self.data, "test", journal.worker_id, 0, first)
+            self.segment = self._writer.path
+        with records:
+            self._writer.add(records, first)
+        self._writer.sync()
+        if freed:
+            journal.blocks.free(1)
+
+
+def recover(data: DataDirectory) -> Adopted:
+    (adopted,) = adopt_journals(data)
+    return adopted
+
+
+def read(data: DataDirectory) -> tuple[list[Fields], list[Damage]]:
+    damaged: list[Damage] = []
+    return [told(event) for event in read_data(data, damaged.append)], damaged
+
+
+def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
+    """Everything is there once and sealed, and nothing else is left."""
+    assert read(data) == (events, [])
+    check = check_data(data)
+    assert (check.damaged, check.torn, check.journals) == ([], 0, 0)
+    assert check.events == len(events)
+    assert [*data.open.iterdir(), *data.journal.iterdir()] == []
+
+
+@pytest.mark.parametrize("framed", [0, 10, 25])
+@pytest.mark.parametrize("pending", [0, 1, 15])
+@pytest.mark.parametrize("freed", [True, False])
+def test_everything_acknowledged_is_there_once(data: DataDirectory, framed: int, pending: int, freed: bool) -> None:
+    """Also when the worker died between the sync of a frame and the freeing of its block: it stands in both then."""
+    dead = DeadWorker(data, framed, pending, freed=freed)
+    assert read(data) == (dead.events, []), "before recovery"
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost, adopted.damaged) == (pending, 0, [])
+    assert_recovered(data, dead.events)
+    assert list(adopt_journals(data)) == []
+
+
+def test_a_torn_tail_whose_events_the_journal_holds_is_dropped(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 20, 5, freed=False)
+    assert dead.segment
+    dead.segment.write_bytes(dead.segment.read_bytes()[:-7])
+    assert read(data) == (dead.events, [])
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost, adopted.damaged) == (15, 0, [])
+    assert_recovered(data, dead.events)
+
+
+def test_a_torn_tail_that_was_durable_is_counted_as_lost_and_kept_in_quarantine(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 20, 5)
+    assert dead.segment
+    content = dead.segment.read_bytes()
+    dead.segment.write_bytes(content[:-7])
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost) == (5, 10)
+    assert_recovered(data, dead.events[:10] + dead.events[20:])
+    (kept,) = data.quarantine.iterdir()
+    assert content[:-7].endswith(kept.read_bytes())
+    assert len(adopted.damaged) == 1
+
+
+def test_a_damaged_frame_costs_its_own_events_and_is_kept_in_quarantine(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 30, 5)
+    assert dead.segment
+    content = bytearray(dead.segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    dead.segment.write_bytes(content)
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost) == (5, 10)
+    assert_recovered(data, dead.events[:10] + dead.events[20:])
+    (damage,) = [damage for damage in adopted.damaged if damage.end > damage.start]
+    (kept,) = data.quarantine.iterdir()
+    assert kept.read_bytes() == bytes(content[damage.start : damage.end])
+
+
+def test_a_damaged_journal_record_costs_itself_and_is_kept_in_quarantine(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 0, 10)
+    content = dead.journal.read_bytes()
+    at = content.index(b"n=4&")
+    dead.journal.write_bytes(content[:at] + b"N" + content[at + 1 :])
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost) == (9, 1)
+    assert_recovered(data, dead.events[:4] + dead.events[5:])
+    assert b"N=4&" in b"".join(path.read_bytes() for path in data.quarantine.iterdir())
+
+
+def test_a_damaged_journal_header_costs_no_event(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 10, 10)
+    content = dead.journal.read_bytes()
+    dead.journal.write_bytes(content[:12] + b"\xff" + content[13:])
+    adopted = recover(data)
+    assert (adopted.events, adopted.lost) == (10, 0)
+    assert_recovered(data, dead.events)
+
+
+def test_an_open_segment_without_its_journal_is_sealed(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 20, 0)
+    dead.journal.unlink()
+    recover(data)
+    assert_recovered(data, dead.events)
+
+
+def test_a_journal_in_use_is_left_alone(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    journal.blocks.append(*fields(1))
+    assert list(adopt_journals(data)) == []
+    assert recovery.journals_in_use(data) == [journal.path]
+    assert read(data) == ([fields(1)], [])
+
+
+def test_two_recoveries_at_once_do_not_both_adopt(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 10, 10)
+    with dead.journal.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert list(adopt_journals(data)) == []
+    recover(data)
+    assert_recovered(data, dead.events)
+
+
+def test_what_a_worker_left_before_its_journal_was_ready_is_cleared(data: DataDirectory) -> None:
+    young = data.journal / "0123456789abcdef.new"
+    young.write_bytes(b"")
+    assert list(adopt_journals(data)) == []
+    assert not young.exists()
+
+
+class Crash(BaseException):
+    """Stands for the death of the process at a system call."""
+
+
+def crash_points(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Run recovery again and again, each time dying at one call later that changes the disk, until it comes through."""
+    changing: list[tuple[object, str]] = [
+        (os, "write"),
+        (os, "fsync"),
+        (os, "fdatasync"),
+        (os, "ftruncate"),
+        (Path, "rename"),
+        (Path, "unlink"),
+    ]
+    for survived in range(1000):
+        left = survived
+
+        def counted(real: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal left
+                if left == 0:
+                    raise Crash
+                left -= 1
+                return real(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in changing:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            # A dead process does not tidy up.
+            patch.setattr(writer.SegmentWriter, "abandon", lambda self: self._file.close())
+            try:
+                list(adopt_journals(data))
+            except Crash:
+                yield survived
+                continue
+        return
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_recovery_may_die_at_any_step_and_be_repeated(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """The states left by earlier crashes pile up here, which is harder than each alone."""
+    dead = DeadWorker(data, 25, 15, freed=False)
+    assert dead.segment
+    if torn:
+        dead.segment.write_bytes(dead.segment.read_bytes()[:-9])
+    steps = 0
+    for _ in crash_points(data, monkeypatch):
+        steps += 1
+        assert read(data) == (dead.events, [])
+    assert steps > 10, "the crash points were not reached"
+    assert_recovered(data, dead.events)
+    assert not list(data.open.glob(f"*{STAGED}"))
+
+
+@pytest.mark.parametrize("steps", range(0, 24, 3))
+def test_recovery_that_died_once_is_completed_by_the_next(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    dead = DeadWorker(data, 25, 15, freed=False)
+    for survived in crash_points(data, monkeypatch):
+        if survived >= steps:
+            break
+    list(adopt_journals(data))
+    assert_recovered(data, dead.events)
