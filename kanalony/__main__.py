@@ -2,4 +2,4 @@
 
 from kanalony.cli import main
 
-main()
+main(prog_name="kanalony")

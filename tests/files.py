@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.append import QUERY
 from kanalony.segments.journal import Journal, parse_journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Event, Segment, decode_records
@@ -11,18 +12,11 @@ from kanalony.segments.writer import SegmentWriter
 
 Fields = tuple[bytes | None, ...]
 
-API_QUERY = (
-    b"service=analytics&action=trackEvent&kalsig=1ebb5aea0c5f253fd8c578febe6a752f&clientTag=kdp%3Av3%2E9%2E2"
-    b"&sessionId=C90BFCFC%2D2EBF%2D5893%2D892D%2D2121162F414A&eventIndex=3&eventType=2"
-    b"&referrer=http%253A%2F%2Fabc%2Ego%2Ecom%2Fshows%2Fthe%2Dbachelorette%2Fvideo%2Fmost%2Drecent%2FVDKA0%5Flawz79v7"
-    b"&entryId=0_n5nbuy6i&ks=YjdlZTNkMGUzZDYxMzY0OGJjZDVjOTYzOWVkMjFlNTg2ZmMyZDRlOXw1ODUyMzE7NTg1MjMxOzE0MzUxNjA2NzY7"
-    b"MDsxNDM1MDc0Mjc2Ljc2MTk7MDt2aWV3Oiosd2lkZ2V0OjE7Ow%3D%3D&sessionStartTime=1435075182567&uiConfId=23521211"
-    b"&partnerId=585231&position=18&clientVer=3%2E0%3Av3%2E9%2E2&playbackContext=sports&customVar1=Finnance"
-)
-"""The cURL example of the Event Tracking API."""
+COLLECT_QUERY = QUERY.encode()
+"""The XMLHttpRequest and jQuery examples of the Event Tracking API; 574 bytes."""
 
-COLLECT_QUERY = API_QUERY.removeprefix(b"service=analytics&action=trackEvent&")
-"""The XMLHttpRequest and jQuery examples: the same event for /collect; 574 bytes."""
+API_QUERY = b"service=analytics&action=trackEvent&" + COLLECT_QUERY
+"""The cURL example: the same event on the API path."""
 
 
 def fields(number: int, query: bytes | None = None) -> Fields:
@@ -134,6 +128,7 @@ def segment_file(data: DataDirectory, frames: list[list[Fields]]) -> SegmentFile
         journal.blocks.free(1)
     assert writer
     writer.seal()
+    journal.remove()
     path = data.sealed / writer.name
     return SegmentFile(path, path.read_bytes(), frames, ends)
 

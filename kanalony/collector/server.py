@@ -98,17 +98,13 @@ class _Arbiter(BaseApplication):  # type: ignore[misc]
 
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises WrongUse when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
-    except socket.gaierror as error:
-        raise WrongUse(
-            f"{host!r} is not an address of this machine: {error.strerror}", "name an address with --host"
-        ) from error
     except OSError as error:
+        reason = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise WrongUse(
-            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}",
-            "choose another with --host or --port",
+            f"cannot listen on {host} port {port}: {reason}", "choose another with --host or --port"
         ) from error
 
 

@@ -1,0 +1,28 @@
+"""What a figure was measured on, and what speaks against it."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def header() -> str:
+    """Lines to print above figures: machine, versions, and warnings against them."""
+    lines = [
+        f"machine   {_cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        f"python    {platform.python_version()} ({platform.python_implementation()})",
+    ]
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        lines.append(f"WARNING   load average {load:.1f}: something else is running; figures are too high")
+    if "hypervisor" in Path("/proc/cpuinfo").read_text():
+        lines.append(
+            "WARNING   a virtual machine: its neighbours' load shows in these figures; compare ratios, not runs"
+        )
+    return "\n".join(lines)

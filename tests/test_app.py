@@ -1,0 +1,192 @@
+"""The WSGI application by itself, under any server: the same answers on both paths, full journals, forks."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+from kanalony.collector.app import Collector, create_app
+from kanalony.errors import WrongUse
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Event, read_data
+from kanalony.settings import Settings
+
+SMALL: dict[str, Any] = {"journal_block_size": 64 << 10, "journal_blocks": 2, "host_id": "test"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path / "data", **SMALL)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Collector]:
+    app = create_app(settings)
+    yield app
+    app.close()
+
+
+def events(settings: Settings) -> list[Event]:
+    damaged: list[object] = []
+    found = list(read_data(DataDirectory.existing(settings.data), damaged.append))
+    assert damaged == []
+    return found
+
+
+def call(app: Any, path: str = "/collect", **environ: Any) -> tuple[str, dict[str, str], bytes]:
+    """(status, headers, body) of one request to a WSGI application."""
+    environ = {"PATH_INFO": path, "SCRIPT_NAME": "", "REMOTE_ADDR": "192.0.2.7", "QUERY_STRING": "", **environ}
+    setup_testing_defaults(environ)
+    told: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
+        told[:] = [status, headers]
+
+    answer = app(environ, start_response)
+    body = b"".join(answer)
+    if hasattr(answer, "close"):
+        answer.close()
+    status, headers = told
+    return status, {name.lower(): value for name, value in headers}, body
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_short_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
+    asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
+    short = call(app, **asked)
+    full = call(app.falcon, **asked)
+    assert short[0] == full[0] == "200 OK"
+    assert short[1] == full[1]
+    assert len(short[2]) == len(full[2]) == (10 if method == "GET" else 0)
+    first, second = events(settings)
+    assert first[3:] == second[3:]
+
+
+def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: Settings) -> None:
+    status, _, _ = call(validator(app), REQUEST_METHOD="GET", QUERY_STRING="x=1")
+    assert status == "200 OK"
+    (event,) = events(settings)
+    assert (event.query, event.address) == (b"x=1", "192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::1"), ("", None), ("unix:", None)]
+)
+def test_addresses_of_other_servers_are_believed(
+    app: Collector, settings: Settings, remote: str, address: str | None
+) -> None:
+    call(app, REMOTE_ADDR=remote)
+    assert [event.address for event in events(settings)] == [address]
+
+
+def test_a_body_is_read_to_its_announced_length_and_no_further(app: Collector, settings: Settings) -> None:
+    call(app, **{"CONTENT_LENGTH": "3", "wsgi.input": io.BytesIO(b"abcdef")})
+    assert [event.body for event in events(settings)] == [b"abc"]
+
+
+def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
+    app: Collector, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    query = "x" * 6000
+    with monkeypatch.context() as patch:
+        patch.setattr("kanalony.segments.store.SegmentWriter", refuse)
+        answers = [call(app, QUERY_STRING=query) for _ in range(40)]
+    statuses = [status for status, _, _ in answers]
+    acknowledged = statuses.count("200 OK")
+    assert 0 < acknowledged < 40
+    assert statuses == ["200 OK"] * acknowledged + ["503 Service Unavailable"] * (40 - acknowledged)
+    _, headers, body = answers[-1]
+    assert headers["retry-after"] == "1"
+    assert headers["access-control-allow-origin"] == "*"
+    assert b"Nothing was stored" in body
+    assert len(events(settings)) == acknowledged
+    # The disk has come back: what was kept is sealed and events are taken again.
+    app.close()
+    assert len(events(settings)) == acknowledged
+    assert list((settings.data / "journal").iterdir()) == []
+
+
+def test_an_event_too_large_for_the_journal_is_413(app: Collector, settings: Settings) -> None:
+    status, _, body = call(app, QUERY_STRING="x" * (64 << 10))
+    assert status == "413 Content Too Large"
+    assert b"Nothing was stored" in body
+    assert events(settings) == []
+
+
+def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Settings) -> None:
+    call(app, QUERY_STRING="n=parent")
+    child = os.fork()
+    if child == 0:
+        try:
+            call(app, QUERY_STRING="n=child")
+            call(app, QUERY_STRING="n=child")
+            app.close()
+        finally:
+            os._exit(0)
+    call(app, QUERY_STRING="n=parent")
+    assert os.waitpid(child, 0)[1] == 0
+    found = sorted((event.query or b"", event.sequence) for event in events(settings))
+    assert found == [(b"n=child", 1), (b"n=child", 2), (b"n=parent", 1), (b"n=parent", 2)]
+
+
+@pytest.mark.parametrize("ack", ["written", "synced"])
+def test_the_level_of_a_200_stands_in_each_segment(tmp_path: Path, ack: str) -> None:
+    from kanalony._frames import parse_header
+
+    settings = Settings(data=tmp_path / "data", ack=ack, **SMALL)
+    app = create_app(settings)
+    assert call(app)[0] == "200 OK"
+    app.close()
+    (segment,) = (settings.data / "segments" / "sealed").iterdir()
+    header = parse_header(segment.read_bytes())
+    assert header
+    assert header.ack == ["written", "synced"].index(ack)
+
+
+def test_segments_are_sealed_by_size(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", segment_size=64 << 10, **{**SMALL, "journal_blocks": 8})
+    app = create_app(settings)
+    sealed = settings.data / "segments" / "sealed"
+    count = 0
+    while len(list(sealed.iterdir())) < 3:
+        assert count < 5000, "no segment was sealed"
+        query = os.urandom(2000).hex()  # does not compress well
+        count += call(app, QUERY_STRING=query)[0] == "200 OK"
+    app.close()
+    assert len(events(settings)) == count
+    assert all(path.stat().st_size < 3 * 64 << 10 for path in sealed.iterdir())
+
+
+def test_segments_are_sealed_by_age_without_further_traffic(tmp_path: Path) -> None:
+    import time
+
+    settings = Settings(data=tmp_path / "data", segment_age=1, sync_interval=0.1, **SMALL)
+    app = create_app(settings)
+    call(app)
+    sealed = settings.data / "segments" / "sealed"
+    for _ in range(200):
+        if list(sealed.iterdir()):
+            break
+        time.sleep(0.05)
+    assert len(list(sealed.iterdir())) == 1
+    app.close()
+
+
+def test_settings_come_from_the_file_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kanalony.toml").write_text('data = "from-file"\nhost_id = "from-file"\njournal_blocks = 2\n')
+    monkeypatch.setenv("KANALONY_HOST_ID", "from-environment")
+    app = create_app()
+    app.close()
+    assert (app.settings.data, app.settings.host_id) == (Path("from-file"), "from-environment")
+    (tmp_path / "kanalony.toml").write_text("journal_block = 2\n")
+    with pytest.raises(WrongUse, match="unknown option 'journal_block'"):
+        create_app()

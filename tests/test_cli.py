@@ -1,0 +1,194 @@
+"""The command line: help, clear errors, exit codes."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanalony.cli import main
+from kanalony.segments.names import MARKER, DataDirectory
+from tests.files import JournalFile, fields, journal_file, segment_file
+from tests.serving import KANALONY, cat, run
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Examples:\n" in done.stdout
+    assert f"kanalony {command}" in done.stdout.split("Examples:")[1]
+    assert f"kanalony {command}" in README
+
+
+def assert_told(done: "subprocess.CompletedProcess[str]", *texts: str) -> None:
+    """Exit 2, and one line on stderr that holds the texts."""
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    for text in texts:
+        assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--port", "http"], ["--port is 'http'", "integer"]),
+        (["--port", "65536"], ["--port", "65535"]),
+        (["--workers", "0"], ["--workers is '0'", "greater than or equal to 1"]),
+        (["--ack", "maybe"], ["--ack is 'maybe'", "'written' or 'synced'"]),
+        (["--journal-blocks", "1"], ["--journal-blocks"]),
+        (["--host", "192.0.2.1"], ["cannot listen on 192.0.2.1", "--host"]),
+        (["--host", "no such host"], ["cannot listen on no such host", "no such address", "--host"]),
+        (["--config", "missing.toml"], ["no settings file missing.toml"]),
+        (["--data", "/proc/kanalony"], ["cannot be written", "--data"]),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(tmp_path: Path, arguments: list[str], texts: list[str]) -> None:
+    assert_told(run("serve", *arguments, cwd=tmp_path), *texts)
+
+
+def test_an_unknown_option_is_told_with_the_usage(tmp_path: Path) -> None:
+    done = run("serve", "--prot", "8000", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_told(run("serve", "--port", str(port), cwd=tmp_path), f"port {port}: Address already in use", "--port")
+
+
+def test_a_foreign_directory_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("years of work")
+    assert_told(run("serve", "--data", tmp_path), "holds files that are not kanalony's")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+    assert_told(run("serve", "--data", tmp_path / "thesis.doc"), "is a file")
+
+
+def test_a_data_directory_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text("kanalony data directory, layout 9\n")
+    for command in ("serve", "cat", "verify", "recover"):
+        assert_told(run(command, "--data", tmp_path), "layout 9", "version")
+
+
+def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path) -> None:
+    done = run("serve", "--journal-blocks", "1024", "--workers", "256", "--data", tmp_path / "data")
+    if done.returncode == 0:
+        pytest.skip("this disk has 256 GiB free")
+    assert_told(done, "262,144 MiB", "--journal-blocks")
+
+
+@pytest.mark.parametrize("text", ["port = \n", "prot = 8000\n", 'port = "x"\n'])
+def test_a_wrong_settings_file_is_told_with_its_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kanalony.toml").write_text(text)
+    assert_told(run("serve", cwd=tmp_path), "kanalony.toml")
+
+
+@pytest.mark.parametrize("command", ["cat", "verify", "recover"])
+def test_a_directory_that_is_not_kanalonys_is_told(tmp_path: Path, command: str) -> None:
+    assert_told(run(command, "--data", tmp_path / "nothing"), "not a kanalony data directory", "--data")
+
+
+@pytest.mark.parametrize("command", ["cat", "verify"])
+def test_paths_that_are_not_ours_are_told(tmp_path: Path, command: str) -> None:
+    (tmp_path / "letter.lz4").write_text("Dear Sir")
+    assert_told(run(command, tmp_path / "letter.lz4"), "is not a segment")
+    assert_told(run(command, tmp_path / "gone.lz4"), "no file")
+    (tmp_path / "empty").mkdir()
+    assert_told(run(command, tmp_path / "empty"), "no segments or journals")
+
+
+def test_an_empty_data_directory_is_sound_and_prints_nothing(data: DataDirectory) -> None:
+    assert cat(data.root) == []
+    done = run("verify", "--data", data.root)
+    assert (done.returncode, done.stdout) == (0, "0 segments, 0 frames, 0 events; sound\n")
+
+
+def test_cat_takes_files_and_directories(data: DataDirectory) -> None:
+    segment = segment_file(data, [[fields(1), fields(2)]])
+    journal = journal_file(data, [fields(3)])
+    assert [event["params"]["n"] for event in cat(data.root, segment.path, journal.path)] == ["1", "2", "3"]
+    assert [event["params"]["n"] for event in cat(data.root, data.sealed)] == ["1", "2"]
+    assert [event["worker"] for event in cat(data.root, journal.path)] == [journal.path.stem]
+
+
+def test_cat_prints_what_the_contract_says(data: DataDirectory) -> None:
+    request = (b"GET", b"/collect", b"\x7f\0\0\1", b"10.0.0.1", b"agent", b"http://a/", b"b=1&a=%C3%A9&b=2", b"\xff")
+    segment_file(data, [[request]])
+    (event,) = cat(data.root)
+    assert list(event) == [
+        "received_at",
+        "method",
+        "path",
+        "query",
+        "body_base64",
+        "remote_addr",
+        "forwarded_for",
+        "user_agent",
+        "referer",
+        "worker",
+        "sequence",
+        "params",
+    ]
+    assert event["received_at"].endswith("Z")
+    assert len(event["received_at"]) == len("2026-01-01T00:00:00.000001Z")
+    assert event["params"] == {"b": ["1", "2"], "a": "é"}
+    assert event["body_base64"] == "/w=="
+    assert (event["remote_addr"], event["forwarded_for"], event["sequence"]) == ("127.0.0.1", "10.0.0.1", 1)
+
+
+def test_cat_into_a_closed_pipe_ends_quietly(data: DataDirectory) -> None:
+    segment_file(data, [[fields(n) for n in range(100)] for _ in range(5)])
+    command = [*KANALONY, "cat", "--data", str(data.root)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=20) == 0
+    process.stderr.close()
+
+
+def test_verify_names_each_damaged_place_and_exits_with_1(data: DataDirectory) -> None:
+    sound = segment_file(data, [[fields(1)]])
+    segment = segment_file(data, [[fields(n)] for n in range(3)])
+    middle = (segment.ends[0] + segment.ends[1]) // 2
+    segment.path.write_bytes(segment.content[:middle] + b"?" + segment.content[middle + 1 :])
+    done = run("verify", "--data", data.root)
+    assert done.returncode == 1
+    assert done.stdout == "2 segments, 3 frames, 3 events; damage found\n"
+    assert f"{segment.path}: offset {segment.ends[0]:,}, {segment.ends[1] - segment.ends[0]:,} bytes" in done.stderr
+    assert str(sound.path) not in done.stderr
+    events = run("cat", "--data", data.root)
+    assert events.returncode == 1
+    assert len([json.loads(line) for line in events.stdout.splitlines()]) == 3
+    assert run("verify", sound.path).returncode == 0
+    assert run("verify", segment.path).returncode == 1
+
+
+def test_verify_counts_what_is_pending_in_a_dead_workers_journal(data: DataDirectory) -> None:
+    segment_file(data, [[fields(1)]])
+    dead: JournalFile = journal_file(data, [fields(2), fields(3)])
+    done = run("verify", "--data", data.root)
+    assert done.returncode == 0, done.stderr
+    assert "1 journals left by dead workers, 2 events pending; sound" in done.stdout
+    content = dead.content.replace(b"n=3&", b"n=4&")
+    dead.path.write_bytes(content)
+    done = run("verify", "--data", data.root)
+    assert done.returncode == 1
+    assert str(dead.path) in done.stderr
+
+
+def test_the_module_and_the_script_are_the_same_command() -> None:
+    script = Path(sys.executable).parent / "kanalony"
+    told = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
+    assert told == run("--version").stdout
