@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test lint clean
+.PHONY: install serve test lint bench-short clean
 
 install: $(READY)
 
@@ -37,6 +37,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# That the benchmarks run and balance; their figures mean nothing at this size.
+bench-short: $(READY)
+	$(BIN)/python -m benchmarks append --events 20000
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -85,7 +85,7 @@ def test_addresses_of_other_servers_are_believed(
 
 
 def test_a_body_is_read_to_its_announced_length_and_no_further(app: Collector, settings: Settings) -> None:
-    call(app, **{"CONTENT_LENGTH": "3", "wsgi.input": io.BytesIO(b"abcdef")})
+    call(app, "/collect", **{"CONTENT_LENGTH": "3", "wsgi.input": io.BytesIO(b"abcdef")})
     assert [event.body for event in events(settings)] == [b"abc"]
 
 

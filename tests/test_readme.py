@@ -1,0 +1,81 @@
+"""What the README says is what happens: its commands are run and their output compared, its map is complete."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import KANALONY, Server, run, serving
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def console(section: str) -> list[tuple[str, str]]:
+    """(command, output) of every `$` line in the console blocks of a section."""
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.S):
+        for part in block.split("$ ")[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output.strip()))
+    return found
+
+
+def shape(output: str) -> str:
+    """Output without what differs from run to run: times, ids, versions, figures."""
+    for pattern, name in [
+        (r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?", "TIME"),
+        (r"\b\d{10}\b", "SECOND"),
+        (r"\b[0-9a-f]{16}\b", "WORKER"),
+        (r"curl/[\d.]+", "CURL"),
+        (r"127\.0\.0\.1:\d+", "ADDRESS"),
+    ]:
+        output = re.sub(pattern, name, output)
+    return output.strip()
+
+
+def run_line(command: str, server: Server) -> str:
+    """A README command, with the port and the directory of the server under test."""
+    words = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
+    if words[0] == ".venv/bin/kanalony":
+        words = [*KANALONY, *words[1:]]
+    done = subprocess.run(words, cwd=server.data.parent, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
+    (start, started), *rest = console("Quick start")
+    assert start == "make serve"
+    with serving(tmp_path / "data") as server:
+        log = server.log.read_text().replace(str(server.data), "data").splitlines()[0]
+        assert shape(log) == shape(started)
+        assert [command.split()[0] for command, _ in rest] == ["curl", ".venv/bin/kanalony", ".venv/bin/kanalony"]
+        for command, output in rest:
+            if command.endswith("verify"):
+                server._await(lambda: "1 events" in run("verify", "--data", server.data).stdout)  # half a second
+            assert shape(run_line(command, server)) == shape(output), command
+
+
+def test_the_benchmark_prints_the_rows_it_says() -> None:
+    ((command, output),) = console("What is promised")
+    words = [sys.executable, *shlex.split(command)[1:], "--events", "20000"]
+    printed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+    names = re.compile(r"^(machine|python|caveats|events|tokenize|event type|append|seal)\b", re.M)
+    assert names.findall(printed) == names.findall(output)
+    assert "20,000 accepted, 20,000 read back" in printed
+
+
+def test_the_map_names_every_source_file() -> None:
+    files = [path.relative_to(ROOT) for folder in ("kanalony", "ext") for path in (ROOT / folder).rglob("*.*")]
+    sources = {str(path) for path in files if path.suffix in (".py", ".pyx", ".h") and not path.name.startswith("__")}
+    mapped = set(re.findall(r"^\| `((?:kanalony|ext)/[^`]+)` \|", README, re.M))
+    assert mapped == sources
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
