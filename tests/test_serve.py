@@ -242,8 +242,10 @@ def test_sigterm_seals_everything_and_leaves_no_journal(tmp_path: Path, workers:
         subprocess.run([lz4, "-t", segment], check=True, capture_output=True)
 
 
-def test_a_worker_told_to_stop_while_it_starts_does_stop(tmp_path: Path) -> None:
-    with serving(tmp_path / "data", "--workers", "3") as server:  # ready as soon as one of them is
+@pytest.mark.parametrize("wait", [0, 0.05, 0.1, 0.2])
+def test_a_worker_told_to_stop_while_it_starts_does_stop(tmp_path: Path, wait: float) -> None:
+    with serving(tmp_path / "data", "--workers", "4") as server:  # ready as soon as one of them is
+        time.sleep(wait)
         assert server.stop() == 0
         assert list((server.data / "journal").iterdir()) == [], "it took the arbiter's kill -9"
 

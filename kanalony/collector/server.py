@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from meinheld import server
 
@@ -25,11 +26,16 @@ BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxc
 MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
 DRAIN_SECONDS = 2  # how long a stopping worker waits for what is still being received
 HEARTBEAT_SECONDS = 30  # a worker silent for so long is killed and replaced
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
 
 
 class MeinheldWorker(Worker):  # type: ignore[misc]
     """A gunicorn worker around meinheld's event loop. docs/operations.md says what of meinheld it works around."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # what came since the fork is delivered here
 
     def load_wsgi(self) -> None:
         try:
@@ -58,7 +64,7 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         if not self._handlers_set:
             # run() has put its own handlers in place, which drain for one second only and know no SIGQUIT.
             self._handlers_set = True
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            for number in STOP_SIGNALS:
                 signal.signal(number, self._drain)
         if not self.alive or self.ppid != os.getppid():
             self._drain()  # told to stop before run() took the signals, or the arbiter is dead
@@ -70,7 +76,18 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         server.shutdown(DRAIN_SECONDS)
 
 
-class _Arbiter(BaseApplication):  # type: ignore[misc]
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    def spawn_worker(self) -> Any:
+        # Between the fork and its own handlers a worker has the arbiter's, which would swallow a signal to stop; the
+        # arbiter sends it once only, and kills the worker half a minute later.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+class _Application(BaseApplication):  # type: ignore[misc]
     """gunicorn, told by us instead of by its own command line."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
@@ -94,6 +111,9 @@ class _Arbiter(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Collector:
         return create_app(self._settings)
+
+    def run(self) -> None:
+        _Arbiter(self).run()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -135,4 +155,4 @@ def serve(settings: Settings) -> None:
         settings.ack,
     )
     sys.argv = [sys.argv[0]]  # gunicorn must not take our flags for its own
-    _Arbiter(settings, listener).run()
+    _Application(settings, listener).run()
