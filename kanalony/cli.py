@@ -99,7 +99,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     """
     from kanalony.collector.server import serve
 
-    serve(load_settings(config, **flags))
+    serve(lambda: load_settings(config, **flags))
 
 
 @main.command(epilog=_example("kanalony cat", "kanalony cat data/segments/sealed/*.lz4 | jq -r .params.eventType"))

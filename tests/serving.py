@@ -137,7 +137,7 @@ class Load:
                             self.acked.add(key)
                         elif answer:
                             self.errors[answer[:12].decode("latin-1")] += 1
-                        else:
+                        if not answer or b"Connection: close" in answer:
                             break
             except OSError as error:
                 self.errors[type(error).__name__] += 1

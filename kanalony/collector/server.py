@@ -8,17 +8,20 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from meinheld import server
 
-from kanalony.collector.app import Collector, create_app
 from kanalony.errors import KanalonyError, StorageError, WrongUse
 from kanalony.segments.names import DataDirectory
 from kanalony.settings import Settings
+
+if TYPE_CHECKING:
+    from kanalony.collector.app import Collector
 
 log = logging.getLogger("kanalony")
 
@@ -53,30 +56,52 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         server.set_keepalive(app.settings.keepalive)
         server.set_picoev_max_fd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # beyond it meinheld overwrites memory
         server.set_listen_socket([listener.fileno() for listener in self.sockets])
-        self._handlers_set = False
+        self._leaving: int | None = None
+        server.schedule_call(0, self._take_signals)
         server.set_watchdog(self._tick)
-        server.run(app, True)  # silent: SIGINT ends it like SIGTERM
+        server.run(app, True)  # silent: SIGINT is no exception
         app.close()
+
+    def _take_signals(self) -> None:
+        """From meinheld's loop, before any request: run() has put its own handlers in place, which drop connections."""
+        signal.signal(signal.SIGTERM, self._retire)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGQUIT, self._stop)
+        if not self.alive:
+            self._stop()  # told so while it started
 
     def _tick(self) -> None:
         """Once a second, from meinheld's loop."""
         self.notify()
-        if not self._handlers_set:
-            # run() has put its own handlers in place, which drain for one second only and know no SIGQUIT.
-            self._handlers_set = True
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._drain)
-        if not self.alive or self.ppid != os.getppid():
-            self._drain()  # told to stop before run() took the signals, or the arbiter is dead
+        if self.ppid != os.getppid():
+            self._stop()  # the arbiter is dead
 
     def handle_quit(self, *_: object) -> None:
         self.alive = False  # gunicorn's own would leave the journal to the next start
 
-    def _drain(self, *_: object) -> None:
-        server.shutdown(DRAIN_SECONDS)
+    def _retire(self, *_: object) -> None:
+        """Others have taken over: accept no more, and end when every connection has had one more request answered, with
+        Connection: close, or has been idle for as long as any may be."""
+        self._leave(self.wsgi.settings.keepalive + DRAIN_SECONDS)
+
+    def _stop(self, *_: object) -> None:
+        """End soon: answer what is being received."""
+        self._leave(DRAIN_SECONDS)
+
+    def _leave(self, seconds: int) -> None:
+        # Asked twice for the same, meinheld would miscount its connections and end too early.
+        if self._leaving is None or seconds < self._leaving:
+            self._leaving = seconds
+            server.set_keepalive(0)
+            server.shutdown(seconds)
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
+    """To its workers SIGTERM means to retire, since others serve; SIGQUIT means to stop soon."""
+
+    def stop(self, graceful: bool = True) -> None:
+        super().stop(graceful=False)
+
     def spawn_worker(self) -> Any:
         # Between the fork and its own handlers a worker has the arbiter's, which would swallow a signal to stop; the
         # arbiter sends it once only, and kills the worker half a minute later.
@@ -88,16 +113,24 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
-    """gunicorn, told by us instead of by its own command line."""
+    """gunicorn, told by us instead of by its own command line. SIGHUP makes it read the settings again."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, reload_settings: Callable[[], Settings], listener: socket.socket) -> None:
         self._settings = settings
-        self._listener = listener
+        self._reload_settings = reload_settings
+        self._bind = f"fd://{listener.detach()}"
+        self._started = False
         super().__init__()
 
     def load_config(self) -> None:
+        if self._started:
+            try:
+                self._settings = self._reload_settings()
+            except KanalonyError as error:
+                log.error("settings not reloaded: %s; the old ones stay in force", error)
+        self._started = True
         options: dict[str, Any] = {
-            "bind": f"fd://{self._listener.detach()}",
+            "bind": self._bind,
             "backlog": BACKLOG,
             "workers": self._settings.workers,
             "worker_class": MeinheldWorker,
@@ -109,7 +142,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
         for name, value in options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Collector:
+    def load(self) -> "Collector":
+        # Imported by each worker for itself, so that a reload brings new code.
+        from kanalony.collector.app import create_app
+
         return create_app(self._settings)
 
     def run(self) -> None:
@@ -128,12 +164,13 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; does not return.
+def serve(reload_settings: Callable[[], Settings]) -> None:
+    """Serve until SIGTERM or SIGINT; does not return. Settings are asked for now and at each SIGHUP.
 
     Raises WrongUse or StorageError, before any worker is started, when the address or the data directory cannot be
     used.
     """
+    settings = reload_settings()
     data = DataDirectory.writable(settings.data)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
     if shutil.disk_usage(data.root).free < needed:
@@ -155,4 +192,4 @@ def serve(settings: Settings) -> None:
         settings.ack,
     )
     sys.argv = [sys.argv[0]]  # gunicorn must not take our flags for its own
-    _Application(settings, listener).run()
+    _Application(settings, reload_settings, listener).run()
