@@ -9,7 +9,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -69,14 +69,14 @@ def _example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _setting(name: str) -> Callable[[_F], _F]:
+def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     """A flag for a setting: its meaning and default stand in Settings alone. What is wrong with a value is told there
     too."""
     field = Settings.model_fields[name]
     text = " ".join((field.description or "").split())
-    return click.option(
-        f"--{name.replace('_', '-')}", metavar="VALUE", help=f"{text}  [default: {field.get_default()}]"
-    )
+    default = "none, may be given more than once" if multiple else field.get_default()
+    flag = f"--{name.replace('_', '-')}"
+    return click.option(flag, metavar="VALUE", multiple=multiple, help=f"{text}  [default: {default}]")
 
 
 @main.command(epilog=_example("kanalony serve", "kanalony serve --host 0.0.0.0 --workers 4 --data /var/lib/kanalony"))
@@ -85,6 +85,8 @@ def _setting(name: str) -> Callable[[_F], _F]:
 @_setting("data")
 @_setting("workers")
 @_setting("ack")
+@_setting("trusted_proxy", multiple=True)
+@_setting("heartbeat")
 @_setting("journal_blocks")
 @click.option(
     "--config",
@@ -100,6 +102,45 @@ def serve(config: Path | None, **flags: Any) -> None:
     from kanalony.collector.server import serve
 
     serve(lambda: load_settings(config, **flags))
+
+
+@main.command(
+    epilog=_example(
+        "kanalony simulate", "kanalony simulate --events 1000000 --viewers 5000 --rate 2000 --acked acked.txt"
+    )
+)
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The collector.")
+@click.option("--viewers", type=click.IntRange(1), default=100, show_default=True, help="People watching at a time.")
+@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Events to send.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Events per second.  [default: as fast as answers come]",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same events.")
+@click.option(
+    "--acked", type=click.File("w"), help="Write the key of every event whose 200 arrived: sessionId eventIndex."
+)
+def simulate(url: str, viewers: int, events: int, rate: float | None, seed: int, acked: IO[str] | None) -> None:
+    """Send what a number of viewers would.
+
+    Sessions with impressions, plays, a view every ten seconds, quartiles, pauses, seeks and errors; a few popular and
+    many rare videos. Like players it never retries; exits with 1 when an event was lost.
+    """
+    from kanalony.simulate.client import run
+
+    with click.progressbar(length=events, label="events", file=sys.stderr) as bar:
+        result = run(
+            url,
+            viewers=viewers,
+            events=events,
+            rate=rate,
+            seed=seed,
+            acked=acked,
+            progress=bar.update,
+        )
+    click.echo(str(result))
+    sys.exit(1 if result.lost else 0)
 
 
 @main.command(epilog=_example("kanalony cat", "kanalony cat data/segments/sealed/*.lz4 | jq -r .params.eventType"))

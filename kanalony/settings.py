@@ -6,11 +6,18 @@ What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the 
 import os
 import re
 import socket
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from kanalony.errors import WrongUse
 
@@ -51,11 +58,17 @@ class Settings(BaseSettings):
     """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last
     sync_interval. synced: survives a power loss too, for one disk sync per event."""
 
+    trusted_proxy: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Network (CIDR) whose X-Forwarded-For is believed, as 10.0.0.0/8: the proxies in front, and nobody else."""
+
     host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
     """Name of this machine in segments: tells people which collector wrote a file. Need not be unique."""
 
     keepalive: int = Field(75, ge=1, le=120)
     """Seconds an idle connection stays open. Longer saves players handshakes, shorter saves file descriptors."""
+
+    heartbeat: int = Field(30, ge=2, le=600)
+    """Seconds after which a worker that does not respond is killed and replaced."""
 
     journal_block_size: Annotated[ByteSize, AfterValidator(_whole_pages)] = Field(
         ByteSize(1 << 20), ge=64 << 10, le=64 << 20
@@ -89,7 +102,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """Settings from all sources; flags that are None were not given.
+    """Settings from all sources; flags that are None or () were not given.
 
     `config` must exist when named; otherwise kanalony.toml in the current directory is read if there is one. Raises
     WrongUse naming the option, where it came from if that is known, and what it must be.
@@ -101,12 +114,14 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
         return FromFile(**given)
     except ValidationError as error:
         problems = "; ".join(_describe(problem, path, given) for problem in error.errors())
         raise WrongUse(problems, "see kanalony serve --help") from error
+    except SettingsError as error:  # a list in the environment
+        raise WrongUse(f"{error}", 'write a list as JSON: ["10.0.0.0/8"]') from error
     except ValueError as error:  # not TOML
         raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 

@@ -85,3 +85,55 @@ def test_cat_shows_every_acknowledged_event_at_once_while_serving(tmp_path: Path
             assert before - set(counted) == set()
             assert max(counted.values(), default=1) == 1
         load.stop()
+
+
+def test_reload_under_load_loses_and_refuses_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, "--workers", "2") as server:
+        before = set(server.workers())
+        load = Load(server, limit=20_000)
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGHUP)
+        server._await(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
+        load.stop()
+        assert load.errors == {}
+        assert load.acked == load.sent
+        assert server.stop() == 0
+    assert_kept(data, load)
+
+
+def test_sigterm_under_load_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, "--workers", "2") as server:
+        load = Load(server, limit=20_000)
+        time.sleep(0.7)
+        assert server.stop() == 0
+        load.stop()
+    assert_kept(data, load)
+    assert list((data / "journal").iterdir()) == []
+
+
+def test_reload_reads_the_settings_again_and_keeps_the_old_ones_when_they_are_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "kanalony.toml"
+    config.write_text("workers = 1\n")
+    with serving(tmp_path / "data", "--config", str(config)) as server:
+        config.write_text("workers = 3\n")
+        server.process.send_signal(signal.SIGHUP)
+        server._await(lambda: len(server.workers()) == 3)
+        config.write_text("wokers = 1\n")
+        server.process.send_signal(signal.SIGHUP)
+        server._await(lambda: "unknown option 'wokers'; the old ones stay in force" in server.log.read_text())
+        server._await(lambda: len(server.workers()) == 3)
+        assert server._answers()
+
+
+def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, "--heartbeat", "2") as server:
+        assert b" 200 " in server.get("/collect?sessionId=before")
+        victim = worker_of(server)
+        os.kill(victim, signal.SIGSTOP)
+        server._await(lambda: server.workers() and worker_of(server) != victim)
+        server._await(server._answers)
+        server._await(lambda: len(list((data / "journal").iterdir())) == 1)
+        assert keys_of(cat(data)) == {"before": 1}

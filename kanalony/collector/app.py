@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import falcon
 from falcon.routing import CompiledRouter
 
+from kanalony.collector.clients import client_address
 from kanalony.collector.resources import TRACKING_PATHS, Environ, TrackResource
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store
@@ -35,7 +36,11 @@ class Collector:
         self.settings = settings
         self._data = DataDirectory.writable(settings.data)
         self._store: Store | None = Store(self._data, settings)
-        self._track = TrackResource(self._store.append, lambda error: log.error("an event was not stored: %s", error))
+        self._track = TrackResource(
+            self._store.append,
+            client_address(settings.trusted_proxy),
+            lambda error: log.error("an event was not stored: %s", error),
+        )
         router = CompiledRouter()
         self.falcon = falcon.App(router=router)
         self.falcon.req_options.strip_url_path_trailing_slash = True

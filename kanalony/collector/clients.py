@@ -1,9 +1,13 @@
 """Who sent a request."""
 
-from ipaddress import ip_address
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from kanalony._peer import peer_address
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 def remote_address(environ: dict[str, Any]) -> bytes | None:
@@ -20,3 +24,32 @@ def remote_address(environ: dict[str, Any]) -> bytes | None:
         return ip_address(environ.get("REMOTE_ADDR", "")).packed
     except ValueError:
         return None  # a Unix socket, say
+
+
+def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None]:
+    """A function from a request to its client's address: the connection's, unless that is a trusted proxy.
+
+    Then X-Forwarded-For is read from the right, as each proxy appends whom it heard from, and the first address that
+    is not a trusted proxy's is the client's: whatever stands left of it, the client may have made up.
+    """
+    if not trusted:
+        return remote_address
+
+    @lru_cache(maxsize=1 << 16)
+    def resolve(peer: bytes, chain: str) -> bytes:
+        client = ip_address(peer)
+        for hop in reversed(chain.split(",")):
+            if not any(client in network for network in trusted):
+                break
+            try:
+                client = ip_address(hop.strip())
+            except ValueError:
+                break  # not an address: what is known ends here
+        return client.packed
+
+    def address(environ: dict[str, Any]) -> bytes | None:
+        peer = remote_address(environ)
+        chain = environ.get("HTTP_X_FORWARDED_FOR")
+        return resolve(peer, chain) if peer and chain else peer
+
+    return address

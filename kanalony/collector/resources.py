@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from kanalony.collector.clients import remote_address
-
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
@@ -32,9 +30,16 @@ def _answer(status: str, body: bytes, *more: tuple[str, str]) -> Answer:
 class TrackResource:
     """Stores every request to a tracking path, then answers the time of receipt."""
 
-    def __init__(self, append: Callable[..., int], on_error: Callable[[Exception], object]) -> None:
-        """`append` is Blocks.append; `on_error` hears of what kept an event from being stored."""
+    def __init__(
+        self,
+        append: Callable[..., int],
+        address: Callable[[Environ], bytes | None],
+        on_error: Callable[[Exception], object],
+    ) -> None:
+        """`append` is Blocks.append, `address` tells a request's client; `on_error` hears of what kept an event from
+        being stored."""
         self.append = append
+        self._address = address
         self._on_error = on_error
         self._second = 0
         self._answer: Answer = _answer("200 OK", b"0")
@@ -47,7 +52,7 @@ class TrackResource:
             received_at = self.append(
                 environ["REQUEST_METHOD"],
                 environ["PATH_INFO"],
-                remote_address(environ),
+                self._address(environ),
                 get("HTTP_X_FORWARDED_FOR"),
                 get("HTTP_USER_AGENT"),
                 get("HTTP_REFERER"),

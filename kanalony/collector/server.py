@@ -28,13 +28,19 @@ log = logging.getLogger("kanalony")
 BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxconn caps it
 MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
 DRAIN_SECONDS = 2  # how long a stopping worker waits for what is still being received
-HEARTBEAT_SECONDS = 30  # a worker silent for so long is killed and replaced
+STOP_SECONDS = 30  # how long stopping may take before workers are killed
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
 
 
 class MeinheldWorker(Worker):  # type: ignore[misc]
     """A gunicorn worker around meinheld's event loop. docs/operations.md says what of meinheld it works around."""
+
+    def init_process(self) -> None:
+        # A heartbeat file that was never touched bears the time of day, which the arbiter takes for a time far ahead:
+        # a worker hanging before its first tick would never be killed.
+        self.notify()
+        super().init_process()
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -134,8 +140,8 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "backlog": BACKLOG,
             "workers": self._settings.workers,
             "worker_class": MeinheldWorker,
-            "timeout": HEARTBEAT_SECONDS,
-            "graceful_timeout": HEARTBEAT_SECONDS,
+            "timeout": self._settings.heartbeat,
+            "graceful_timeout": STOP_SECONDS,
             "control_socket_disable": True,
             "loglevel": "warning",
         }

@@ -1,0 +1,1 @@
+"""Simulated players: what they do (viewers) and how they send it (client)."""
