@@ -119,7 +119,9 @@ def serve(config: Path | None, **flags: Any) -> None:
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same events.")
 @click.option(
-    "--acked", type=click.File("w"), help="Write the key of every event whose 200 arrived: sessionId eventIndex."
+    "--acked",
+    type=click.File("w", lazy=False),
+    help="Write the key of every event whose 200 arrived: sessionId eventIndex.",
 )
 def simulate(url: str, viewers: int, events: int, rate: float | None, seed: int, acked: IO[str] | None) -> None:
     """Send what a number of viewers would.
