@@ -247,6 +247,8 @@ def parse_prefix(buffer):
         types = {}
         for i in range(get_u16(p + 28)):
             types[get_u16(p + 64 + i * _TYPE_SIZE)] = get_u32(p + 64 + i * _TYPE_SIZE + 2)
+        if list(types) != sorted(types) or 0 in types.values() or sum(types.values()) != get_u32(p + 24):
+            return None
         return Prefix(size, get_u32(p + 12), get_u32(p + 16), get_u32(p + 20), get_u32(p + 24), get_u64(p + 32), get_u64(p + 40),
                       get_u64(p + 48), get_u64(p + 56), types)
     finally:
@@ -287,14 +289,16 @@ def read_records(content, uint64_t worker_id, uint64_t first_sequence):
     cdef uint32_t seed = record_seed(worker_id)
     cdef uint64_t expected = first_sequence
     cdef record r
-    cdef int i
+    cdef int i, valid
     cdef list events = []
     PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
     try:
         p = <const uint8_t *>view.buf
         end = p + view.len
         while p < end:
-            if not record_read(p, end - p, seed, &r) or r.sequence != expected:
+            with nogil:
+                valid = record_read(p, end - p, seed, &r)
+            if not valid or r.sequence != expected:
                 return None
             fields = [r.sequence, r.received_at]
             for i in range(FIELD_COUNT):

@@ -2,7 +2,8 @@
 """Journal blocks in a shared mapping: append, hand over, free; and the scan that finds what a crash left.
 
 The layout is docs/segment-format.md, section 4. Every method runs to its end under the GIL: that is the one lock
-between the serving thread, which appends, and the sealer thread, which takes full blocks and frees them.
+between the serving threads, which append, and the sealer thread, which takes full blocks and frees them. The exceptions are at the
+end of a method: waking the sealer, and syncing, when everything about the event is done.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -55,7 +56,8 @@ cdef extern from "record.h":
                       const span *fields) noexcept nogil
     void record_commit(uint8_t *dst) noexcept nogil
     int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
-    size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, record *out) noexcept nogil
+    size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, size_t *budget,
+                       record *out) noexcept nogil
 
 crc32c_setup()
 
@@ -120,7 +122,7 @@ cdef class Blocks:
     cdef int _free_count, _full_first, _full_count
     cdef int _active  # -1: none
     cdef int _watermark_slot
-    cdef bint _synced
+    cdef bint _synced, _closed
     cdef object _on_full
 
     def __cinit__(self, mapping, uint32_t block_size, uint32_t block_count, uint64_t worker_id, bint synced, on_full):
@@ -150,13 +152,12 @@ cdef class Blocks:
     cdef inline uint8_t *_start(self, int index) noexcept:
         return self._base + _HEADER_SIZE + <size_t>index * self._block_size
 
-    cdef int _hand_over(self) except -1:
-        """Queue the active block for the sealer and wake it."""
+    cdef void _queue_active(self) noexcept:
+        """Queue the active block for the sealer. Whoever calls wakes it afterwards: that runs Python code, so other threads
+        may run then, and nothing that was looked at before may be relied on."""
         self._full[(self._full_first + self._full_count) % self._block_count] = self._active
         self._full_count += 1
         self._active = -1
-        self._on_full()
-        return 0
 
     cdef bint _open_block(self) noexcept:
         """Make a free block the active one; false when there is none."""
@@ -183,10 +184,15 @@ cdef class Blocks:
         _take_span(body, &fields[FIELD_BODY - 1])
         cdef size_t size = record_size(fields)
         if size > self._block_size:
-            raise ValueError(f"an event of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
-        if self._active >= 0 and self._block_size - self._blocks[self._active].used < size:
-            self._hand_over()
+            raise OverflowError(f"an event of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
+        if self._closed:
+            return 0
+        cdef bint queued = self._active >= 0 and self._block_size - self._blocks[self._active].used < size
+        if queued:
+            self._queue_active()
         if self._active < 0 and not self._open_block():
+            if queued:
+                self._on_full()
             return 0
         cdef block *b = &self._blocks[self._active]
         cdef uint8_t *dst = self._start(self._active) + b.used
@@ -198,6 +204,8 @@ cdef class Blocks:
         b.used += size
         b.count += 1
         self._next_sequence += 1
+        if queued:
+            self._on_full()
         if self._synced:
             self._sync(dst, size)  # disk write: survives power loss from here on
         return now
@@ -215,7 +223,19 @@ cdef class Blocks:
         if self._active >= 0 and self._blocks[self._active].count and (
             _microseconds(CLOCK_MONOTONIC) - self._blocks[self._active].opened_at >= age
         ):
-            self._hand_over()
+            self._queue_active()
+            self._on_full()
+
+    def refuse(self):
+        self._closed = True
+
+    def release(self):
+        self._closed = True
+        self._active = -1
+        self._full_count = 0
+        if self._mapping is not None:
+            PyBuffer_Release(&self._view)
+            self._mapping = None
 
     def full_block(self, int position):
         if not 0 <= position < self._full_count:
@@ -263,6 +283,8 @@ def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t wa
     cdef record r
     cdef bint valid
     cdef list runs = [], damaged = []
+    # A client can send what makes the search look at the same bytes again and again: this bounds it to milliseconds.
+    cdef size_t budget = 64 * (end - start)
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
         if not start <= end <= <size_t>view.len:
@@ -294,7 +316,7 @@ def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t wa
             if valid:
                 continue
             with nogil:
-                found = record_find(base, position, end, seed, watermark, &r)
+                found = record_find(base, position, end, seed, watermark, &budget, &r)
             if found < end:
                 damaged.append((position, found))
             elif end - position >= 4 and get_u32(base + position) != 0:

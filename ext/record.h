@@ -90,15 +90,23 @@ static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, reco
     return 1;
 }
 
-/* The offset in [from, size) of the next valid record with a sequence number above `after`; `size` when there is none.
- * The cheap look at the sequence number comes before the checksum over what might be a long stretch of stale bytes. */
-static inline size_t record_find(const uint8_t *base, size_t from, size_t size, uint32_t seed, uint64_t after, record *out) {
+/* The offset in [from, size) of the next valid record with a sequence number above `after`; `size` when there is none, or
+ * when more than `budget` bytes of would-be records had to be looked at, which only bytes made for it bring about. */
+static inline size_t record_find(const uint8_t *base, size_t from, size_t size, uint32_t seed, uint64_t after, size_t *budget,
+                                 record *out) {
     static const uint8_t mark[4] = {'K', 'N', 'E', 'V'};
     while (from + RECORD_HEADER <= size) {
         const uint8_t *hit = memmem(base + from, size - from, mark, 4);
         if (!hit) break;
         from = (size_t)(hit - base);
-        if (size - from >= RECORD_HEADER && get_u64(hit + 12) > after && record_read(hit, size - from, seed, out)) return from;
+        if (size - from >= RECORD_HEADER && get_u64(hit + 12) > after) {
+            uint32_t length = get_u32(hit + 8);
+            if (length <= size - from) {
+                if (length > *budget) break;
+                *budget -= length;
+                if (record_read(hit, size - from, seed, out)) return from;
+            }
+        }
         from++;
     }
     return size;

@@ -36,17 +36,24 @@ class Blocks:
         query: str | bytes | None,
         body: bytes | None,
     ) -> int:
-        """Store one event; its time of receipt in µs since 1970, or 0 when no block is free (nothing is stored then).
+        """Store one event; its time of receipt in µs since 1970, or 0 when no block is free or `refuse` was called
+        (nothing is stored then).
 
         A str is a WSGI string: latin-1, one character a byte. None and empty are the same.
 
-        Raises ValueError when a str is not latin-1 or the event does not fit in a block, OSError when a synced append
-        could not be written to the disk; the event may have been stored all the same then, but must not be
-        acknowledged.
+        Raises ValueError when a str is not latin-1, OverflowError when the event does not fit in a block, OSError
+        when a synced append could not be written to the disk; the event may have been stored all the same then, but
+        must not be acknowledged.
         """
 
     def hand_over(self, age: int) -> None:
         """Queue the block being filled, unless it is empty or was begun less than `age` µs ago."""
+
+    def refuse(self) -> None:
+        """Take no more events."""
+
+    def release(self) -> None:
+        """Let go of the mapping, so that it can be closed: for a child process, whose parent goes on with it."""
 
     def full_block(self, position: int) -> tuple[memoryview, int] | None:
         """(records, first sequence number) of a block in the queue of full ones, 0 being the oldest; None beyond its

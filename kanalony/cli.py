@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 import click
 
 from kanalony.errors import KanalonyError
-from kanalony.segments.names import to_iso, worker_name
+from kanalony.segments.names import DataDirectory, to_iso, worker_name
 from kanalony.settings import Settings, load_settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -22,9 +22,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Data directory that `kanalony serve` writes.",
+    help="Data directory.  [default: that of `kanalony serve`: data, or what its settings say]",
 )
 PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 
@@ -48,6 +46,19 @@ class _Command(click.Command):
 class _Group(click.Group):
     command_class = _Command
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            sys.exit(super().main(*arguments, **{**options, "standalone_mode": False}))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "kanalony"
+            click.echo(f"Error: {error.format_message()} (see {where} --help)", err=True)
+            sys.exit(2)
+        except click.Abort:
+            sys.exit(130)  # Ctrl-C
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of the flow
 
@@ -63,6 +74,11 @@ def main() -> None:
     kanalony cat                                      see it
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _existing(data: Path | None) -> DataDirectory:
+    """The data directory to read: the one named, or that of `kanalony serve` started here."""
+    return DataDirectory.existing(data or load_settings().data)
 
 
 def _example(*lines: str) -> str:
@@ -86,6 +102,7 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
 @_setting("workers")
 @_setting("ack")
 @_setting("trusted_proxy", multiple=True)
+@_setting("spool", multiple=True)
 @_setting("heartbeat")
 @_setting("journal_blocks")
 @click.option(
@@ -148,7 +165,7 @@ def simulate(url: str, viewers: int, events: int, rate: float | None, seed: int,
 @main.command(epilog=_example("kanalony cat", "kanalony cat data/segments/sealed/*.lz4 | jq -r .params.eventType"))
 @PATHS
 @DATA
-def cat(paths: tuple[Path, ...], data: Path) -> None:
+def cat(paths: tuple[Path, ...], data: Path | None) -> None:
     """Print events as NDJSON, one object a line.
 
     Without PATHS: every event in the data directory that was acknowledged before the call, once, also while it is being
@@ -156,11 +173,10 @@ def cat(paths: tuple[Path, ...], data: Path) -> None:
     it is printed all the same.
     """
     from kanalony.segments.check import events_of
-    from kanalony.segments.names import DataDirectory
     from kanalony.segments.reader import Damage, read_data
 
     damaged: list[Damage] = []
-    source = events_of(paths, damaged.append) if paths else read_data(DataDirectory.existing(data), damaged.append)
+    source = events_of(paths, damaged.append) if paths else read_data(_existing(data), damaged.append)
     write = sys.stdout.write
     for event in source:
         write(json.dumps(_event_object(event)))
@@ -214,38 +230,37 @@ def _end(damaged: list[Any]) -> None:
 @main.command(epilog=_example("kanalony verify", "kanalony verify data/segments/sealed/*.lz4 && echo sound"))
 @PATHS
 @DATA
-def verify(paths: tuple[Path, ...], data: Path) -> None:
+def verify(paths: tuple[Path, ...], data: Path | None) -> None:
     """Check every byte of segments and journals.
 
     Lengths, checksums, order and sums. Without PATHS: everything in the data directory. Exits with 0 when all is sound,
     with 1 when there is damage, each place named.
     """
     from kanalony.segments.check import check_data, check_paths
-    from kanalony.segments.names import DataDirectory
 
-    result = check_paths(paths) if paths else check_data(DataDirectory.existing(data))
+    result = check_paths(paths) if paths else check_data(_existing(data))
     click.echo(str(result))
     _end(result.damaged)
 
 
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))
 @DATA
-def recover(data: Path) -> None:
+def recover(data: Path | None) -> None:
     """Seal what crashed workers left behind.
 
     Adopts their journals and open segments. A collector does this by itself whenever a worker starts; this is for data
     directories that no collector will use again. Exits with 1 when something was damaged; it is copied to quarantine.
     """
-    from kanalony.segments.names import DataDirectory
-    from kanalony.segments.recovery import adopt_journals, journals_in_use
+    from kanalony.segments.journal import is_in_use
+    from kanalony.segments.recovery import adopt_journals
 
-    directory = DataDirectory.writable(DataDirectory.existing(data).root)
+    directory = DataDirectory.writable(_existing(data).root)
     damaged = []
     count = 0
     for adopted in adopt_journals(directory):
         click.echo(str(adopted))
         damaged += adopted.damaged
         count += 1
-    in_use = len(journals_in_use(directory))
+    in_use = sum(is_in_use(path) for path in directory.journals())
     click.echo(f"{count} dead workers adopted, {in_use} journals in use by running workers")
     sys.exit(1 if damaged else 0)

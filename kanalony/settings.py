@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     data: Path = Path("data")
     """Data directory, on a local disk; made when missing."""
 
+    spool: tuple[Path, ...] = ()
+    """Further directory, best on another disk, for what the data directory has no room for."""
+
     workers: int = Field(1, ge=1, le=256)
     """Serving processes: one for each core that players' traffic may take."""
 
@@ -110,6 +113,10 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     if config is not None and not config.is_file():
         raise WrongUse(f"no settings file {config}", "name an existing file with --config")
     path = config or DEFAULT_CONFIG
+    known = {f"KANALONY_{name.upper()}" for name in Settings.model_fields}
+    unknown = [name for name in os.environ if name.upper().startswith("KANALONY_") and name.upper() not in known]
+    if unknown:
+        raise WrongUse(f"unknown option {', '.join(unknown)} in the environment", "see kanalony serve --help")
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from wsgiref.validate import validator
 
 import pytest
 
+from kanalony._frames import parse_header
 from kanalony.collector.app import Collector, create_app
-from kanalony.errors import WrongUse
+from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Event, read_data
+from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings
 
 SMALL: dict[str, Any] = {"journal_block_size": 64 << 10, "journal_blocks": 2, "host_id": "test"}
@@ -106,7 +109,7 @@ def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
     _, headers, body = answers[-1]
     assert headers["retry-after"] == "1"
     assert headers["access-control-allow-origin"] == "*"
-    assert b"Nothing was stored" in body
+    assert b"no room" in body
     assert len(events(settings)) == acknowledged
     # The disk has come back: what was kept is sealed and events are taken again.
     app.close()
@@ -117,8 +120,135 @@ def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
 def test_an_event_too_large_for_the_journal_is_413(app: Collector, settings: Settings) -> None:
     status, _, body = call(app, QUERY_STRING="x" * (64 << 10))
     assert status == "413 Content Too Large"
-    assert b"Nothing was stored" in body
+    assert b"too large" in body
     assert events(settings) == []
+
+
+def test_nothing_is_acknowledged_after_close(app: Collector, settings: Settings) -> None:
+    call(app, QUERY_STRING="n=1")
+    app.close()
+    assert call(app, QUERY_STRING="n=2")[0] == "503 Service Unavailable"
+    assert [event.query for event in events(settings)] == [b"n=1"]
+
+
+def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings(data=tmp_path / "data", ack="synced", **SMALL))
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    app._track.append = fail
+    status, headers, body = call(app)
+    assert status == "503 Service Unavailable"
+    assert headers["retry-after"] == "1"
+    assert b"not known to be stored" in body
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("http://t.example/collect", "GET", "200 OK"),
+        ("https://t.example//api_v3/index.php/", "HEAD", "200 OK"),
+        ("http://t.example", "GET", "404 Not Found"),
+        ("/collect///", "GET", "404 Not Found"),
+        ("/collect///", "POST", "404 Not Found"),
+        ("/collect", "OPTIONS", "405 Method Not Allowed"),
+        ("//collect/", "PUT", "405 Method Not Allowed"),
+    ],
+)
+def test_paths_mean_the_same_on_both_ways(app: Collector, path: str, method: str, status: str) -> None:
+    assert call(app, path, REQUEST_METHOD=method)[0] == status
+
+
+def test_a_length_that_is_no_number_is_400(app: Collector, settings: Settings) -> None:
+    assert call(app, CONTENT_LENGTH="many")[0] == "400 Bad Request"
+    assert events(settings) == []
+
+
+def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, spool = tmp_path / "data", tmp_path / "spool"
+    settings = Settings(data=data, spool=(spool,), sync_interval=0.1, segment_age=1, **SMALL)
+    full: set[Path] = set()
+    real = SegmentWriter._write
+
+    def write(self: SegmentWriter, *parts: bytes) -> None:
+        if any(self.path.is_relative_to(place) for place in full):
+            raise OSError(28, "No space left on device")
+        real(self, *parts)
+
+    monkeypatch.setattr(SegmentWriter, "_write", write)
+    app = create_app(settings)
+    sent = 0
+
+    def send_until(place: Path) -> None:
+        """Send events until a segment in that place has been sealed with the last of them."""
+        nonlocal sent
+        before = set((place / "segments" / "sealed").iterdir())
+        for _ in range(400):
+            assert call(app, QUERY_STRING=f"n={sent}")[0] == "200 OK"
+            sent += 1
+            if set((place / "segments" / "sealed").iterdir()) - before:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"no segment was sealed in {place}")
+
+    send_until(data)
+    full.add(data)
+    send_until(spool)
+    full.add(spool)
+    full.discard(data)
+    send_until(data)
+    full.clear()
+    app.close()
+    found = [event.query or b"" for event in events(settings)]
+    assert sorted(found) == sorted(f"n={number}".encode() for number in range(sent))
+    assert list((data / "segments" / "open").iterdir()) == []
+    assert list((spool / "segments" / "open").iterdir()) == []
+    # A reader of the data directory is told when the spool is not there.
+    spool.rename(tmp_path / "unmounted")
+    with pytest.raises(StorageError, match="spool directory"):
+        events(settings)
+
+
+@pytest.mark.parametrize("call_name", ["fdatasync", "write", "fsync"])
+def test_a_call_to_the_disk_that_fails_now_and_then_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_name: str
+) -> None:
+    settings = Settings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
+    app = create_app(settings)
+    real = getattr(os, call_name)
+    calls = 0
+    failed: set[str] = set()
+    again: set[str] = set()
+
+    def failing(fd: int, *arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        target = str(Path(f"/proc/self/fd/{fd}").readlink())
+        again.update(failed & {target} if target.endswith(".lz4") else ())
+        if calls % 3 == 0 and "/segments/" in target:
+            failed.add(target)
+            raise OSError(5, "Input/output error")
+        return real(fd, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call_name, failing)
+        acknowledged = []
+        for number in range(200):
+            if call(app, QUERY_STRING=f"n={number}")[0] == "200 OK":
+                acknowledged.append(b"n=%d" % number)
+            time.sleep(0.01)
+    app.close()
+    assert failed
+    assert not again, "a file was written or synced again after that had failed"
+    assert sorted(event.query or b"" for event in events(settings)) == sorted(acknowledged)
+    assert list((settings.data / "journal").iterdir()) == []
+    assert list((settings.data / "segments" / "open").iterdir()) == []
 
 
 def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Settings) -> None:
@@ -139,8 +269,6 @@ def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Sett
 
 @pytest.mark.parametrize("ack", ["written", "synced"])
 def test_the_level_of_a_200_stands_in_each_segment(tmp_path: Path, ack: str) -> None:
-    from kanalony._frames import parse_header
-
     settings = Settings(data=tmp_path / "data", ack=ack, **SMALL)
     app = create_app(settings)
     assert call(app)[0] == "200 OK"
@@ -166,8 +294,6 @@ def test_segments_are_sealed_by_size(tmp_path: Path) -> None:
 
 
 def test_segments_are_sealed_by_age_without_further_traffic(tmp_path: Path) -> None:
-    import time
-
     settings = Settings(data=tmp_path / "data", segment_age=1, sync_interval=0.1, **SMALL)
     app = create_app(settings)
     call(app)

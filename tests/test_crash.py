@@ -1,6 +1,7 @@
 """kill -9 under load: what was answered with 200 is there, once."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -137,3 +138,33 @@ def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path) -> None:
         server._await(server._answers)
         server._await(lambda: len(list((data / "journal").iterdir())) == 1)
         assert keys_of(cat(data)) == {"before": 1}
+
+
+def test_a_data_directory_deleted_under_a_worker_is_made_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as server:
+        server.get("/collect?sessionId=before")
+        victim = worker_of(server)
+        shutil.rmtree(data)
+        server._await(lambda: server.workers() and worker_of(server) != victim)
+        server._await(server._answers)
+        assert b" 200 " in server.get("/collect?sessionId=after")
+        assert keys_of(cat(data)) == {"after": 1}
+        assert "was deleted" in server.log.read_text()
+
+
+def test_cat_and_verify_run_while_segments_are_sealed(tmp_path: Path) -> None:
+    config = tmp_path / "kanalony.toml"
+    config.write_text('segment_age = 1\nsegment_size = "64KiB"\nsync_interval = 0.1\n')
+    data = tmp_path / "data"
+    with serving(data, "--workers", "2", "--config", str(config)) as server:
+        load = Load(server, limit=20_000)
+        for _ in range(4):
+            before = set(load.acked)
+            assert before <= set(keys_of(cat(data)))
+            done = run("verify", "--data", data)
+            assert (done.returncode, done.stderr) == (0, "")
+        load.stop()
+        assert server.stop() == 0
+    assert_kept(data, load)
+    assert len(list((data / "segments" / "sealed").iterdir())) > 3

@@ -2,14 +2,18 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kanalony.segments import recovery, writer
+from kanalony._frames import crc32c
+from kanalony.errors import FormatError
+from kanalony.segments import writer
 from kanalony.segments.check import check_data
-from kanalony.segments.journal import Journal
+from kanalony.segments.journal import Journal, is_in_use
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Damage, read_data
 from kanalony.segments.recovery import STAGED, Adopted, adopt_journals
@@ -20,7 +24,11 @@ from tests.files import Fields, fields, new_journal, told
 class DeadWorker:
     """A worker that wrote `framed` events to an open segment and had `pending` more in its journal when it died."""
 
-    def __init__(self, data: DataDirectory, framed: int, pending: int, *, freed: bool = True) -> None:
+    def __init__(
+        self, data: DataDirectory, framed: int, pending: int, *, freed: bool = True, segments: int = 1
+    ) -> None:
+        self._frames_per_segment = -(-framed // 10 // segments) or 1
+        self._frames = 0
         self.data = data
         self.events = [fields(number) for number in range(framed + pending)]
         journal = new_journal(data, block_size=1 << 16)
@@ -41,9 +49,10 @@ class DeadWorker:
         block = journal.blocks.full_block(0 if freed else journal.blocks.full_blocks - 1)
         assert block
         records, first = block
-        if self.segment is None:
+        if self._frames % self._frames_per_segment == 0:
             self._writer = SegmentWriter(self.data, "test", journal.worker_id, 0, first)
             self.segment = self._writer.path
+        self._frames += 1
         with records:
             self._writer.add(records, first)
         self._writer.sync()
@@ -65,7 +74,7 @@ def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
     """Everything is there once and sealed, and nothing else is left."""
     assert read(data) == (events, [])
     check = check_data(data)
-    assert (check.damaged, check.torn, check.journals) == ([], 0, 0)
+    assert (check.damaged, check.torn, check.journals) == ([], [], 0)
     assert check.events == len(events)
     assert [*data.open.iterdir(), *data.journal.iterdir()] == []
 
@@ -151,22 +160,109 @@ def test_a_journal_in_use_is_left_alone(data: DataDirectory) -> None:
     journal = new_journal(data)
     journal.blocks.append(*fields(1))
     assert list(adopt_journals(data)) == []
-    assert recovery.journals_in_use(data) == [journal.path]
+    assert is_in_use(journal.path)
     assert read(data) == ([fields(1)], [])
 
 
-def test_two_recoveries_at_once_do_not_both_adopt(data: DataDirectory) -> None:
+def test_a_journal_somebody_reads_is_adopted_later(data: DataDirectory) -> None:
     dead = DeadWorker(data, 10, 10)
     with dead.journal.open("rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
         assert list(adopt_journals(data)) == []
     recover(data)
     assert_recovered(data, dead.events)
 
 
-def test_what_a_worker_left_before_its_journal_was_ready_is_cleared(data: DataDirectory) -> None:
+@pytest.mark.parametrize("with_journal", [True, False])
+def test_recoveries_at_the_same_time_do_not_harm_each_other(data: DataDirectory, with_journal: bool) -> None:
+    """Several processes at once, on a worker with several open segments, as full disks leave them."""
+    for _ in range(5):
+        dead = DeadWorker(data, 300, 20, segments=3)
+        if not with_journal:
+            dead.journal.unlink()
+            dead.events = dead.events[:300]
+        command = [sys.executable, "-c", "import sys; from kanalony.cli import main; input(); main()"]
+        command += ["recover", "--data", str(data.root)]
+        recoveries = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for _ in range(4)
+        ]
+        for process in recoveries:
+            assert process.stdin
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        for process in recoveries:
+            _, errors = process.communicate(timeout=60)
+            assert (process.returncode, errors) == (0, b"")
+        assert_recovered(data, dead.events)
+        for path in data.sealed.iterdir():
+            path.unlink()
+
+
+def test_cat_during_recovery_misses_nothing(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery takes an open segment away, and gives its events to one of another name, between listing and reading."""
+    dead = DeadWorker(data, 40, 5, segments=2)
+    real = DataDirectory.segments
+    calls = 0
+
+    def segments(self: DataDirectory) -> list[Path]:
+        nonlocal calls
+        calls += 1
+        listed = real(self)
+        if calls == 1:
+            recover(self)
+        return listed
+
+    monkeypatch.setattr(DataDirectory, "segments", segments)
+    assert read(data) == (dead.events, [])
+    assert calls == 2
+
+
+def test_a_copy_of_a_journal_is_told_and_not_adopted(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    journal.blocks.append(*fields(1))
+    copy = data.journal / "0123456789abcdef.journal"
+    copy.write_bytes(journal.path.read_bytes())
+    with pytest.raises(FormatError, match="is a copy of the journal of worker"):
+        list(adopt_journals(data))
+    assert copy.exists()
+    assert journal.path.exists()
+
+
+def test_one_file_of_a_later_version_does_not_keep_the_others_from_recovery(data: DataDirectory) -> None:
+    later = data.journal / "0000000000000000.journal"
+    content = bytearray(new_journal(data).path.read_bytes())
+    content[8] = 2
+    content[24:32] = bytes(8)
+    content[104:108] = crc32c(content[:104]).to_bytes(4, "little")
+    later.write_bytes(content)
+    (data.sealed / "99999999T999999.000000Z_x_0000000000000000_0000000000000001.lz4").write_bytes(b"nonsense")
+    dead = DeadWorker(data, 10, 5)
+    with pytest.raises(FormatError, match="version 2"):
+        list(adopt_journals(data))
+    events, damaged = read(data)
+    assert events == dead.events
+    assert len(damaged) == 2
+    assert later.exists()
+
+
+def test_a_tail_of_zeros_after_a_power_loss_is_torn_not_damaged(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 20, 5, freed=False)
+    assert dead.segment
+    content = dead.segment.read_bytes()
+    dead.segment.write_bytes(content[:-200] + bytes(200))
+    assert check_data(data).damaged == []
+    adopted = recover(data)
+    assert (adopted.lost, adopted.damaged) == (0, [])
+    assert_recovered(data, dead.events)
+
+
+def test_what_a_worker_left_before_its_journal_was_ready_is_cleared_in_time(data: DataDirectory) -> None:
     young = data.journal / "0123456789abcdef.new"
     young.write_bytes(b"")
+    assert list(adopt_journals(data)) == []
+    assert young.exists(), "a worker may be making it just now"
+    os.utime(young, (1, 1))
     assert list(adopt_journals(data)) == []
     assert not young.exists()
 

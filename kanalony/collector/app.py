@@ -5,8 +5,9 @@ Nothing here may import the offline half of kanalony: a serving process stays sm
 
 import logging
 import os
+import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import falcon
 from falcon.routing import CompiledRouter
@@ -35,6 +36,7 @@ class Collector:
         """Raises WrongUse or StorageError when the data directory cannot be used."""
         self.settings = settings
         self._data = DataDirectory.writable(settings.data)
+        self._data.add_spools(settings.spool)
         self._store: Store | None = Store(self._data, settings)
         self._track = TrackResource(
             self._store.append,
@@ -47,21 +49,27 @@ class Collector:
         self.falcon.set_error_serializer(_plain_text)
         for path in TRACKING_PATHS:
             self.falcon.add_route(path, self._track)
-        self._short_paths = frozenset(path for path in TRACKING_PATHS if router.find(path) is not None)
+        routes = {path: router.find(path) for path in TRACKING_PATHS}
+        self._short_path = {path: cast(TrackResource, route[0]).respond for path, route in routes.items() if route}
+        self._opening = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def __call__(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        known = path in self._short_paths or "/" + path.strip("/") in self._short_paths
-        if known and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return self._track.respond(environ, start_response)
+        if path not in self._short_path:
+            if path.startswith(("http://", "https://")):  # absolute form, as proxies send it (RFC 9112, section 3.2.2)
+                environ["PATH_INFO"] = path = "/" + "".join(path.split("/", 3)[3:])
+            # Falcon's router takes any number of leading slashes, and its request drops one that trails.
+            path = "/" + path.lstrip("/").removesuffix("/")
+        respond = self._short_path.get(path)
+        if respond and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return respond(environ, start_response)
         return self.falcon(environ, start_response)
 
     def close(self) -> None:
         """Seal what is stored and give the journal up. No request may come after this."""
         if self._store:
             self._store.close()
-            self._store = None
 
     def _after_fork(self) -> None:
         """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first
@@ -70,8 +78,10 @@ class Collector:
         self._track.append = self._append_first
 
     def _append_first(self, *fields: object) -> int:
-        self._store = Store(self._data, self.settings)
-        self._track.append = self._store.append
+        with self._opening:
+            if self._store is None:
+                self._store = Store(self._data, self.settings)
+                self._track.append = self._store.append
         return self._store.append(*fields)
 
 

@@ -19,8 +19,11 @@ _HEADERS = [
     ("Access-Control-Allow-Origin", "*"),
     ("Cache-Control", "no-store"),
 ]
-_FULL = b"503: no room to store this event. Nothing was stored.\n"
-_TOO_LARGE = b"413: the event does not fit in a journal block. Nothing was stored.\n"
+_FULL = b"503: there is no room to store this event.\n"
+_FAILED = b"503: the disk failed; this event is not known to be stored.\n"
+_TOO_LARGE = b"413: the event is too large to be stored.\n"
+_MALFORMED = b"400: the request is malformed; nothing was stored.\n"
+_RETRY = ("Retry-After", "1")
 
 
 def _answer(status: str, body: bytes, *more: tuple[str, str]) -> Answer:
@@ -41,12 +44,10 @@ class TrackResource:
         self.append = append
         self._address = address
         self._on_error = on_error
-        self._second = 0
-        self._answer: Answer = _answer("200 OK", b"0")
+        self._answer: tuple[int, Answer] = 0, _answer("200 OK", b"0")  # of the last second
 
     def track(self, environ: Environ) -> Answer:
-        """Store the request and answer it: 200 once it is stored, 503 when there is no room, 413 when it is too large
-        to store."""
+        """Store the request and answer it: 200 once it is stored, 503 when it cannot be, 413 when it is too large."""
         get = environ.get
         try:
             received_at = self.append(
@@ -59,19 +60,21 @@ class TrackResource:
                 get("QUERY_STRING"),
                 _read_body(environ) if get("CONTENT_LENGTH") or get("HTTP_TRANSFER_ENCODING") else None,
             )
-        except ValueError as error:
-            self._on_error(error)
+        except OverflowError:
             return _answer("413 Content Too Large", _TOO_LARGE)
+        except ValueError:
+            return _answer("400 Bad Request", _MALFORMED)
         except OSError as error:
             self._on_error(error)
-            received_at = 0
+            return _answer("503 Service Unavailable", _FAILED, _RETRY)
         if not received_at:
-            return _answer("503 Service Unavailable", _FULL, ("Retry-After", "1"))
-        second = received_at // 1_000_000
-        if second != self._second:
-            self._second = second
-            self._answer = _answer("200 OK", b"%d" % second)
-        return self._answer
+            return _answer("503 Service Unavailable", _FULL, _RETRY)
+        second, answer = self._answer
+        if received_at // 1_000_000 != second:
+            second = received_at // 1_000_000
+            answer = _answer("200 OK", b"%d" % second)
+            self._answer = second, answer
+        return answer
 
     def respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """The WSGI form of `track`: the short path."""
@@ -84,6 +87,9 @@ class TrackResource:
         resp.set_headers(headers)
 
     on_head = on_get
+
+    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+        raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
 
 
 def _read_body(environ: Environ) -> bytes:

@@ -61,6 +61,9 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         server.set_error_logger(self.log)
         server.set_keepalive(app.settings.keepalive)
         server.set_picoev_max_fd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # beyond it meinheld overwrites memory
+        # Above these meinheld answers 413, and would spill bodies to files that it never frees.
+        server.set_max_content_length(app.settings.journal_block_size)
+        server.set_client_body_buffer_size(app.settings.journal_block_size)
         server.set_listen_socket([listener.fileno() for listener in self.sockets])
         self._leaving: int | None = None
         server.schedule_call(0, self._take_signals)
@@ -107,6 +110,9 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
     def stop(self, graceful: bool = True) -> None:
         super().stop(graceful=False)
+
+    def handle_usr2(self) -> None:
+        log.warning("SIGUSR2 is ignored; SIGHUP reloads settings and code")
 
     def spawn_worker(self) -> Any:
         # Between the fork and its own handlers a worker has the arbiter's, which would swallow a signal to stop; the
@@ -177,9 +183,11 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     used.
     """
     settings = reload_settings()
+    listener = _listen(settings.host, settings.port)
     data = DataDirectory.writable(settings.data)
+    data.add_spools(settings.spool)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
-    if shutil.disk_usage(data.root).free < needed:
+    if all(shutil.disk_usage(place.root).free < needed for place in data.places()):
         raise StorageError(
             f"{data.root} has less than {needed / 2**20:,.0f} MiB free for the journals of {settings.workers} workers",
             "free some disk space, or make journals smaller with --journal-blocks",
@@ -187,7 +195,6 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft > MAX_OPEN_FILES or soft == resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, hard))
-    listener = _listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info(
         "collecting on http://%s:%d into %s (workers: %d, ack: %s)",
@@ -197,5 +204,4 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
         settings.workers,
         settings.ack,
     )
-    sys.argv = [sys.argv[0]]  # gunicorn must not take our flags for its own
     _Application(settings, reload_settings, listener).run()

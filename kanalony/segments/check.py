@@ -5,16 +5,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kanalony.errors import WrongUse
-from kanalony.segments.journal import JournalContents, read_journal
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Coverage, Damage, Event, Segment, decode_records, pending_runs
-from kanalony.segments.recovery import journals_in_use
+from kanalony._frames import OTHER_TYPE
+from kanalony._querystring import event_type
+from kanalony.errors import FormatError, WrongUse
+from kanalony.segments.journal import JournalContents, is_in_use, read_journal
+from kanalony.segments.names import DataDirectory, is_sealed
+from kanalony.segments.reader import Coverage, Damage, Event, Segment, decode_records, each_segment, pending_runs
+
+OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
 
 @dataclass
 class Check:
-    """What was found. `torn` counts open segments that end in an unfinished write, which is normal after a crash."""
+    """What was found. `torn` are open segments that end in an unfinished write, which is normal after a crash.
+    `types` counts events by event type."""
 
     segments: int = 0
     journals: int = 0
@@ -22,8 +26,8 @@ class Check:
     frames: int = 0
     events: int = 0
     pending: int = 0
-    torn: int = 0
     types: Counter[int] = field(default_factory=Counter)
+    torn: list[tuple[Segment, Damage]] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -33,8 +37,13 @@ class Check:
         if self.in_use:
             text += f"; {self.in_use:,} journals in use, not checked"
         if self.torn:
-            text += f"; {self.torn:,} open segments with a torn tail"
-        return text + ("; damage found" if self.damaged else "; sound")
+            text += f"; {len(self.torn):,} open segments with a torn tail"
+        text += "; damage found" if self.damaged else "; sound"
+        if self.types:
+            known = sorted((count, kind) for kind, count in self.types.items())[::-1]
+            text += "\nby event type: "
+            text += ", ".join(f"{'other' if kind == OTHER_TYPE else kind}: {count:,}" for count, kind in known)
+        return text
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -51,10 +60,6 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             raise WrongUse(f"no file {path}", "name files or directories that kanalony wrote")
 
 
-def _is_sealed(path: Path) -> bool:
-    return path.absolute().parent.name != "open"
-
-
 def _journal_damage(contents: JournalContents) -> list[Damage]:
     return [Damage(contents.path, start, end, reason) for start, end, reason in contents.damaged]
 
@@ -69,7 +74,7 @@ def events_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> I
                 yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
             damaged = _journal_damage(contents)
         else:
-            with Segment(path, _is_sealed(path)) as segment:
+            with Segment(path, is_sealed(path)) as segment:
                 yield from segment.events()
             damaged = segment.damaged
         for damage in damaged:
@@ -83,38 +88,70 @@ def check_paths(paths: Iterable[Path]) -> Check:
         if path.suffix == ".journal":
             _check_journal(check, read_journal(path), Coverage())
         else:
-            _check_segment(check, path, Coverage())
+            with Segment(path, is_sealed(path)) as segment:
+                _check_segment(check, segment, Coverage())
     return check
 
 
 def check_data(data: DataDirectory) -> Check:
-    """Check everything in a data directory that no running worker is writing."""
+    """Check everything in a data directory that no running worker is writing. Raises StorageError when a spool
+    directory is not there."""
     check = Check()
-    covered = Coverage()
-    in_use = set(journals_in_use(data))
-    check.in_use = len(in_use)
-    for path in data.segments():
-        _check_segment(check, path, covered)
+    live: set[int] = set()
+    left: dict[int, JournalContents] = {}
     for path in data.journals():
-        if path not in in_use:
-            _check_journal(check, read_journal(path), covered)
+        try:
+            if is_in_use(path):
+                live.add(int(path.stem, 16))
+            else:
+                left[int(path.stem, 16)] = read_journal(path)
+        except FileNotFoundError:
+            continue  # its worker has ended
+        except FormatError as error:
+            check.damaged.append(Damage(path, 0, 0, str(error)))
+    covered = Coverage()
+    for segment in each_segment(data, check.damaged.append):
+        _check_segment(check, segment, covered)
+    for contents in left.values():
+        _check_journal(check, contents, covered)
+    check.in_use = len(live)
+    for segment, tail in check.torn:
+        # Bytes that are torn off are no loss as long as the journal has the events.
+        journal = left.get(segment.worker_id or 0)
+        if segment.worker_id not in live and (journal is None or segment.next_sequence <= journal.watermark):
+            check.damaged.append(tail)
     return check
 
 
-def _check_segment(check: Check, path: Path, covered: Coverage) -> None:
-    with Segment(path, _is_sealed(path)) as segment:
-        for frame in segment.frames():
-            if frame.events() is None:
-                segment.note_bad_content(frame)
-                continue
-            prefix = frame.prefix
-            covered.add(prefix.worker_id, prefix.first_sequence, prefix.first_sequence + prefix.event_count)
-            check.frames += 1
-            check.events += prefix.event_count
-            check.types.update(prefix.types)
+def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
+    """Check every frame that has not been met in another file."""
+    for frame in segment.frames():
+        prefix = frame.prefix
+        end = prefix.first_sequence + prefix.event_count
+        if not covered.missing(prefix.worker_id, prefix.first_sequence, end):
+            continue
+        events = frame.events()
+        if events is None or prefix.types != _count_types(events):
+            segment.note_bad_content(frame)
+            continue
+        covered.add(prefix.worker_id, prefix.first_sequence, end)
+        check.frames += 1
+        check.events += prefix.event_count
+        check.types.update(prefix.types)
     check.segments += 1
-    check.torn += segment.torn > 0
     check.damaged += segment.damaged
+    if segment.torn:
+        size = segment.path.stat().st_size
+        tail = Damage(
+            segment.path, size - segment.torn, size, "the last frame is not complete, and no journal holds it"
+        )
+        check.torn.append((segment, tail))
+
+
+def _count_types(events: list[Event]) -> dict[int, int]:
+    """Events by type, as a frame's prefix counts them."""
+    counted = Counter(event_type(event.query or b"") for event in events)
+    return {OTHER_TYPE if kind == OTHER_COUNTED else kind: count for kind, count in counted.items()}
 
 
 def _check_journal(check: Check, contents: JournalContents, covered: Coverage) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from kanalony._frames import VERSION, crc32c
 from kanalony._journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory
+from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory, worker_name
 
 # Persisted numbers, as docs/segment-format.md has them.
 MAGIC = b"KNJOURNL"
@@ -54,7 +54,7 @@ class Journal:
         self.host = host
         self.ack = ACK_LEVELS.index(ack)
         self.worker_id = int.from_bytes(os.urandom(8), "little")
-        self.path = data.journal_of(self.worker_id)
+        self.path = data.journal / f"{worker_name(self.worker_id)}.journal"
         size = HEADER_SIZE + block_size * block_count
         # Locked under another name first: nobody can adopt it between its creation and the lock.
         young = self.path.with_suffix(".new")
@@ -94,6 +94,16 @@ class Journal:
         """fsync: the watermark is durable after this."""
         os.fsync(self._file.fileno())
 
+    def is_deleted(self) -> bool:
+        """Whether somebody has deleted the file: what is appended is gone when this process ends."""
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
+    def forget(self) -> None:
+        """Let go of it without a trace, as a child process must: its parent goes on writing, and holds the lock."""
+        self.blocks.release()
+        self._mapping.close()
+        self._file.close()
+
     def remove(self) -> None:
         """Delete the journal: all its events are durable in segments."""
         self.path.unlink()
@@ -104,7 +114,6 @@ class Journal:
 class Run:
     """Pending records one behind the other in a block, with consecutive sequence numbers. `records` is their bytes."""
 
-    offset: int
     records: bytes
     first_sequence: int
     event_count: int
@@ -121,7 +130,7 @@ class Run:
         end = start
         for _ in range(end_sequence - first_sequence):
             end += _LENGTH.unpack_from(self.records, end + _LENGTH_OFFSET)[0]
-        return Run(self.offset + start, self.records[start:end], first_sequence, end_sequence - first_sequence)
+        return Run(self.records[start:end], first_sequence, end_sequence - first_sequence)
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,16 @@ class JournalContents:
     watermark: int
     runs: list[Run]
     damaged: list[tuple[int, int, str]]
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a running worker holds a journal. Raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def read_journal(path: Path) -> JournalContents:
@@ -164,6 +183,10 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
             raise FormatError(
                 f"{path} is a journal of version {version}; this version reads up to {VERSION}", "use a later kanalony"
             )
+        if name and name[1] != worker_name(worker_id):
+            raise FormatError(
+                f"{path} is a copy of the journal of worker {worker_name(worker_id)}", "move it elsewhere"
+            )
         size = HEADER_SIZE + block_size * block_count
         if len(content) != size:
             damaged.append(
@@ -188,7 +211,7 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
     runs = []
     for start in range(HEADER_SIZE, len(content), max(block_size, 1)):
         found, bad = scan_block(content, start, min(start + block_size, len(content)), worker_id, watermark)
-        runs += [Run(begin, content[begin:end], first, count) for begin, end, first, count in found]
+        runs += [Run(content[begin:end], first, count) for begin, end, first, count in found]
         damaged += [(begin, end, "no valid record stands here") for begin, end in bad]
     runs.sort(key=lambda run: run.first_sequence)
     return JournalContents(path, worker_id, host, ack, watermark, runs, damaged)

@@ -30,8 +30,8 @@ from kanalony._frames import (
     read_records,
 )
 from kanalony.errors import FormatError
-from kanalony.segments.journal import Run, read_journal
-from kanalony.segments.names import DataDirectory, SegmentName
+from kanalony.segments.journal import Run, is_in_use, read_journal
+from kanalony.segments.names import DataDirectory, SegmentName, is_sealed
 from kanalony.segments.tally import Tally
 
 _SEARCH_STEP = 1 << 20
@@ -84,9 +84,11 @@ class Frame:
     def records(self) -> bytes | None:
         """The records, decompressed; None when they are not what the prefix says."""
         try:
-            # The prefix's checksum vouches for the LZ4 header, so for the size allocated here.
+            # What is allocated is what the LZ4 header announces.
+            if lz4.frame.get_frame_info(self.compressed)["content_size"] != self.prefix.content_length:
+                return None
             content: bytes = lz4.frame.decompress(self.compressed)
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             return None
         return content if len(content) == self.prefix.content_length else None
 
@@ -127,21 +129,29 @@ class Segment:
     def __enter__(self) -> Self:
         """Raises FormatError when the file is no segment or of a later version, OSError when it cannot be read."""
         self._file = self.path.open("rb", buffering=0)
+        try:
+            self._identify()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def _identify(self) -> None:
+        assert self._file
         self._size = os.fstat(self._file.fileno()).st_size
         self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
         name = SegmentName.parse(self.path.name)
-        if self.header:
-            if self.header.version > VERSION:
-                raise FormatError(
-                    f"{self.path} is a segment of version {self.header.version}; this version reads up to {VERSION}",
-                    "use a later kanalony",
-                )
-            self.worker_id = self.header.worker_id
-        elif name:
-            self.worker_id = name.worker_id
+        told = self.header or name
+        if self.header and self.header.version > VERSION:
+            raise FormatError(
+                f"{self.path} is a segment of version {self.header.version}; this version reads up to {VERSION}",
+                "use a later kanalony",
+            )
+        if told:
+            self.worker_id = told.worker_id
+            self.next_sequence = told.first_sequence
         elif self._size and not self._at(0, 4).startswith(PREFIX_START):
             raise FormatError(f"{self.path} is not a segment", "name a .lz4 file that kanalony wrote")
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._file:
@@ -208,22 +218,11 @@ class Segment:
     def _pass_over(self, position: int, reason: str) -> int:
         """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
         found = self._search(position + 1)
-        if found == self._size and not self.sealed and self._is_torn(position):
+        if found == self._size and not self.sealed:
             self.torn = self._size - position
         else:
             self._note(position, found, reason)
         return found
-
-    def _is_torn(self, position: int) -> bool:
-        """Whether the file ends within a header or frame that begins at position: a write not done to its end."""
-        head = self._at(position, PREFIX_SIZE_MAX)
-        if not head.startswith(PREFIX_START[: len(head)]):
-            return False
-        prefix = parse_prefix(head)
-        if prefix:
-            return position + prefix.size + prefix.frame_length > self._size
-        announced = int.from_bytes(head[4:8], "little") + 8 if len(head) >= 8 else PREFIX_SIZE_MAX
-        return len(head) < min(announced, PREFIX_SIZE_MAX)
 
     def _search(self, position: int) -> int:
         while position < self._size:
@@ -286,38 +285,53 @@ def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run
     ]
 
 
-def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """Every event acknowledged before the call, once: from all segments in order of their start, then from journals.
+def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Segment]:
+    """Every segment of a data directory, entered, in order of names; also those that recovery makes of others
+    meanwhile, so that a frame may be met twice. The caller reads one before it asks for the next. A file that is not
+    ours or of a later version is told as damage."""
+    seen: set[Path] = set()
+    while True:
+        vanished = False
+        for path in data.segments():
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                segment = Segment(path, is_sealed(path)).__enter__()
+            except FileNotFoundError:
+                vanished = True  # sealed, maybe under another name; or deleted
+                continue
+            except FormatError as error:
+                on_damage(Damage(path, 0, 0, str(error)))
+                continue
+            with segment:
+                yield segment
+        if not vanished:
+            return
 
-    A file that goes away meanwhile is looked for where it was moved to. Raises FormatError for a file of a later
-    version.
-    """
+
+def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
+    """Every event acknowledged before the call, once: from all segments in order of their start, then from journals. A
+    file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
+    there."""
     # Journals first: what leaves one after this is in a segment by then.
     journals = []
     for path in data.journals():
         try:
-            journals.append(read_journal(path))
+            in_use = is_in_use(path)
+            journals.append((read_journal(path), in_use))
         except FileNotFoundError:
             continue  # its worker ended; segments have it all
+        except FormatError as error:
+            on_damage(Damage(path, 0, 0, str(error)))
     covered = Coverage()
-    for path in data.segments():
-        yield from _read_segment(data, path, covered, on_damage)
-    for contents in journals:
+    for segment in each_segment(data, on_damage):
+        yield from _read_uncovered(segment, covered, on_damage)
+    for contents, in_use in journals:
         for run in pending_runs(contents.runs, contents.worker_id, covered):
             yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
-
-
-def _read_segment(
-    data: DataDirectory, path: Path, covered: Coverage, on_damage: Callable[[Damage], object]
-) -> Iterator[Event]:
-    for where in (path, data.sealed / path.name):
-        try:
-            segment = Segment(where, sealed=where.parent == data.sealed).__enter__()
-        except FileNotFoundError:
-            continue  # sealed since it was listed; or, in the second turn, deleted
-        with segment:
-            yield from _read_uncovered(segment, covered, on_damage)
-        return
+        for start, end, reason in contents.damaged if not in_use else []:
+            on_damage(Damage(contents.path, start, end, reason))
 
 
 def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:

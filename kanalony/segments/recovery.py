@@ -7,18 +7,23 @@ to quarantine first.
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Self
+from typing import Self, TypeVar
 
+from kanalony.errors import FormatError
 from kanalony.segments.journal import RECEIVED_AT, JournalContents, Run, read_journal
 from kanalony.segments.names import DataDirectory, SegmentName, segments_of, sync_directory, worker_name
-from kanalony.segments.reader import Coverage, Damage, Segment, decode_records, pending_runs
+from kanalony.segments.reader import Coverage, Damage, Segment, pending_runs
 from kanalony.segments.writer import SegmentWriter
 
+_T = TypeVar("_T")
+
+_YOUNG_SECONDS = 60  # how long making a journal may take
 STAGED = ".recovering"  # behind the name of a segment that recovery has not finished
 
 
@@ -42,92 +47,133 @@ class Adopted:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes] | None]:
-    """The file, locked; None when somebody else holds it or it has gone."""
+def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a file's lock; false when somebody else has it, unless told to wait, or when the file has gone."""
     try:
         file = path.open("rb+")
     except FileNotFoundError:
-        yield None
+        yield False
         return
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed or renamed it between the opening and the lock.
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Its last holder may have removed it between the opening and the lock.
             same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
         except (BlockingIOError, FileNotFoundError):
             same = False
-        yield file if same else None
+        yield same
 
 
-def journals_in_use(data: DataDirectory) -> list[Path]:
-    """Journals that a running worker holds."""
-    held = []
-    for path in data.journals():
-        with _locked(path) as file:
-            if file is None and path.exists():
-                held.append(path)
-    return held
+@contextmanager
+def _recovering(data: DataDirectory) -> Iterator[None]:
+    """Be the only one who seals what others left in a data directory: two would take each other's half-written copies
+    for a dead recovery's."""
+    data.recovery_lock.touch()
+    with _locked(data.recovery_lock, wait=True):
+        yield
 
 
 def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
-    """Adopt everything nobody holds, one worker after another. Raises OSError when the disk refuses, FormatError for
-    files of a later version; what was not done then is still there."""
-    for path in data.journals():
-        with _locked(path) as file:
-            if file is not None:
-                journal = read_journal(path)
-                yield _adopt(data, journal.worker_id, journal)
-    for path in data.journal.glob("*.new"):
-        with _locked(path) as file:
-            if file is not None:
-                path.unlink()  # a worker died before its journal was ready: it never stored an event
-    for path in sorted(data.open.glob("*.lz4")):
-        name = SegmentName.parse(path.name)
-        if name and not data.journal_of(name.worker_id).exists():
-            with _locked(path) as file:
-                if file is not None:
-                    yield _adopt(data, name.worker_id, None)
+    """Adopt everything nobody holds, one worker after another; waits while another process does the same.
+
+    Raises OSError when the disk refuses: what was not done then is still there. Files that are not ours or of a later
+    version are left alone, and FormatError is raised for the first of them when all others are adopted.
+    """
+    foreign: FormatError | None = None
+    with _recovering(data):
+        for path in data.journals():
+            with _locked(path) as free:
+                try:
+                    if free:
+                        journal = read_journal(path)
+                        yield _adopt(data, journal.worker_id, journal)
+                except FormatError as error:
+                    foreign = foreign or error
+        for place in data.places():
+            for path in place.journal.glob("*.new"):
+                # A worker died before its journal was ready, and never stored an event; or it is just making it.
+                if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
+                    path.unlink()
+        workers = {path.stem for path in data.journals()}
+        orphans = {name.worker_id for path in _open_segments(data) if (name := SegmentName.parse(path.name))}
+        for worker_id in sorted(orphans):
+            if worker_name(worker_id) not in workers:
+                yield _adopt(data, worker_id, None)
+    if foreign:
+        raise foreign
+
+
+def _open_segments(data: DataDirectory) -> list[Path]:
+    return [path for place in data.places() for path in place.open.glob("*.lz4")]
+
+
+def _in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _T:
+    """Do a step in the first place that takes it. Raises OSError of the last one when none does."""
+    refused: OSError | None = None
+    for place in data.places():
+        try:
+            return step(place)
+        except OSError as error:
+            refused = error
+    assert refused
+    raise refused
 
 
 def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None) -> Adopted:
     """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the
     caller."""
-    adopted = Adopted(worker_id)
-    for path in data.open.glob(f"*{STAGED}"):
-        if (name := SegmentName.parse(path.name.removesuffix(STAGED))) and name.worker_id == worker_id:
-            path.unlink()  # a recovery that died half way: what it copied is still where it came from
-    left = segments_of(data.open, worker_id)
-    runs = journal.runs if journal else []
-    firsts = [name.first_sequence for path in left if (name := SegmentName.parse(path.name))]
-    firsts += [journal.watermark + 1] if journal else []
-    if firsts:
-        covered = _sealed_coverage(data, worker_id, min(firsts))
-        with _Copy(data, worker_id, journal, covered) as copy:
-            for path in left:
-                copy.take_segment(path, adopted)
-            for run in pending_runs(runs, worker_id, covered):
-                copy.take(run, _received_at(run))
-                adopted.events += run.event_count
-        adopted.segments = copy.sealed
-        end = max(copy.end, journal.watermark + 1 if journal else 0)
-        adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
+    left = segments_of((place.open for place in data.places()), worker_id)
+    adopted = _in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
     for path in left:
-        path.unlink()  # its frames are durable in sealed segments, its damaged bytes in quarantine
-    sync_directory(data.open)
+        _remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
     if journal:
         content = journal.path.read_bytes()
         for start, end, reason in journal.damaged:
-            _quarantine(data, journal.path, start, content[start:end])
+            _in_some_place(data, lambda place: _quarantine(place, journal.path, start, content[start:end]))  # noqa: B023
             adopted.damaged.append(Damage(journal.path, start, end, reason))
-        journal.path.unlink()
-        sync_directory(data.journal)
+        _remove(journal.path)
     return adopted
+
+
+def _seal_all(
+    data: DataDirectory, place: DataDirectory, worker_id: int, left: list[Path], journal: JournalContents | None
+) -> Adopted:
+    """Write to sealed segments in `place` what is in open segments and the journal and in no sealed one yet."""
+    adopted = Adopted(worker_id)
+    firsts = [name.first_sequence for path in left if (name := SegmentName.parse(path.name))]
+    firsts += [journal.watermark + 1] if journal else []
+    covered = _sealed_coverage(data, worker_id, min(firsts))
+    with _Copy(place, worker_id, journal, covered) as copy:
+        for path in left:
+            copy.take_segment(path, adopted)
+        for run in pending_runs(journal.runs if journal else [], worker_id, covered):
+            copy.take(run, _received_at(run))
+            adopted.events += run.event_count
+    adopted.segments = copy.sealed
+    end = max(copy.end, journal.watermark + 1 if journal else 0)
+    adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
+    return adopted
+
+
+def seal_abandoned(data: DataDirectory, path: Path) -> None:
+    """Seal what is durable in an open segment that its writer, still running, has given up: copy it to a new one.
+    Raises OSError when the disk still refuses."""
+    name = SegmentName.parse(path.name)
+    assert name
+    with _recovering(data):
+        _in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    sync_directory(path.parent)
 
 
 def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -> Coverage:
     """What the worker's sealed segments hold, from first_sequence on."""
     covered = Coverage()
-    paths = segments_of(data.sealed, worker_id)
+    paths = segments_of((place.sealed for place in data.places()), worker_id)
     ends = [name.first_sequence for path in paths[1:] if (name := SegmentName.parse(path.name))]
     for path, end in zip_longest(paths, ends):
         if end is None or end > first_sequence:
@@ -144,14 +190,16 @@ def _received_at(run: Run) -> int:
 
 
 class _Copy:
-    """Writes runs to staged segments, a new one after each gap in the sequence numbers, and seals them.
+    """Writes runs to staged segments in one place, a new one after each gap in the sequence numbers, and seals them.
 
     `covered` is what sealed segments hold already; it grows with what is taken. `end` is the sequence number behind the
     last one taken.
     """
 
-    def __init__(self, data: DataDirectory, worker_id: int, journal: JournalContents | None, covered: Coverage) -> None:
-        self._data = data
+    def __init__(
+        self, place: DataDirectory, worker_id: int, journal: JournalContents | None, covered: Coverage
+    ) -> None:
+        self._place = place
         self._worker_id = worker_id
         self._journal = journal
         self._host = journal.host if journal else ""
@@ -160,6 +208,8 @@ class _Copy:
         self._writer: SegmentWriter | None = None
         self.end = 0
         self.sealed: list[str] = []
+        for path in place.open.glob(f"*_{worker_name(worker_id)}_*{STAGED}"):
+            path.unlink()  # a recovery that died half way: what it copied is still where it came from
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +233,7 @@ class _Copy:
             self._seal()
         if self._writer is None:
             self._writer = SegmentWriter(
-                self._data,
+                self._place,
                 self._host,
                 self._worker_id,
                 self._ack,
@@ -204,10 +254,10 @@ class _Copy:
             assert name
             for frame in segment.frames():
                 records = frame.records()
-                if records is None or decode_records(records, self._worker_id, frame.prefix.first_sequence) is None:
+                if records is None or frame.events() is None:
                     segment.note_bad_content(frame)
                     continue
-                run = Run(frame.offset, records, frame.prefix.first_sequence, frame.prefix.event_count)
+                run = Run(records, frame.prefix.first_sequence, frame.prefix.event_count)
                 for part in pending_runs([run], self._worker_id, self._covered):
                     self.take(part, name.created_at)
             content = path.read_bytes()
@@ -216,7 +266,7 @@ class _Copy:
                 start = len(content) - segment.torn
                 segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:
-                _quarantine(self._data, path, damage.start, content[damage.start : damage.end])
+                _quarantine(self._place, path, damage.start, content[damage.start : damage.end])
             adopted.damaged += segment.damaged
 
 

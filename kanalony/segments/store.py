@@ -1,28 +1,32 @@
 """Where a collector process keeps events: its journal, and the thread that turns full blocks into segments."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from kanalony.errors import FormatError
+from kanalony.errors import FormatError, StorageError
 from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
-from kanalony.segments.recovery import adopt_journals
+from kanalony.segments.recovery import adopt_journals, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")
 
-RETRY_INTERVAL = 1.0  # seconds between two tries at a disk that refuses
+RETRY_INTERVAL = 0.5  # seconds between two tries at disks that refuse
+ADOPT_INTERVAL = 5.0  # seconds between two looks for what dead workers left
 
 
 class Store:
     """The events of one process. `append` is Blocks.append of its journal.
 
     The sealer thread takes blocks that are full, or whose oldest event is half of sync_interval old, writes each as a
-    frame, syncs, and frees them. When the disk refuses, blocks stay as they are and it tries again: serving goes on
-    while a block is free.
+    frame, syncs, and frees them. When the disk refuses, it goes on in the next spool directory; when all refuse, blocks
+    stay as they are and it tries again: serving goes on while a block is free.
     """
 
     def __init__(self, data: DataDirectory, settings: Settings) -> None:
@@ -31,15 +35,10 @@ class Store:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._writer: SegmentWriter | None = None
+        self._abandoned: list[Path] = []
+        self._refused: set[Path] = set()
         self._data = data
-        self.journal = Journal(
-            data,
-            settings.host_id,
-            ack=settings.ack,
-            block_size=settings.journal_block_size,
-            block_count=settings.journal_blocks,
-            on_full=self._wake.set,
-        )
+        self.journal = self._create_journal()
         self._blocks = self.journal.blocks
         self.append: Callable[..., int] = self._blocks.append
         self._sealer = threading.Thread(target=self._run_sealer, name="kanalony-sealer", daemon=True)
@@ -47,64 +46,122 @@ class Store:
         self._sealer.start()
         self._adopter.start()
 
+    def _create_journal(self) -> Journal:
+        """A journal in the first place that has room for one."""
+        refused: StorageError | None = None
+        for place in self._data.places():
+            try:
+                return Journal(
+                    place,
+                    self._settings.host_id,
+                    ack=self._settings.ack,
+                    block_size=self._settings.journal_block_size,
+                    block_count=self._settings.journal_blocks,
+                    on_full=self._wake.set,
+                )
+            except StorageError as error:
+                refused = error
+        assert refused
+        raise refused
+
     def close(self) -> None:
         """Seal everything and remove the journal. What a failing disk does not let be sealed stays in the journal, for
         recovery."""
+        self._blocks.refuse()  # an event that came now would be acknowledged and never sealed
         self._stopping.set()
         self._wake.set()
         self._sealer.join()
         self._adopter.join()
 
+    def forget(self) -> None:
+        """Let go of the journal without a trace: for a child process, in which the threads do not run."""
+        self.journal.forget()
+
     def _run_sealer(self) -> None:
-        hand_over_age = int(self._settings.sync_interval / 2 * 1e6)
-        while not self._stopping.is_set():
-            self._wake.wait(self._settings.sync_interval / 4)
-            self._wake.clear()
-            self._blocks.hand_over(hand_over_age)
-            if not self._try(self._seal_blocks):
-                self._stopping.wait(RETRY_INTERVAL)
-        self._blocks.hand_over(0)
-        if self._try(self._seal_blocks) and self._try(self._seal_segment) and not self._blocks.full_blocks:
-            self._try(self.journal.remove)
-
-    def _try(self, step: Callable[[], object]) -> bool:
-        """Do one step; when the disk refuses, say so, give the open segment up and answer False."""
         try:
-            step()
-        except OSError as error:
-            log.error("%s; trying again. %d of the journal's blocks are free", error, self._blocks.free_blocks)
-            if self._writer:
-                self._writer.abandon()
-                self._writer = None
-            return False
-        return True
+            while not self._stopping.is_set():
+                self._wake.wait(self._settings.sync_interval / 4)
+                self._wake.clear()
+                self._blocks.hand_over(int(self._settings.sync_interval / 2 * 1e6))
+                if not (self._in_some_place(self._seal_blocks) and self._seal_abandoned()):
+                    self._stopping.wait(RETRY_INTERVAL)
+                if self.journal.is_deleted():
+                    raise RuntimeError(f"{self.journal.path} was deleted: what it takes from now on would be lost")
+            self._finish()
+        except Exception:
+            # Without this thread every event would be acknowledged until the journal is full, and none sealed. The
+            # journal outlives the process; whoever keeps it starts another.
+            log.critical("the sealer thread failed; the process ends", exc_info=True)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def _seal_blocks(self) -> None:
-        """Write every full block as a frame, sync once, free them; start another segment when this one is large or
-        old."""
-        written = 0
-        while block := self._blocks.full_block(written):
-            records, first_sequence = block
-            with records:
-                if self._writer is None:
-                    self._writer = SegmentWriter(
-                        self._data, self.journal.host, self.journal.worker_id, self.journal.ack, first_sequence
-                    )
-                self._writer.add(records, first_sequence)
-            written += 1
-            if self._writer.size >= self._settings.segment_size:
-                break
-        if self._writer and written:
+    def _finish(self) -> None:
+        """Seal everything and remove the journal, or say what stays in it."""
+        self._blocks.hand_over(0)
+        if (
+            self._in_some_place(self._seal_blocks)
+            and self._in_some_place(self._seal_segment)
+            and self._seal_abandoned()
+        ):
+            self.journal.remove()
+        else:
+            log.error(
+                "%s keeps what could not be sealed; the next start or `kanalony recover` does it", self.journal.path
+            )
+
+    def _in_some_place(self, step: Callable[[DataDirectory], object]) -> bool:
+        """Do one step where the open segment is, or else in the first place that takes it; False when none does."""
+        try:
+            places = self._data.places()
+        except OSError as error:
+            log.error("%s", error)
+            places = [self._data]
+        if self._writer:
+            places.sort(key=lambda place: place.root != self._writer_root)
+        for place in places:
+            try:
+                step(place)
+            except OSError as error:
+                if place.root not in self._refused:
+                    log.error("%s refuses: %s; %d journal blocks are free", place.root, error, self._blocks.free_blocks)
+                self._refused.add(place.root)
+                if self._writer and (path := self._writer.abandon()):
+                    self._abandoned.append(path)
+                self._writer = None
+            else:
+                return True
+        return False
+
+    def _seal_blocks(self, place: DataDirectory) -> None:
+        """Write every full block as a frame, sync, free them; start another segment when this one is large or old."""
+        while self._blocks.full_blocks:
+            written = 0
+            while block := self._blocks.full_block(written):
+                records, first_sequence = block
+                with records:
+                    if self._writer is None:
+                        self._open_segment(place, first_sequence)
+                    assert self._writer
+                    self._writer.add(records, first_sequence)
+                written += 1
+                if self._writer.size >= self._settings.segment_size:
+                    break
+            assert self._writer
             self._writer.sync()
             self._blocks.free(written)
-        if self._writer and (
-            self._writer.size >= self._settings.segment_size
-            or time.monotonic() - self._writer.opened_at >= self._settings.segment_age
-        ):
-            self._seal_segment()
-            self._wake.set()
+            if place.root in self._refused:
+                self._refused.discard(place.root)
+                log.info("%s takes events again", place.root)
+            if self._writer.size >= self._settings.segment_size:
+                self._seal_segment(place)
+        if self._writer and time.monotonic() - self._writer.opened_at >= self._settings.segment_age:
+            self._seal_segment(place)
 
-    def _seal_segment(self) -> None:
+    def _open_segment(self, place: DataDirectory, first_sequence: int) -> None:
+        journal = self.journal
+        self._writer = SegmentWriter(place, journal.host, journal.worker_id, journal.ack, first_sequence)
+        self._writer_root = place.root
+
+    def _seal_segment(self, _: DataDirectory) -> None:
         if self._writer:
             # Before the segment can be consumed and deleted, the watermark must outlive a power loss: else its events
             # could come back.
@@ -112,15 +169,25 @@ class Store:
             self._writer.seal()
             self._writer = None
 
+    def _seal_abandoned(self) -> bool:
+        """Seal what failures left in open segments; False when that fails too."""
+        while self._abandoned:
+            try:
+                seal_abandoned(self._data, self._abandoned[-1])
+            except OSError:
+                return False
+            self._abandoned.pop()
+        return True
+
     def _run_adopter(self) -> None:
-        while not self._stopping.is_set():
+        """Look again and again: a worker that shares the directory may die at any time, or be met half way now."""
+        told = ""
+        while not self._stopping.wait(0 if not told else ADOPT_INTERVAL):
+            told = told or "started"
             try:
                 for adopted in adopt_journals(self._data):
                     log.warning("%s", adopted)
-                return
-            except OSError as error:
-                log.error("recovery of a dead worker's events failed: %s; trying again", error)
-                self._stopping.wait(RETRY_INTERVAL)
-            except FormatError as error:
-                log.error("recovery of a dead worker's events is left to you: %s; %s", error, error.hint)
-                return
+            except (FormatError, OSError) as error:
+                if str(error) != told:
+                    log.error("what a dead worker left cannot be adopted: %s", error)
+                told = str(error)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import lz4.frame
 
@@ -77,17 +78,18 @@ class SegmentWriter:
         sync_directory(self._data.open)
         self._file.close()
 
-    def abandon(self) -> None:
-        """After a failure: cut off what is not known to be durable and leave the rest where recovery finds it.
+    def abandon(self) -> Path | None:
+        """After a failure: cut off what is not known to be durable, and never write to the file again.
 
-        The caller writes what was not synced again, to another segment: after a failed fsync the kernel may have
-        dropped it.
+        The caller writes what was not synced to another segment: after a failed fsync the kernel may have dropped it.
+        Returns the file when something durable is left in it, for `seal_abandoned`.
         """
         try:
             os.ftruncate(self._file.fileno(), self._durable)
             if not self._durable:
                 self.path.unlink(missing_ok=True)
         except OSError:
-            pass  # then recovery meets a torn tail, or frames that stand in another segment too: both are provided for
+            pass  # then readers meet a torn tail, or frames that stand in another segment too: both are provided for
         finally:
             self._file.close()
+        return self.path if self._durable and self.path.exists() else None

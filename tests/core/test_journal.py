@@ -1,6 +1,9 @@
 """The journal as a file: what any cut, any changed byte and any crash leaves of it."""
 
 import mmap
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony._journal import HEADER_SIZE, Blocks, scan_block
-from kanalony.segments.journal import parse_journal, read_journal
+from kanalony.segments.journal import Journal, parse_journal, read_journal
 from kanalony.segments.names import DataDirectory
 from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_spans, told
 
@@ -42,7 +45,7 @@ def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
 ) -> None:
     journal = new_journal(data)
     assert journal.blocks.append(*fields(1))
-    with pytest.raises((ValueError, TypeError), match=complaint):
+    with pytest.raises((ValueError, TypeError, OverflowError), match=complaint):
         journal.blocks.append(b"GET", b"/", None, None, None, None, query, None)  # type: ignore[arg-type]
     assert journal.blocks.append(*fields(2))
     (run,) = read_journal(journal.path).runs
@@ -170,3 +173,74 @@ def test_sizes_that_do_not_fit_are_refused(block_size: int, block_count: int) ->
 def test_a_block_beyond_the_buffer_is_refused() -> None:
     with pytest.raises(ValueError):
         scan_block(bytes(10), 5, 11, 1, 0)
+
+
+def test_threads_that_append_together_lose_and_overwrite_nothing(data: DataDirectory) -> None:
+    """Waking the sealer runs Python code, so other threads run in the middle of an append."""
+
+    def wake() -> None:
+        time.sleep(0)  # lets another thread go first
+
+    journal = Journal(data, "test", ack="written", block_size=4096, block_count=1024, on_full=wake)
+
+    def append(numbers: range) -> None:
+        for number in numbers:
+            assert journal.blocks.append(*fields(number))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(
+                target=lambda start=start: [journal.blocks.append(*fields(n)) for n in range(start, 9000, 4)]
+            )
+            for start in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    found = read_journal(journal.path)
+    assert found.damaged == []
+    assert sum(run.event_count for run in found.runs) == journal.blocks.accepted == 9000
+
+
+def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
+    """The hardest interleaving, by hand: while a full block is told, another event opens and fills the next one."""
+    waking = 0
+
+    def wake() -> None:
+        nonlocal waking
+        waking += 1
+        if waking <= 2:
+            assert journal.blocks.append(*fields(1, query=b"y" * 3900))
+
+    journal = Journal(data, "test", ack="written", block_size=4096, block_count=8, on_full=wake)
+    for number in range(4):
+        assert journal.blocks.append(*fields(number, query=b"x" * 2500))
+    found = read_journal(journal.path)
+    assert found.damaged == []
+    assert sum(run.event_count for run in found.runs) == journal.blocks.accepted == 6
+
+
+def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    assert journal.blocks.append(*fields(1))
+    journal.blocks.refuse()
+    assert journal.blocks.append(*fields(2)) == 0
+    journal.forget()
+    assert journal.blocks.append(*fields(3)) == 0
+    assert journal.blocks.full_block(0) is None
+    (run,) = read_journal(journal.path).runs
+    assert run.event_count == 1
+
+
+def test_bytes_made_to_slow_the_search_down_are_given_up_on(data: DataDirectory) -> None:
+    """Every four bytes look like a record that ends at the block's end: checking each would be quadratic."""
+    fake = b"KNEV" + bytes(4) + (1 << 19).to_bytes(4, "little") + (1 << 40).to_bytes(8, "little")
+    block = b"\1\0\0\0" + fake * ((1 << 20) // len(fake) - 1)
+    runs, damaged = scan_block(block, 0, len(block), 1, 0)
+    assert runs == []
+    assert damaged == [(0, len(block))]
