@@ -38,9 +38,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# That the benchmarks run and balance; their figures mean nothing at this size.
+# Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
 bench-short: $(READY)
 	$(BIN)/python -m benchmarks append --events 20000
+	$(BIN)/python -m benchmarks crash --rounds 5
+	$(BIN)/python -m benchmarks restart --rounds 3
+	$(BIN)/python -m benchmarks soak --seconds 20
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

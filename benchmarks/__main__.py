@@ -1,11 +1,16 @@
 """python -m benchmarks: the catalogue, or one of it."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from benchmarks import append as append_benchmark
-from benchmarks import environment
+from benchmarks import environment, faults
+
+DIRECTORY = click.option(
+    "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Disk to work on."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,12 +20,49 @@ def main() -> None:
 
 @main.command()
 @click.option("--events", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="How many to append.")
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Disk to measure on.")
+@DIRECTORY
 def append(events: int, directory: Path | None) -> None:
     """Time per event from the HTTP server's hands to the disk's."""
     click.echo(environment.header())
     click.echo(append_benchmark.CAVEATS)
     click.echo(append_benchmark.measure(events, directory))
+
+
+def _tell(outcome: faults.Outcome) -> None:
+    click.echo(environment.header())
+    click.echo("\n".join(outcome.lines))
+    click.echo("aims missed: " + ", ".join(outcome.missed) if outcome.missed else "all aims reached")
+    sys.exit(1 if outcome.missed else 0)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True)
+@DIRECTORY
+def crash(rounds: int, directory: Path | None) -> None:
+    """kill -9 of everything under load: what was acknowledged must be there, once."""
+    _tell(faults.crash(rounds, directory))
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
+@DIRECTORY
+def restart(rounds: int, directory: Path | None) -> None:
+    """SIGHUP and SIGTERM under load: nothing acknowledged lost, and no error seen during a reload."""
+    _tell(faults.restart(rounds, directory))
+
+
+@main.command()
+def disk() -> None:
+    """A 16 MB tmpfs filled, emptied and filled again under load (as root)."""
+    _tell(faults.full_disk())
+
+
+@main.command()
+@click.option("--seconds", type=click.IntRange(5), default=300, show_default=True)
+@DIRECTORY
+def soak(seconds: int, directory: Path | None) -> None:
+    """Half of the most that comes through, for a while: memory, file descriptors, latency."""
+    _tell(faults.soak(seconds, directory))
 
 
 if __name__ == "__main__":

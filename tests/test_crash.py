@@ -66,13 +66,13 @@ def test_a_worker_killed_alone_is_replaced_and_its_journal_adopted_while_serving
             time.sleep(0.5)
             victim = worker_of(server)
             os.kill(victim, signal.SIGKILL)
-            server._await(lambda victim=victim: server.workers() and worker_of(server) != victim)
-            server._await(server._answers)
+            server.wait_for(lambda victim=victim: server.workers() and worker_of(server) != victim)
+            server.wait_for(server.answers)
         time.sleep(0.5)
         load.stop()
         assert_kept(data, load)
         # Three dead workers' journals go, the live one's stays.
-        server._await(lambda: len(list((data / "journal").iterdir())) == 1)
+        server.wait_for(lambda: len(list((data / "journal").iterdir())) == 1)
         assert server.stop() == 0
     assert_kept(data, load)
 
@@ -95,7 +95,7 @@ def test_reload_under_load_loses_and_refuses_nothing(tmp_path: Path) -> None:
         load = Load(server, limit=20_000)
         time.sleep(0.5)
         server.process.send_signal(signal.SIGHUP)
-        server._await(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
+        server.wait_for(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
         load.stop()
         assert load.errors == {}
         assert load.acked == load.sent
@@ -120,12 +120,12 @@ def test_reload_reads_the_settings_again_and_keeps_the_old_ones_when_they_are_wr
     with serving(tmp_path / "data", "--config", str(config)) as server:
         config.write_text("workers = 3\n")
         server.process.send_signal(signal.SIGHUP)
-        server._await(lambda: len(server.workers()) == 3)
+        server.wait_for(lambda: len(server.workers()) == 3)
         config.write_text("wokers = 1\n")
         server.process.send_signal(signal.SIGHUP)
-        server._await(lambda: "unknown option 'wokers'; the old ones stay in force" in server.log.read_text())
-        server._await(lambda: len(server.workers()) == 3)
-        assert server._answers()
+        server.wait_for(lambda: "unknown option 'wokers'; the old ones stay in force" in server.log.read_text())
+        server.wait_for(lambda: len(server.workers()) == 3)
+        assert server.answers()
 
 
 def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path) -> None:
         assert b" 200 " in server.get("/collect?sessionId=before")
         victim = worker_of(server)
         os.kill(victim, signal.SIGSTOP)
-        server._await(lambda: server.workers() and worker_of(server) != victim)
-        server._await(server._answers)
-        server._await(lambda: len(list((data / "journal").iterdir())) == 1)
+        server.wait_for(lambda: server.workers() and worker_of(server) != victim)
+        server.wait_for(server.answers)
+        server.wait_for(lambda: len(list((data / "journal").iterdir())) == 1)
         assert keys_of(cat(data)) == {"before": 1}
 
 
@@ -146,8 +146,8 @@ def test_a_data_directory_deleted_under_a_worker_is_made_again(tmp_path: Path) -
         server.get("/collect?sessionId=before")
         victim = worker_of(server)
         shutil.rmtree(data)
-        server._await(lambda: server.workers() and worker_of(server) != victim)
-        server._await(server._answers)
+        server.wait_for(lambda: server.workers() and worker_of(server) != victim)
+        server.wait_for(server.answers)
         assert b" 200 " in server.get("/collect?sessionId=after")
         assert keys_of(cat(data)) == {"after": 1}
         assert "was deleted" in server.log.read_text()

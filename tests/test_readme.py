@@ -56,7 +56,7 @@ def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
         assert [command.split()[0] for command, _ in rest] == ["curl", ".venv/bin/kanalony", ".venv/bin/kanalony"]
         for command, output in rest:
             if command.endswith("verify"):
-                server._await(lambda: "1 events" in run("verify", "--data", server.data).stdout)  # half a second
+                server.wait_for(lambda: "1 events" in run("verify", "--data", server.data).stdout)  # half a second
             assert shape(run_line(command, server)) == shape(output), command
 
 

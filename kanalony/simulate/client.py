@@ -105,7 +105,9 @@ async def _play(
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
         start = time.perf_counter()
         try:
-            await asyncio.wait_for(connection.send(event), ANSWER_SECONDS)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation, and then Ctrl-C does not end this.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await connection.send(event)
         except (OSError, _Refused, TimeoutError) as error:
             connection.close()
             result.lost[str(error) if isinstance(error, _Refused) else type(error).__name__] += 1

@@ -1,0 +1,97 @@
+"""Run the real collector in a subprocess on 127.0.0.1, talk to it, kill it; every wait is bounded. Tests use it too."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+KANALONY = [sys.executable, "-m", "kanalony"]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+    """A kanalony command, run to its end."""
+    return subprocess.run([*KANALONY, *map(str, arguments)], cwd=cwd, timeout=timeout, capture_output=True, text=True)
+
+
+class Server:
+    """`kanalony serve` in a process group of its own."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
+        command = [*KANALONY, "serve", "--port", "0", "--journal-blocks", "4", *arguments, "--data", str(data)]
+        self.log = data.parent / f"{data.name}.log"
+        with self.log.open("ab") as log:
+            start = log.tell()
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
+        ready = self.wait_for(
+            lambda: re.search(rb"collecting on http://(.*):(\d+) into", self.log.read_bytes()[start:])
+        )
+        self.host = ready[1].decode().strip("[]")
+        self.port = int(ready[2])
+        self.wait_for(self.answers)
+
+    def wait_for(self, condition: Any, seconds: float = 20) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = condition()
+            if found:
+                return found
+            assert self.process.poll() is None, f"the server ended: {self.log.read_text()}"
+            time.sleep(0.02)
+        raise AssertionError(f"the server was not ready in {seconds} s: {self.log.read_text()}")
+
+    def answers(self) -> bool:
+        """Whether it answers something that is not an event."""
+        try:
+            return b" 404 " in self.exchange(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", timeout=1)
+        except OSError:
+            return False
+
+    def connect(self, timeout: float = 10) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=timeout)
+
+    def exchange(self, request: bytes, timeout: float = 10) -> bytes:
+        """Send bytes on a connection of their own, and the answer's first piece."""
+        with self.connect(timeout) as connection:
+            connection.sendall(request)
+            return connection.recv(65536)
+
+    def get(self, target: bytes | str, *headers: str) -> bytes:
+        """GET a target exactly as given; the answer, headers and body."""
+        target = target if isinstance(target, bytes) else target.encode()
+        lines = "".join(f"{header}\r\n" for header in headers).encode()
+        return self.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: t\r\n" + lines + b"\r\n")
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """kill -9 of everything at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def serving(data: Path, *arguments: str) -> Iterator[Server]:
+    """A collector that is killed at the end whatever happens."""
+    server = Server(data, *arguments)
+    try:
+        yield server
+    finally:
+        server.kill()
