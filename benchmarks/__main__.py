@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks import abuse as abuse_benchmark
 from benchmarks import append as append_benchmark
 from benchmarks import environment, faults
 
@@ -63,6 +64,20 @@ def disk() -> None:
 def soak(seconds: int, directory: Path | None) -> None:
     """Half of the most that comes through, for a while: memory, file descriptors, latency."""
     _tell(faults.soak(seconds, directory))
+
+
+@main.command()
+@click.option("--mutated", type=click.IntRange(1), default=20_000, show_default=True, help="Mutated requests to send.")
+def abuse(mutated: int) -> None:
+    """Hostile clients against meinheld alone, granian, and nginx in front: what each withstands."""
+    outcome = faults.Outcome()
+    attacks = {**abuse_benchmark.ATTACKS, "mutated requests": abuse_benchmark.mutated(mutated)}
+    for way in abuse_benchmark.WAYS:
+        verdicts, acknowledged, missing = abuse_benchmark.run_attacks(way, attacks)
+        outcome.lines += [f"{way:<10}{verdict.attack:<40}{verdict}" for verdict in verdicts]
+        outcome.figure(f"{way}: acknowledged, honest", acknowledged)
+        outcome.figure(f"{way}: acknowledged but missing", missing, 0)
+    _tell(outcome)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
 @_setting("port")
 @_setting("data")
 @_setting("workers")
+@_setting("server")
 @_setting("ack")
 @_setting("trusted_proxy", multiple=True)
 @_setting("spool", multiple=True)

@@ -3,6 +3,7 @@
 What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the name in capitals), command line.
 """
 
+import json
 import os
 import re
 import socket
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256)
     """Serving processes: one for each core that players' traffic may take."""
 
+    server: Literal["meinheld", "granian"] = "meinheld"
+    """HTTP server. meinheld: fastest, behind a proxy. granian: maintained and hardened; needs kanalony[granian]."""
+
     ack: Literal["written", "synced"] = "written"
     """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last
     sync_interval. synced: survives a power loss too, for one disk sync per event."""
@@ -102,6 +106,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, from which `load_settings` makes the same ones in another process."""
+    values = settings.model_dump(mode="json")
+    return {
+        f"KANALONY_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:

@@ -92,5 +92,5 @@ def _plain_text(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
 
 def create_app(settings: Settings | None = None) -> Collector:
     """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process
-    ends to seal what is stored at once: else the next process to start does it."""
+    ends, to seal at once what is stored: else the next process to start does it."""
     return Collector(settings or load_settings())

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
@@ -18,7 +19,7 @@ from meinheld import server
 
 from kanalony.errors import KanalonyError, StorageError, WrongUse
 from kanalony.segments.names import DataDirectory
-from kanalony.settings import Settings
+from kanalony.settings import Settings, to_environment
 
 if TYPE_CHECKING:
     from kanalony.collector.app import Collector
@@ -196,12 +197,53 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     if soft > MAX_OPEN_FILES or soft == resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, hard))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port = listener.getsockname()[1]
     log.info(
         "collecting on http://%s:%d into %s (workers: %d, ack: %s)",
         host,
-        listener.getsockname()[1],
+        port,
         data.root,
         settings.workers,
         settings.ack,
     )
-    _Application(settings, reload_settings, listener).run()
+    if settings.server == "granian":
+        listener.close()
+        _serve_granian(settings, port)
+    else:
+        _Application(settings, reload_settings, listener).run()
+
+
+def create_granian_app() -> "Collector":
+    """The application in one of granian's workers, which are processes of multiprocessing: those end without atexit."""
+    from kanalony.collector.app import create_app
+
+    app = create_app()
+    Finalize(None, app.close, exitpriority=0)
+    return app
+
+
+def _serve_granian(settings: Settings, port: int) -> None:
+    """The same application under granian, whose own supervisor keeps the workers."""
+    try:
+        from granian import Granian
+        from granian.constants import Interfaces
+        from granian.http import HTTP1Settings
+    except ImportError as error:
+        raise WrongUse("granian is not installed", "pip install 'kanalony[granian]'") from error
+    os.environ.update(to_environment(settings))  # for create_app() in its workers
+    Granian(
+        "kanalony.collector.server:create_granian_app",
+        factory=True,
+        interface=Interfaces.WSGI,
+        address=settings.host,
+        port=port,
+        workers=settings.workers,
+        backlog=BACKLOG,
+        backpressure=MAX_OPEN_FILES,  # its own limit would let idle connections keep others out
+        http1_settings=HTTP1Settings(header_read_timeout=settings.keepalive * 1000, keep_alive=True),
+        websockets=False,
+        respawn_failed_workers=True,
+        respawn_interval=0,
+        workers_kill_timeout=STOP_SECONDS,
+        log_enabled=False,
+    ).serve()

@@ -1,0 +1,49 @@
+"""The same collector under granian: the same answers, the same events, the same promises."""
+
+import http.client
+from pathlib import Path
+
+from tests.serving import Load, cat, keys_of, run, serving
+
+GRANIAN = ("--server", "granian")
+
+
+def test_granian_answers_and_stores_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", *GRANIAN, "--trusted-proxy", "127.0.0.1/32") as server:
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+        connection.request("GET", "//collect/?a=%20&a=b&q=%zz", headers={"X-Forwarded-For": "203.0.113.9"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert answer.getheader("Content-Type") == "text/plain"
+        assert answer.getheader("Access-Control-Allow-Origin") == "*"
+        assert answer.getheader("Content-Length") == "10"
+        assert answer.read().isdigit()
+        connection.close()
+        (event,) = cat(server.data)
+    assert event["query"] == "a=%20&a=b&q=%zz"
+    assert event["remote_addr"] == "203.0.113.9"
+
+
+def test_granian_seals_everything_at_sigterm(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, *GRANIAN, "--workers", "2") as server:
+        load = Load(server, limit=300)
+        load.wait()
+        assert len(load.acked) == 1200
+        assert server.stop() == 0
+    assert keys_of(cat(data)) == dict.fromkeys(load.sent, 1)
+    assert list((data / "journal").iterdir()) == []
+
+
+def test_a_200_from_granian_survives_kill_9_under_load(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, *GRANIAN, "--workers", "2") as server:
+        load = Load(server, limit=20_000)
+        server.wait_for(lambda: len(load.acked) > 2000)
+        server.kill()
+        load.stop()
+    counted = keys_of(cat(data))
+    assert load.acked - set(counted) == set()
+    assert set(counted.values()) == {1}
+    assert run("recover", "--data", data).returncode == 0
+    assert keys_of(cat(data)) == counted
