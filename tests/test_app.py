@@ -168,6 +168,28 @@ def test_a_length_that_is_no_number_is_400(app: Collector, settings: Settings) -
     assert events(settings) == []
 
 
+def test_a_rename_that_fails_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
+    app = create_app(settings)
+    real = Path.rename
+    failed: list[Path] = []
+
+    def rename(self: Path, target: Path) -> Path:
+        if len(failed) < 2 and self.suffix == ".lz4":
+            failed.append(self)
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    for number in range(300):
+        assert call(app, QUERY_STRING=f"n={number}")[0] == "200 OK"
+        time.sleep(0.01)
+    app.close()
+    assert len(failed) == 2
+    assert sorted(event.query or b"" for event in events(settings)) == sorted(b"n=%d" % n for n in range(300))
+    assert list((settings.data / "segments" / "open").iterdir()) == []
+
+
 def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def assert_told(done: "subprocess.CompletedProcess[str]", *texts: str) -> None:
         (["--ack", "maybe"], ["--ack is 'maybe'", "'written' or 'synced'"]),
         (["--journal-blocks", "1"], ["--journal-blocks"]),
         (["--host", "192.0.2.1"], ["cannot listen on 192.0.2.1", "--host"]),
+        (["--host", "::1"], ["meinheld cannot listen on IPv6", "--server granian"]),
         (["--host", "no such host"], ["cannot listen on no such host", "no such address", "--host"]),
         (["--config", "missing.toml"], ["no settings file missing.toml"]),
         (["--data", "/proc/kanalony"], ["cannot be written", "--data"]),

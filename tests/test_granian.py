@@ -1,6 +1,7 @@
 """The same collector under granian: the same answers, the same events, the same promises."""
 
 import http.client
+import socket
 from pathlib import Path
 
 from tests.serving import Load, cat, keys_of, run, serving
@@ -24,9 +25,26 @@ def test_granian_answers_and_stores_the_same(tmp_path: Path) -> None:
     assert event["remote_addr"] == "203.0.113.9"
 
 
+def test_ipv4_and_ipv6_clients_keep_their_own_addresses(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "data", *GRANIAN, "--host", "::1") as server,
+        serving(tmp_path / "data4", *GRANIAN) as server4,
+        socket.create_connection(("::1", server.port), 10) as six,
+        socket.create_connection(("127.0.0.1", server4.port), 10, source_address=("127.0.0.9", 0)) as nine,
+        socket.create_connection(("127.0.0.1", server4.port), 10, source_address=("127.0.0.8", 0)) as eight,
+    ):
+        for number in range(3):
+            for connection in (six, nine, eight):
+                connection.sendall(f"GET /collect?key=both-{number} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+                assert b" 200 " in connection.recv(4096)
+        assert [event["remote_addr"] for event in cat(server.data)] == ["::1"] * 3
+        assert [event["remote_addr"] for event in cat(server4.data)] == ["127.0.0.9", "127.0.0.8"] * 3
+
+
 def test_granian_seals_everything_at_sigterm(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, *GRANIAN, "--workers", "2") as server:
+        server.wait_for(lambda: len(list((data / "journal").glob("*.journal"))) == 2)
         load = Load(server, limit=300)
         load.wait()
         assert len(load.acked) == 1200

@@ -206,12 +206,6 @@ def test_interleaved_keep_alive_connections_keep_their_own_addresses(server: Ser
     assert {event["forwarded_for"] for event in events} == {"10.9.8.7, 10.1.1.1"}
 
 
-def test_ipv6_clients_are_known_by_their_address(tmp_path: Path) -> None:
-    with serving(tmp_path / "data", "--host", "::1") as server:
-        assert b" 200 " in server.get("/collect?key=v6")
-        assert stored(server, "key=v6")["remote_addr"] == "::1"
-
-
 def test_pipelined_requests_are_each_stored_in_order(server: Server) -> None:
     requests = b"".join(b"GET /collect?key=pipe-%d HTTP/1.1\r\nHost: t\r\n\r\n" % n for n in range(20))
     with server.connect() as connection:

@@ -29,6 +29,7 @@ log = logging.getLogger("kanalony")
 BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxconn caps it
 MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
 DRAIN_SECONDS = 2  # how long a stopping worker waits for what is still being received
+GRANIAN_STOP_SECONDS = 10  # the same for granian, which loses a signal that comes while a worker starts
 STOP_SECONDS = 30  # how long stopping may take before workers are killed
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
@@ -165,10 +166,19 @@ class _Application(BaseApplication):  # type: ignore[misc]
         _Arbiter(self).run()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
     """A listening socket. Raises WrongUse when the address cannot be had."""
+    host, port = settings.host, settings.port
+    # meinheld gives accept() room for an IPv4 address only (accept_callback in server.c): the second connection that it
+    # takes from an IPv6 socket at a time overwrites its stack. It crashes.
+    family = socket.AF_INET if settings.server == "meinheld" else socket.AF_UNSPEC
+    if settings.server == "meinheld" and ":" in host:
+        raise WrongUse(
+            f"meinheld cannot listen on IPv6 ({host})",
+            "take --server granian, or a proxy in front that listens on IPv6",
+        )
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        family = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
         reason = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
@@ -184,7 +194,7 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     used.
     """
     settings = reload_settings()
-    listener = _listen(settings.host, settings.port)
+    listener = _listen(settings)
     data = DataDirectory.writable(settings.data)
     data.add_spools(settings.spool)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
@@ -244,6 +254,6 @@ def _serve_granian(settings: Settings, port: int) -> None:
         websockets=False,
         respawn_failed_workers=True,
         respawn_interval=0,
-        workers_kill_timeout=STOP_SECONDS,
+        workers_kill_timeout=GRANIAN_STOP_SECONDS,
         log_enabled=False,
     ).serve()
