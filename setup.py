@@ -3,7 +3,7 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-HEADERS = ["ext/bytes.h", "ext/crc32c.h", "ext/record.h", "ext/querystring.h"]
+HEADERS = ["ext/bytes.h", "ext/crc32c.h", "ext/record.h", "ext/querystring.h", "ext/core.pxd"]
 
 
 def extension(name: str) -> Extension:
@@ -21,5 +21,6 @@ setup(
     ext_modules=cythonize(
         [extension(name) for name in ("_frames", "_journal", "_peer", "_querystring")],
         build_dir="build/cython",
+        include_path=["ext"],  # where core.pxd is
     )
 )

@@ -12,38 +12,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-cdef extern from "bytes.h":
-    uint16_t get_u16(const uint8_t *p) noexcept nogil
-    uint32_t get_u32(const uint8_t *p) noexcept nogil
-    uint64_t get_u64(const uint8_t *p) noexcept nogil
-    void put_u16(uint8_t *p, uint16_t v) noexcept nogil
-    void put_u32(uint8_t *p, uint32_t v) noexcept nogil
-    void put_u64(uint8_t *p, uint64_t v) noexcept nogil
-
-cdef extern from "crc32c.h":
-    void crc32c_setup() noexcept nogil
-    uint32_t _crc32c "crc32c"(uint32_t previous, const uint8_t *p, size_t n) noexcept nogil
-    uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
-
-cdef extern from "record.h":
-    enum:
-        FIELD_QUERY
-        FIELD_COUNT
-    ctypedef struct span:
-        const uint8_t *data
-        uint32_t size
-    ctypedef struct record:
-        uint32_t length
-        uint64_t sequence
-        uint64_t received_at
-        span fields[FIELD_COUNT]
-    uint32_t record_seed(uint64_t worker_id) noexcept nogil
-    int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
-
-cdef extern from "querystring.h":
-    enum:
-        EVENT_TYPE_OTHER
-    int query_event_type(const uint8_t *p, size_t size) noexcept nogil
+from core cimport (
+    EVENT_TYPE_OTHER, FIELD_COUNT, FIELD_QUERY, crc32c_by_table, crc32c_setup, extend_crc32c, get_u16, get_u32, get_u64, put_u16,
+    put_u32, put_u64, query_event_type, record, record_read, record_seed,
+)
 
 crc32c_setup()
 
@@ -106,7 +78,7 @@ def crc32c(data, uint32_t previous=0, *, bint by_table=False):
             if by_table:
                 crc = ~crc32c_by_table(~previous, <const uint8_t *>view.buf, view.len)
             else:
-                crc = _crc32c(previous, <const uint8_t *>view.buf, view.len)
+                crc = extend_crc32c(previous, <const uint8_t *>view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
     return crc
@@ -125,7 +97,7 @@ cdef bytes _new_skippable(Py_ssize_t size, const char *kind):
 cdef bytes _finish_skippable(bytes frame):
     cdef uint8_t *p = <uint8_t *>PyBytes_AS_STRING(frame)
     cdef size_t size = len(frame)
-    put_u32(p + size - 4, _crc32c(0, p, size - 4))
+    put_u32(p + size - 4, extend_crc32c(0, p, size - 4))
     return frame
 
 
@@ -135,7 +107,7 @@ cdef size_t _check_skippable(const uint8_t *p, size_t room, const char *kind, si
     if room < minimum or get_u32(p) != _SKIPPABLE or memcmp(p + 8, kind, 4) != 0:
         return 0
     size = <size_t>get_u32(p + 4) + 8
-    if size < minimum or size > room or get_u32(p + size - 4) != _crc32c(0, p, size - 4):
+    if size < minimum or size > room or get_u32(p + size - 4) != extend_crc32c(0, p, size - 4):
         return 0
     return size
 
@@ -202,7 +174,7 @@ def build_prefix(content, uint64_t worker_id, uint64_t first_sequence, frame):
                            if r.fields[FIELD_QUERY - 1].data != NULL else EVENT_TYPE_OTHER] += 1
                     count += 1
                     p += r.length
-                frame_crc = _crc32c(0, <const uint8_t *>frame_view.buf, frame_view.len)
+                frame_crc = extend_crc32c(0, <const uint8_t *>frame_view.buf, frame_view.len)
             if not sound or count == 0:
                 raise ValueError(f"no valid record with sequence number {first_sequence + count} at offset {p - <const uint8_t *>view.buf}")
             frame_length = frame_view.len

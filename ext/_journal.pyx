@@ -22,42 +22,11 @@ cdef extern from "sys/mman.h":
     int msync(void *addr, size_t length, int flags) nogil
     int MS_SYNC
 
-cdef extern from "bytes.h":
-    uint32_t get_u32(const uint8_t *p) noexcept nogil
-    void put_u32(uint8_t *p, uint32_t v) noexcept nogil
-    void put_u64(uint8_t *p, uint64_t v) noexcept nogil
-
-cdef extern from "crc32c.h":
-    void crc32c_setup() noexcept nogil
-    uint32_t crc32c(uint32_t previous, const uint8_t *p, size_t n) noexcept nogil
-
-cdef extern from "record.h":
-    enum:
-        RECORD_HEADER
-        FIELD_METHOD
-        FIELD_PATH
-        FIELD_REMOTE_ADDR
-        FIELD_FORWARDED_FOR
-        FIELD_USER_AGENT
-        FIELD_REFERER
-        FIELD_QUERY
-        FIELD_BODY
-        FIELD_COUNT
-    ctypedef struct span:
-        const uint8_t *data
-        uint32_t size
-    ctypedef struct record:
-        uint32_t length
-        uint64_t sequence
-        uint64_t received_at
-    uint32_t record_seed(uint64_t worker_id) noexcept nogil
-    size_t record_size(const span *fields) noexcept nogil
-    void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
-                      const span *fields) noexcept nogil
-    void record_commit(uint8_t *dst) noexcept nogil
-    int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
-    size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, size_t *budget,
-                       record *out) noexcept nogil
+from core cimport (
+    FIELD_BODY, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
+    FIELD_USER_AGENT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record, record_commit, record_find, record_read,
+    record_seed, record_size, record_write, span,
+)
 
 crc32c_setup()
 
@@ -252,7 +221,7 @@ cdef class Blocks:
         index = self._full[(self._full_first + count - 1) % self._block_count]
         # Between the two stores this slot is invalid; the other one still holds the watermark before.
         put_u64(slot, self._blocks[index].first_sequence + self._blocks[index].count - 1)
-        put_u32(slot + 8, crc32c(0, slot, 8))
+        put_u32(slot + 8, extend_crc32c(0, slot, 8))
         self._watermark_slot ^= 1
         while count:
             self._free[self._free_count] = self._full[self._full_first]

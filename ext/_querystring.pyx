@@ -5,20 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t
 
-cdef extern from "bytes.h":
-    ctypedef struct cursor:
-        const uint8_t *p
-        const uint8_t *end
-
-cdef extern from "querystring.h":
-    ctypedef struct query_pair:
-        const uint8_t *name
-        const uint8_t *name_end
-        const uint8_t *value
-        const uint8_t *value_end
-    int query_next(cursor *c, query_pair *out) noexcept nogil
-    size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
-    int query_event_type(const uint8_t *p, size_t size) noexcept nogil
+from core cimport cursor, query_decode, query_event_type, query_next, query_pair
 
 
 cdef bytes _decode(const uint8_t *p, const uint8_t *end):

@@ -71,7 +71,8 @@ def test_the_benchmark_prints_the_rows_it_says() -> None:
 
 def test_the_map_names_every_source_file() -> None:
     files = [path.relative_to(ROOT) for folder in ("kanalony", "ext") for path in (ROOT / folder).rglob("*.*")]
-    sources = {str(path) for path in files if path.suffix in (".py", ".pyx", ".h") and not path.name.startswith("__")}
+    kinds = (".py", ".pyx", ".pxd", ".h")
+    sources = {str(path) for path in files if path.suffix in kinds and not path.name.startswith("__")}
     mapped = set(re.findall(r"^\| `((?:kanalony|ext)/[^`]+)` \|", README, re.M))
     assert mapped == sources
 

@@ -1,0 +1,60 @@
+# What the compiled modules share: the declarations of the C headers beside this file, and nothing else.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "bytes.h":
+    ctypedef struct cursor:
+        const uint8_t *p
+        const uint8_t *end
+    uint16_t get_u16(const uint8_t *p) noexcept nogil
+    uint32_t get_u32(const uint8_t *p) noexcept nogil
+    uint64_t get_u64(const uint8_t *p) noexcept nogil
+    void put_u16(uint8_t *p, uint16_t v) noexcept nogil
+    void put_u32(uint8_t *p, uint32_t v) noexcept nogil
+    void put_u64(uint8_t *p, uint64_t v) noexcept nogil
+
+cdef extern from "crc32c.h":
+    void crc32c_setup() noexcept nogil
+    uint32_t extend_crc32c "crc32c"(uint32_t previous, const uint8_t *p, size_t n) noexcept nogil
+    uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
+
+cdef extern from "record.h":
+    enum:
+        RECORD_HEADER
+        FIELD_METHOD
+        FIELD_PATH
+        FIELD_REMOTE_ADDR
+        FIELD_FORWARDED_FOR
+        FIELD_USER_AGENT
+        FIELD_REFERER
+        FIELD_QUERY
+        FIELD_BODY
+        FIELD_COUNT
+    ctypedef struct span:
+        const uint8_t *data
+        uint32_t size
+    ctypedef struct record:
+        uint32_t length
+        uint64_t sequence
+        uint64_t received_at
+        span fields[FIELD_COUNT]
+    uint32_t record_seed(uint64_t worker_id) noexcept nogil
+    size_t record_size(const span *fields) noexcept nogil
+    void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
+                      const span *fields) noexcept nogil
+    void record_commit(uint8_t *dst) noexcept nogil
+    int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
+    size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, size_t *budget,
+                       record *out) noexcept nogil
+
+cdef extern from "querystring.h":
+    enum:
+        EVENT_TYPE_OTHER
+    ctypedef struct query_pair:
+        const uint8_t *name
+        const uint8_t *name_end
+        const uint8_t *value
+        const uint8_t *value_end
+    int query_next(cursor *c, query_pair *out) noexcept nogil
+    size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
+    int query_event_type(const uint8_t *p, size_t size) noexcept nogil
