@@ -4,6 +4,7 @@ What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the 
 """
 
 import json
+import logging
 import os
 import re
 import socket
@@ -21,6 +22,8 @@ from pydantic_settings import (
 )
 
 from kanalony.errors import WrongUse
+
+log = logging.getLogger("kanalony")
 
 DEFAULT_CONFIG = Path("kanalony.toml")
 _BLOCK_UNIT = 4096
@@ -129,7 +132,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     known = {f"KANALONY_{name.upper()}" for name in Settings.model_fields}
     unknown = [name for name in os.environ if name.upper().startswith("KANALONY_") and name.upper() not in known]
     if unknown:
-        raise WrongUse(f"unknown option {', '.join(unknown)} in the environment", "see kanalony serve --help")
+        # Not an error: cluster managers put names of their own there (KANALONY_SERVICE_HOST).
+        log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)

@@ -11,7 +11,7 @@ import pytest
 
 from kanalony.cli import main
 from kanalony.collector.server import serve
-from kanalony.errors import StorageError
+from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import MARKER, DataDirectory
 from kanalony.settings import Settings
 from tests.files import JournalFile, fields, journal_file, segment_file
@@ -89,9 +89,29 @@ def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path, monkeypatch: 
         serve(lambda: settings)
 
 
-def test_a_wrong_name_in_the_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KANALONY_PROT", "8000")
-    assert_told(run("serve", cwd=tmp_path), "KANALONY_PROT")
+def test_a_wrong_value_in_the_environment_is_told_and_an_unknown_name_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataDirectory
+) -> None:
+    monkeypatch.setenv("KANALONY_DATA", str(data.root))
+    monkeypatch.setenv("KANALONY_SERVICE_HOST", "10.0.0.1")
+    done = run("cat", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "KANALONY_SERVICE_HOST" in done.stderr
+    monkeypatch.delenv("KANALONY_SERVICE_HOST")
+    monkeypatch.setenv("KANALONY_PORT", "tcp://10.0.0.1:80")
+    assert_told(run("serve", cwd=tmp_path), "KANALONY_PORT is 'tcp://10.0.0.1:80'")
+
+
+def test_a_spool_directory_belongs_to_one_data_directory(tmp_path: Path) -> None:
+    first, second = DataDirectory.writable(tmp_path / "first"), DataDirectory.writable(tmp_path / "second")
+    first.add_spools([tmp_path / "spool"])
+    first.add_spools([tmp_path / "spool"])
+    assert len(first.places()) == 2
+    with pytest.raises(WrongUse, match="is the spool directory of"):
+        second.add_spools([tmp_path / "spool"])
+    with pytest.raises(WrongUse, match="is the data directory itself"):
+        second.add_spools([tmp_path / "second"])
+    assert len(second.places()) == 1
 
 
 def test_readers_find_the_data_that_serve_would_write(tmp_path: Path) -> None:

@@ -168,3 +168,40 @@ def test_cat_and_verify_run_while_segments_are_sealed(tmp_path: Path) -> None:
         assert server.stop() == 0
     assert_kept(data, load)
     assert len(list((data / "segments" / "sealed").iterdir())) > 3
+
+
+def test_an_idle_connection_keeps_neither_reload_nor_stop_waiting(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as server, server.connect() as idle:
+        idle.sendall(b"GET /collect?sessionId=idle-1 HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert b" 200 " in idle.recv(4096)
+        (before,) = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: set(server.workers()) - {before})
+        (replaced,) = set(server.workers()) - {before}
+        server.wait_for(lambda: len(list((data / "journal").glob("*.journal"))) == 2)
+        time.sleep(3)  # the arbiter looks once a second whether the new one is ready, then has the old one retire
+        # The one that retires still answers its connection, and is no reason not to replace one that dies.
+        os.kill(replaced, signal.SIGKILL)
+        server.wait_for(lambda: set(server.workers()) - {before, replaced})
+        assert b" 200 " in server.get("/collect?sessionId=new")
+        idle.sendall(b"GET /collect?sessionId=idle-2 HTTP/1.1\r\nHost: t\r\n\r\n")
+        answer = idle.recv(4096)
+        assert b" 200 " in answer
+        assert b"Connection: close" in answer
+        server.wait_for(lambda: before not in server.workers())
+        assert server.stop() == 0
+    assert keys_of(cat(data)) == {"idle-1": 1, "new": 1, "idle-2": 1}
+
+
+def test_a_reload_that_cannot_start_leaves_the_old_workers_serving(tmp_path: Path) -> None:
+    config = tmp_path / "kanalony.toml"
+    config.write_text("workers = 1\n")
+    (tmp_path / "taken").write_text("a file")
+    with serving(tmp_path / "data", "--config", str(config)) as server:
+        for text, told in [("workers = 0\n", "workers"), (f'spool = ["{tmp_path}/taken"]\n', "taken is a file")]:
+            config.write_text(text)
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for(lambda told=told: f"{told}" in server.log.read_text())
+            server.wait_for(server.answers)
+        assert b" 200 " in server.get("/collect?sessionId=still")

@@ -218,6 +218,59 @@ def test_cat_during_recovery_misses_nothing(data: DataDirectory, monkeypatch: py
     assert calls == 2
 
 
+def test_a_segment_whose_writer_lives_is_left_alone_whatever_its_journal(data: DataDirectory) -> None:
+    """As when its journal stands in a directory that this one does not know of."""
+    journal = new_journal(data, block_size=1 << 16)
+    journal.blocks.append(*fields(1))
+    journal.blocks.hand_over(0)
+    block = journal.blocks.full_block(0)
+    assert block
+    records, first = block
+    living = SegmentWriter(data, "test", journal.worker_id, 0, first)
+    with records:
+        living.add(records, first)
+    living.sync()
+    journal.path.unlink()
+    assert [adopted.segments for adopted in adopt_journals(data)] == [[]]
+    assert living.path.exists()
+    living.seal()
+    assert read(data) == ([fields(1)], [])
+
+
+def test_a_sealed_segment_is_never_written_over(data: DataDirectory) -> None:
+    """Recovery died after sealing; then the sealed copy was damaged. The original has all of it still."""
+    dead = DeadWorker(data, 30, 0)
+    assert dead.segment
+    original = dead.segment.read_bytes()
+    journal = dead.journal.read_bytes()
+    recover(data)
+    (sealed,) = data.sealed.iterdir()
+    content = bytearray(sealed.read_bytes())
+    content[150] ^= 1
+    sealed.write_bytes(content)
+    dead.segment.write_bytes(original)
+    dead.journal.write_bytes(journal)
+    recover(data)
+    assert len(list(data.sealed.iterdir())) == 2
+    events, _ = read(data)
+    assert sorted(events, key=str) == sorted(dead.events, key=str)
+
+
+def test_a_segment_deleted_under_its_writer_is_noticed_before_its_events_are_given_up(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    journal.blocks.append(*fields(1))
+    journal.blocks.hand_over(0)
+    block = journal.blocks.full_block(0)
+    assert block
+    written = SegmentWriter(data, "test", journal.worker_id, 0, 1)
+    with block[0] as records:
+        written.add(records, 1)
+    written.path.unlink()
+    with pytest.raises(FileNotFoundError, match="deleted while it was written"):
+        written.sync()
+    assert written.abandon() is None
+
+
 def test_a_copy_of_a_journal_is_told_and_not_adopted(data: DataDirectory) -> None:
     journal = new_journal(data)
     journal.blocks.append(*fields(1))

@@ -74,7 +74,10 @@ class Collector:
     def _after_fork(self) -> None:
         """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first
         event."""
+        if self._store:
+            self._store.forget()
         self._store = None
+        self._opening = threading.Lock()
         self._track.append = self._append_first
 
     def _append_first(self, *fields: object) -> int:

@@ -35,7 +35,7 @@ def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None
     if not trusted:
         return remote_address
 
-    @lru_cache(maxsize=1 << 16)
+    @lru_cache(maxsize=1 << 10)  # a chain is up to 8 KB of a client's choice
     def resolve(peer: bytes, chain: str) -> bytes:
         client = ip_address(peer)
         for hop in reversed(chain.split(",")):

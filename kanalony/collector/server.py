@@ -41,7 +41,7 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
     def init_process(self) -> None:
         # A heartbeat file that was never touched bears the time of day, which the arbiter takes for a time far ahead:
         # a worker hanging before its first tick would never be killed.
-        self.notify()
+        os.utime(self.tmp.fileno(), (0, time.monotonic()))
         super().init_process()
 
     def init_signals(self) -> None:
@@ -49,13 +49,17 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # what came since the fork is delivered here
 
     def load_wsgi(self) -> None:
+        # An exit code of gunicorn's own would make the arbiter stop all the workers that still serve.
         try:
             super().load_wsgi()
         except (KanalonyError, OSError) as error:
-            # An exit code of gunicorn's own would make the arbiter stop all the workers that still serve.
             log.error("worker not started: %s; trying again", error)
-            time.sleep(RESPAWN_SECONDS)
-            sys.exit(1)
+        except Exception:
+            log.exception("worker not started; trying again")
+        else:
+            return
+        time.sleep(RESPAWN_SECONDS)
+        sys.exit(1)
 
     def run(self) -> None:
         app: Collector = self.wsgi
@@ -75,6 +79,7 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
 
     def _take_signals(self) -> None:
         """From meinheld's loop, before any request: run() has put its own handlers in place, which drop connections."""
+        self.notify()  # ready
         signal.signal(signal.SIGTERM, self._retire)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGQUIT, self._stop)
@@ -108,10 +113,39 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """To its workers SIGTERM means to retire, since others serve; SIGQUIT means to stop soon."""
+    """To its workers SIGTERM means to retire, since others serve; SIGQUIT means to stop soon.
+
+    Workers older than the last reload retire when as many new ones as there should be are ready, not before: new code
+    or settings that do not start leave the old workers serving. Those that retire may take as long as an idle
+    connection lasts; the arbiter does not wait for them, and does not count them.
+    """
+
+    def __init__(self, app: "_Application") -> None:
+        self._old_age = 0  # workers of this age or less are from before the last reload
+        self._retiring: set[int] = set()
+        super().__init__(app)
 
     def stop(self, graceful: bool = True) -> None:
+        self.cfg.set("graceful_timeout", STOP_SECONDS)
         super().stop(graceful=False)
+
+    def reload(self) -> None:
+        self._old_age = self.worker_age
+        super().reload()
+
+    def manage_workers(self) -> None:
+        self._retiring &= set(self.WORKERS)
+        serving = [worker for pid, worker in self.WORKERS.items() if pid not in self._retiring]
+        old = [worker for worker in serving if worker.age <= self._old_age]
+        new = sorted((worker for worker in serving if worker.age > self._old_age), key=lambda worker: worker.age)
+        for _ in range(len(new), self.num_workers):
+            self.spawn_worker()
+        surplus = new[: max(0, len(new) - self.num_workers)]
+        if sum(map(_is_ready, new)) >= self.num_workers:
+            surplus += old
+        for worker in surplus:
+            self._retiring.add(worker.pid)
+            self.kill_worker(worker.pid, signal.SIGTERM)
 
     def handle_usr2(self) -> None:
         log.warning("SIGUSR2 is ignored; SIGHUP reloads settings and code")
@@ -124,6 +158,12 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             return super().spawn_worker()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _is_ready(worker: MeinheldWorker) -> bool:
+    """Whether a worker's loop runs: its heartbeat file is accessed at 0 while it starts, and at a monotonic time
+    after."""
+    return bool(0 < os.fstat(worker.tmp.fileno()).st_atime <= time.monotonic())
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
@@ -139,8 +179,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         if self._started:
             try:
-                self._settings = self._reload_settings()
-            except KanalonyError as error:
+                settings = self._reload_settings()
+                DataDirectory.writable(settings.data).add_spools(settings.spool)
+                self._settings = settings
+            except (KanalonyError, OSError, ValueError) as error:
                 log.error("settings not reloaded: %s; the old ones stay in force", error)
         self._started = True
         options: dict[str, Any] = {
@@ -149,7 +191,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "workers": self._settings.workers,
             "worker_class": MeinheldWorker,
             "timeout": self._settings.heartbeat,
-            "graceful_timeout": STOP_SECONDS,
+            "graceful_timeout": 0,  # for workers that retire; _Arbiter.stop sets its own
             "control_socket_disable": True,
             "loglevel": "warning",
         }

@@ -141,7 +141,7 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
     check.segments += 1
     check.damaged += segment.damaged
     if segment.torn:
-        size = segment.path.stat().st_size
+        size = segment.size
         tail = Damage(
             segment.path, size - segment.torn, size, "the last frame is not complete, and no journal holds it"
         )

@@ -3,7 +3,7 @@
 The layout is docs/segment-format.md, section 4.
 """
 
-import errno
+import contextlib
 import fcntl
 import mmap
 import os
@@ -58,7 +58,10 @@ class Journal:
         size = HEADER_SIZE + block_size * block_count
         # Locked under another name first: nobody can adopt it between its creation and the lock.
         young = self.path.with_suffix(".new")
-        self._file = young.open("xb+")
+        try:
+            self._file = young.open("xb+")
+        except OSError as error:
+            raise StorageError(f"{young} cannot be made: {os.strerror(error.errno or 0)}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(self._file.fileno(), 0, size)
@@ -81,12 +84,10 @@ class Journal:
         except OSError as error:
             self._file.close()
             young.unlink(missing_ok=True)
-            if error.errno == errno.ENOSPC:
-                raise StorageError(
-                    f"no room for a journal of {size / 2**20:.0f} MiB in {data.journal}",
-                    "free some disk space, or make the journal smaller (--journal-blocks)",
-                ) from error
-            raise
+            raise StorageError(
+                f"no journal of {size / 2**20:.0f} MiB can be made in {data.journal}: {os.strerror(error.errno or 0)}",
+                "free some disk space, or make the journal smaller (--journal-blocks)",
+            ) from error
         self._mapping = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self.blocks = Blocks(self._mapping, block_size, block_count, self.worker_id, ack == "synced", on_full)
 
@@ -100,9 +101,10 @@ class Journal:
 
     def forget(self) -> None:
         """Let go of it without a trace, as a child process must: its parent goes on writing, and holds the lock."""
-        self.blocks.release()
-        self._mapping.close()
         self._file.close()
+        self.blocks.release()
+        with contextlib.suppress(BufferError):  # the parent's sealer was looking at a block just then
+            self._mapping.close()
 
     def remove(self) -> None:
         """Delete the journal: all its events are durable in segments."""

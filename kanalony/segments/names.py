@@ -151,9 +151,13 @@ class DataDirectory:
 
     def add_spools(self, spools: Iterable[Path]) -> None:
         """Make these directories further places for what this one has no room for, and note them, so that readers of
-        this one find them. Raises as `writable` does."""
+        this one find them. Raises as `writable` does, and WrongUse for a directory that is this one or belongs to
+        another."""
         for root in spools:
             spool = DataDirectory.writable(root)
+            if spool.root.resolve() == self.root.resolve():
+                raise WrongUse(f"{root} is the data directory itself", "name another directory with --spool")
+            spool._belong_to(self)
             link = self.spools / hashlib.sha256(os.fsencode(spool.root.resolve())).hexdigest()[:16]
             try:
                 self.spools.mkdir(exist_ok=True)
@@ -162,6 +166,22 @@ class DataDirectory:
                     sync_directory(self.spools)
             except OSError as error:
                 raise StorageError(f"{link} cannot be made: {error.strerror}", "free some space in --data") from error
+
+    def _belong_to(self, owner: "DataDirectory") -> None:
+        """Bind a spool directory to one data directory: a second one would take its workers for dead."""
+        note = self.root / "spool-of"
+        name = f"{owner.root.resolve()}\n"
+        try:
+            with note.open("x") as file:
+                file.write(name)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            if note.read_text() != name:
+                raise WrongUse(
+                    f"{self.root} is the spool directory of {note.read_text().strip()}",
+                    f"name another one with --spool, or delete {note} if that is gone",
+                ) from None
 
     def places(self) -> list["DataDirectory"]:
         """This directory and its spool directories. Raises StorageError when one of them is not there: what it holds

@@ -121,6 +121,7 @@ class Segment:
     worker_id: int | None = None
     header: Header | None = None
     trailer: Trailer | None = None
+    size: int = 0
     torn: int = 0
     next_sequence: int = 0
     damaged: list[Damage] = field(default_factory=list)
@@ -138,7 +139,7 @@ class Segment:
 
     def _identify(self) -> None:
         assert self._file
-        self._size = os.fstat(self._file.fileno()).st_size
+        self.size = os.fstat(self._file.fileno()).st_size
         self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
         name = SegmentName.parse(self.path.name)
         told = self.header or name
@@ -150,7 +151,7 @@ class Segment:
         if told:
             self.worker_id = told.worker_id
             self.next_sequence = told.first_sequence
-        elif self._size and not self._at(0, 4).startswith(PREFIX_START):
+        elif self.size and not self._at(0, 4).startswith(PREFIX_START):
             raise FormatError(f"{self.path} is not a segment", "name a .lz4 file that kanalony wrote")
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +171,7 @@ class Segment:
             tally = Tally(self.header.first_sequence)
         else:
             position = self._pass_over(0, "no valid segment header")
-        while position < self._size:
+        while position < self.size:
             frame = self._frame_at(position)
             if frame:
                 if tally is None or frame.prefix.first_sequence != tally.next_sequence:
@@ -185,12 +186,12 @@ class Segment:
             elif trailer := self._trailer_at(position):
                 self.trailer = trailer
                 if not self.damaged and tally and trailer != tally.trailer(trailer.worker_id):
-                    self._note(position, self._size, "the trailer's sums do not match the frames")
+                    self._note(position, self.size, "the trailer's sums do not match the frames")
                 return
             else:
                 position = self._pass_over(position, "no valid frame stands here")
         if self.sealed:
-            self._note(self._size, self._size, "the file ends without a trailer")
+            self._note(self.size, self.size, "the file ends without a trailer")
 
     def _note(self, start: int, end: int, reason: str) -> None:
         self.damaged.append(Damage(self.path, start, end, reason))
@@ -200,7 +201,7 @@ class Segment:
         self._note(frame.offset, frame.end, "the frame's content is not what its prefix says")
 
     def _trailer_at(self, position: int) -> Trailer | None:
-        if position + TRAILER_SIZE != self._size:
+        if position + TRAILER_SIZE != self.size:
             return None
         trailer = parse_trailer(self._at(position, TRAILER_SIZE))
         return trailer if trailer and trailer.worker_id == self.worker_id else None
@@ -218,14 +219,14 @@ class Segment:
     def _pass_over(self, position: int, reason: str) -> int:
         """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
         found = self._search(position + 1)
-        if found == self._size and not self.sealed:
-            self.torn = self._size - position
+        if found == self.size and not self.sealed:
+            self.torn = self.size - position
         else:
             self._note(position, found, reason)
         return found
 
     def _search(self, position: int) -> int:
-        while position < self._size:
+        while position < self.size:
             at = self._at(position, _SEARCH_STEP + len(PREFIX_START) - 1).find(PREFIX_START)
             if at < 0:
                 position += _SEARCH_STEP
@@ -234,7 +235,7 @@ class Segment:
             if self._frame_at(position) or self._trailer_at(position):
                 return position
             position += 1
-        return self._size
+        return self.size
 
     def events(self) -> Iterator[Event]:
         """Every event of every good frame. A frame whose content is not what its prefix says is noted as damage."""

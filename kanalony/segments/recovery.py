@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -68,9 +68,12 @@ def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
 def _recovering(data: DataDirectory) -> Iterator[None]:
     """Be the only one who seals what others left in a data directory: two would take each other's half-written copies
     for a dead recovery's."""
-    data.recovery_lock.touch()
-    with _locked(data.recovery_lock, wait=True):
-        yield
+    while True:
+        data.recovery_lock.touch()
+        with _locked(data.recovery_lock, wait=True) as same:
+            if same:
+                yield
+                return
 
 
 def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
@@ -91,14 +94,18 @@ def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
                     foreign = foreign or error
         for place in data.places():
             for path in place.journal.glob("*.new"):
-                # A worker died before its journal was ready, and never stored an event; or it is just making it.
-                if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
-                    path.unlink()
-        workers = {path.stem for path in data.journals()}
+                with suppress(FileNotFoundError):  # it is ready now
+                    # A worker died before its journal was ready, and never stored an event; or it is just making it.
+                    if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
+                        path.unlink()
         orphans = {name.worker_id for path in _open_segments(data) if (name := SegmentName.parse(path.name))}
+        workers = {path.stem for path in data.journals()}
         for worker_id in sorted(orphans):
-            if worker_name(worker_id) not in workers:
-                yield _adopt(data, worker_id, None)
+            try:
+                if worker_name(worker_id) not in workers:
+                    yield _adopt(data, worker_id, None)
+            except FormatError as error:
+                foreign = foreign or error
     if foreign:
         raise foreign
 
@@ -120,17 +127,24 @@ def _in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> 
 
 
 def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None) -> Adopted:
-    """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the
-    caller."""
-    left = segments_of((place.open for place in data.places()), worker_id)
-    adopted = _in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
-    for path in left:
-        _remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
-    if journal:
+    """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the caller;
+    segments that are locked have a living writer, whatever it looks like from here."""
+    left = []
+    for path in segments_of((place.open for place in data.places()), worker_id):
+        with _locked(path) as free:
+            if free and SegmentName.parse(path.name):
+                left.append(path)
+    damaged = []
+    if journal and journal.damaged:
         content = journal.path.read_bytes()
         for start, end, reason in journal.damaged:
             _in_some_place(data, lambda place: _quarantine(place, journal.path, start, content[start:end]))  # noqa: B023
-            adopted.damaged.append(Damage(journal.path, start, end, reason))
+            damaged.append(Damage(journal.path, start, end, reason))
+    adopted = _in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
+    adopted.damaged += damaged
+    for path in left:
+        _remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
+    if journal:
         _remove(journal.path)
     return adopted
 
@@ -142,6 +156,8 @@ def _seal_all(
     adopted = Adopted(worker_id)
     firsts = [name.first_sequence for path in left if (name := SegmentName.parse(path.name))]
     firsts += [journal.watermark + 1] if journal else []
+    if not firsts:
+        return adopted  # what was here has gone
     covered = _sealed_coverage(data, worker_id, min(firsts))
     with _Copy(place, worker_id, journal, covered) as copy:
         for path in left:
@@ -157,12 +173,12 @@ def _seal_all(
 
 def seal_abandoned(data: DataDirectory, path: Path) -> None:
     """Seal what is durable in an open segment that its writer, still running, has given up: copy it to a new one.
-    Raises OSError when the disk still refuses."""
+    Raises OSError when the disk still refuses. A file that is not there any more is done."""
     name = SegmentName.parse(path.name)
-    assert name
     with _recovering(data):
-        _in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
-        _remove(path)
+        if name and path.exists():
+            _in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
@@ -260,7 +276,7 @@ class _Copy:
                 run = Run(records, frame.prefix.first_sequence, frame.prefix.event_count)
                 for part in pending_runs([run], self._worker_id, self._covered):
                     self.take(part, name.created_at)
-            content = path.read_bytes()
+            content = path.read_bytes() if segment.torn or segment.damaged else b""
             if segment.torn and (self._journal is None or segment.next_sequence <= self._journal.watermark):
                 # Else the journal still holds these events.
                 start = len(content) - segment.torn

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kanalony.errors import FormatError, StorageError
+from kanalony.errors import StorageError
 from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals, seal_abandoned
@@ -18,7 +18,7 @@ from kanalony.settings import Settings
 log = logging.getLogger("kanalony")
 
 RETRY_INTERVAL = 0.5  # seconds between two tries at disks that refuse
-ADOPT_INTERVAL = 5.0  # seconds between two looks for what dead workers left
+ADOPT_INTERVAL = 3.0  # seconds between two looks for what dead workers left
 
 
 class Store:
@@ -38,6 +38,7 @@ class Store:
         self._abandoned: list[Path] = []
         self._refused: set[Path] = set()
         self._data = data
+        self._places = [data, *(DataDirectory(root) for root in settings.spool)]
         self.journal = self._create_journal()
         self._blocks = self.journal.blocks
         self.append: Callable[..., int] = self._blocks.append
@@ -49,7 +50,7 @@ class Store:
     def _create_journal(self) -> Journal:
         """A journal in the first place that has room for one."""
         refused: StorageError | None = None
-        for place in self._data.places():
+        for place in self._places:
             try:
                 return Journal(
                     place,
@@ -71,7 +72,7 @@ class Store:
         self._stopping.set()
         self._wake.set()
         self._sealer.join()
-        self._adopter.join()
+        self._adopter.join(ADOPT_INTERVAL)  # it may be waiting for another process, which then does its work
 
     def forget(self) -> None:
         """Let go of the journal without a trace: for a child process, in which the threads do not run."""
@@ -83,7 +84,7 @@ class Store:
                 self._wake.wait(self._settings.sync_interval / 4)
                 self._wake.clear()
                 self._blocks.hand_over(int(self._settings.sync_interval / 2 * 1e6))
-                if not (self._in_some_place(self._seal_blocks) and self._seal_abandoned()):
+                if not self._in_some_place(self._seal_blocks):
                     self._stopping.wait(RETRY_INTERVAL)
                 if self.journal.is_deleted():
                     raise RuntimeError(f"{self.journal.path} was deleted: what it takes from now on would be lost")
@@ -97,26 +98,16 @@ class Store:
     def _finish(self) -> None:
         """Seal everything and remove the journal, or say what stays in it."""
         self._blocks.hand_over(0)
-        if (
-            self._in_some_place(self._seal_blocks)
-            and self._in_some_place(self._seal_segment)
-            and self._seal_abandoned()
-        ):
+        if self._in_some_place(self._seal_blocks) and self._in_some_place(self._seal_segment):
             self.journal.remove()
         else:
-            log.error(
-                "%s keeps what could not be sealed; the next start or `kanalony recover` does it", self.journal.path
-            )
+            log.error("%s keeps what could not be sealed, for the next start to seal", self.journal.path)
 
     def _in_some_place(self, step: Callable[[DataDirectory], object]) -> bool:
         """Do one step where the open segment is, or else in the first place that takes it; False when none does."""
-        try:
-            places = self._data.places()
-        except OSError as error:
-            log.error("%s", error)
-            places = [self._data]
+        places = self._places
         if self._writer:
-            places.sort(key=lambda place: place.root != self._writer_root)
+            places = sorted(places, key=lambda place: place.root != self._writer_root)
         for place in places:
             try:
                 step(place)
@@ -169,25 +160,25 @@ class Store:
             self._writer.seal()
             self._writer = None
 
-    def _seal_abandoned(self) -> bool:
-        """Seal what failures left in open segments; False when that fails too."""
-        while self._abandoned:
-            try:
-                seal_abandoned(self._data, self._abandoned[-1])
-            except OSError:
-                return False
-            self._abandoned.pop()
-        return True
-
     def _run_adopter(self) -> None:
-        """Look again and again: a worker that shares the directory may die at any time, or be met half way now."""
+        """Seal what this worker's failures and other workers' deaths leave, again and again: either may come at any
+        time. Not in the sealer thread, since another process may be at it, and is waited for."""
         told = ""
-        while not self._stopping.wait(0 if not told else ADOPT_INTERVAL):
-            told = told or "started"
+        while True:
+            last = self._stopping.is_set()
+            if last:
+                self._sealer.join()  # it may yet abandon something
             try:
-                for adopted in adopt_journals(self._data):
+                while self._abandoned:
+                    self.journal.sync()  # the watermark first, as in _seal_segment
+                    seal_abandoned(self._data, self._abandoned[0])
+                    del self._abandoned[0]
+                for adopted in () if last else adopt_journals(self._data):
                     log.warning("%s", adopted)
-            except (FormatError, OSError) as error:
+            except Exception as error:
                 if str(error) != told:
-                    log.error("what a dead worker left cannot be adopted: %s", error)
+                    log.error("what dead workers or a full disk left cannot be sealed yet: %s", error)
                 told = str(error)
+            if last:
+                return
+            self._stopping.wait(ADOPT_INTERVAL)

@@ -1,5 +1,7 @@
 """Writing one segment: frames behind their prefixes, synced, sealed by a rename."""
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -32,6 +34,9 @@ class SegmentWriter:
         """Begin a segment. `created_at` (µs since 1970) is now unless told; `suffix` is added to its name until it is
         sealed."""
         created_at = created_at or time.time_ns() // 1000
+        # Nothing sealed is ever written over: what a recovery that died has sealed, this one may be sealing better.
+        while (data.sealed / str(SegmentName(created_at, host, worker_id, first_sequence))).exists():
+            created_at += 1
         self._data = data
         self._worker_id = worker_id
         self._tally = Tally(first_sequence)
@@ -41,6 +46,9 @@ class SegmentWriter:
         self.size = self._durable = 0
         self._file = self.path.open("xb", buffering=0)
         try:
+            fcntl.flock(
+                self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # whoever finds it unlocked may take its writer for dead
             self._write(build_header(worker_id, host, ack, first_sequence, created_at))
             sync_directory(data.open)
         except OSError:
@@ -66,6 +74,9 @@ class SegmentWriter:
         self._tally.add(told)
 
     def sync(self) -> None:
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            self._durable = 0
+            raise FileNotFoundError(errno.ENOENT, "deleted while it was written", str(self.path))
         os.fdatasync(self._file.fileno())  # fsync: what was added so far is durable after this line
         self._durable = self.size
 
@@ -85,9 +96,9 @@ class SegmentWriter:
         Returns the file when something durable is left in it, for `seal_abandoned`.
         """
         try:
-            os.ftruncate(self._file.fileno(), self._durable)
             if not self._durable:
                 self.path.unlink(missing_ok=True)
+            os.ftruncate(self._file.fileno(), self._durable)
         except OSError:
             pass  # then readers meet a torn tail, or frames that stand in another segment too: both are provided for
         finally:
