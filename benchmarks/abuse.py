@@ -45,7 +45,7 @@ class Target:
     def track(self, key: str) -> bool:
         """Send one event as an honest client; whether it was acknowledged."""
         request = f"GET /collect?sessionId={key}&eventIndex=1 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
-        return self.send(request.encode(), timeout=1).startswith(b"HTTP/1.1 200")
+        return self.send(request.encode(), timeout=3).startswith(b"HTTP/1.1 200")
 
 
 def _chunked_trailer(target: Target) -> None:
