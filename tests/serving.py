@@ -1,14 +1,26 @@
 """What tests need of the real collector: events read back, and a load that knows what was acknowledged."""
 
 import json
+import os
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.server import KANALONY, Server, run, serving
 
 __all__ = ["KANALONY", "Load", "Server", "cat", "keys_of", "run", "serving"]
+
+
+def tool(name: str) -> str:
+    """The path of a command that `make test` does not install; without it the test is skipped, but not in CI."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the {name} command")
+    return path
 
 
 def cat(data: Path, *paths: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import KANALONY, Server, run, serving
+from tests.serving import KANALONY, Server, run, serving, tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,6 +48,7 @@ def run_line(command: str, server: Server) -> str:
 
 
 def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
+    tool("curl")
     (start, started), *rest = console("Quick start")
     assert start == "make serve"
     with serving(tmp_path / "data") as server:

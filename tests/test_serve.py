@@ -4,7 +4,6 @@ import base64
 import http.client
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.files import API_QUERY, COLLECT_QUERY
-from tests.serving import Load, Server, cat, keys_of, serving
+from tests.serving import Load, Server, cat, keys_of, serving, tool
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,7 @@ def test_the_answer_is_exactly_the_time_in_seconds(server: Server) -> None:
 
 
 def test_the_curl_example_is_stored_byte_for_byte(server: Server) -> None:
-    curl = shutil.which("curl")
-    assert curl, "install the curl command (Debian package curl)"
+    curl = tool("curl")
     query = API_QUERY.decode() + "&via=curl"
     url = f"http://{server.host}:{server.port}/api_v3/index.php?{query}"
     answer = subprocess.run([curl, "-sS", url], check=True, capture_output=True, timeout=20)
@@ -231,9 +229,7 @@ def test_sigterm_seals_everything_and_leaves_no_journal(tmp_path: Path, workers:
     assert list((data / "journal").iterdir()) == []
     assert list((data / "segments" / "open").iterdir()) == []
     for segment in (data / "segments" / "sealed").iterdir():
-        lz4 = shutil.which("lz4")
-        assert lz4, "install the lz4 command (Debian package lz4)"
-        subprocess.run([lz4, "-t", segment], check=True, capture_output=True)
+        subprocess.run([tool("lz4"), "-t", segment], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("wait", [0, 0.05, 0.1, 0.2])

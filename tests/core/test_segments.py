@@ -1,6 +1,5 @@
 """Segments as files: what any cut and any changed byte leaves of them."""
 
-import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory, SegmentName
 from kanalony.segments.reader import Coverage, Segment
 from tests.files import SegmentFile, fields, flipped, hit_by, journal_file, segment_file, told
+from tests.serving import tool
 
 FRAMES = [[fields(n) for n in range(start, start + 4)] for start in (0, 4, 8)]
 
@@ -130,8 +130,7 @@ def test_any_bytes_come_back_from_a_segment(data: DataDirectory, events: list[tu
 
 
 def test_lz4_tools_accept_a_segment_and_unpack_the_records(segment: SegmentFile) -> None:
-    lz4_tool = shutil.which("lz4")
-    assert lz4_tool, "install the lz4 command (Debian package lz4)"
+    lz4_tool = tool("lz4")
     segment.path.write_bytes(segment.content)
     subprocess.run([lz4_tool, "-t", segment.path], check=True, capture_output=True)
     unpacked = subprocess.run([lz4_tool, "-dc", segment.path], check=True, capture_output=True).stdout
