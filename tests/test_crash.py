@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import kanalony
 from tests.serving import Load, Server, cat, keys_of, run, serving
 
 
@@ -205,3 +206,23 @@ def test_a_reload_that_cannot_start_leaves_the_old_workers_serving(tmp_path: Pat
             server.wait_for(lambda told=told: f"{told}" in server.log.read_text())
             server.wait_for(server.answers)
         assert b" 200 " in server.get("/collect?sessionId=still")
+
+
+def test_reload_brings_new_code_and_broken_code_leaves_the_old_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(kanalony.__file__).parent
+    shutil.copytree(package, tmp_path / "code" / "kanalony")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # not the package in the current directory
+    resources = tmp_path / "code" / "kanalony" / "collector" / "resources.py"
+    original = resources.read_text()
+    with serving(tmp_path / "data") as server:
+        assert b"no-store" in server.get("/collect?sessionId=first")
+        resources.write_text(original.replace('"no-store"', '"no-store, v2"'))
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: b"no-store, v2" in server.get("/collect?sessionId=second"))
+        resources.write_text("this is no Python\n")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: "worker not started" in server.log.read_text())
+        assert b"no-store, v2" in server.get("/collect?sessionId=third")

@@ -19,6 +19,7 @@ log = logging.getLogger("kanalony")
 
 RETRY_INTERVAL = 0.5  # seconds between two tries at disks that refuse
 ADOPT_INTERVAL = 3.0  # seconds between two looks for what dead workers left
+MAX_ADOPT_INTERVAL = 60.0  # the same after failures
 
 
 class Store:
@@ -164,6 +165,7 @@ class Store:
         """Seal what this worker's failures and other workers' deaths leave, again and again: either may come at any
         time. Not in the sealer thread, since another process may be at it, and is waited for."""
         told = ""
+        interval = ADOPT_INTERVAL
         while True:
             last = self._stopping.is_set()
             if last:
@@ -175,10 +177,12 @@ class Store:
                     del self._abandoned[0]
                 for adopted in () if last else adopt_journals(self._data):
                     log.warning("%s", adopted)
+                interval = ADOPT_INTERVAL
             except Exception as error:
+                interval = min(2 * interval, MAX_ADOPT_INTERVAL)  # a try may copy a whole segment before it fails
                 if str(error) != told:
                     log.error("what dead workers or a full disk left cannot be sealed yet: %s", error)
                 told = str(error)
             if last:
                 return
-            self._stopping.wait(ADOPT_INTERVAL)
+            self._stopping.wait(interval)
