@@ -219,10 +219,12 @@ def test_reload_brings_new_code_and_broken_code_leaves_the_old_serving(
     original = resources.read_text()
     with serving(tmp_path / "data") as server:
         assert b"no-store" in server.get("/collect?sessionId=first")
+        (first,) = server.workers()
         resources.write_text(original.replace('"no-store"', '"no-store, v2"'))
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: b"no-store, v2" in server.get("/collect?sessionId=second"))
         resources.write_text("this is no Python\n")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: "worker not started" in server.log.read_text())
+        server.wait_for(lambda: first not in server.workers())
         assert b"no-store, v2" in server.get("/collect?sessionId=third")

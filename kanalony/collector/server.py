@@ -130,22 +130,27 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         super().stop(graceful=False)
 
     def reload(self) -> None:
+        self._retire_surplus()  # else a reload that fails now would keep what the one before has replaced
         self._old_age = self.worker_age
         super().reload()
 
     def manage_workers(self) -> None:
+        for _ in range(len(self._retire_surplus()), self.num_workers):
+            self.spawn_worker()
+
+    def _retire_surplus(self) -> list[MeinheldWorker]:
+        """Have those retire for whom others have taken over; the workers since the last reload, oldest first."""
         self._retiring &= set(self.WORKERS)
         serving = [worker for pid, worker in self.WORKERS.items() if pid not in self._retiring]
         old = [worker for worker in serving if worker.age <= self._old_age]
         new = sorted((worker for worker in serving if worker.age > self._old_age), key=lambda worker: worker.age)
-        for _ in range(len(new), self.num_workers):
-            self.spawn_worker()
         surplus = new[: max(0, len(new) - self.num_workers)]
         if sum(map(_is_ready, new)) >= self.num_workers:
             surplus += old
         for worker in surplus:
             self._retiring.add(worker.pid)
             self.kill_worker(worker.pid, signal.SIGTERM)
+        return new
 
     def handle_usr2(self) -> None:
         log.warning("SIGUSR2 is ignored; SIGHUP reloads settings and code")
