@@ -42,7 +42,7 @@ def measure(events: int, directory: Path | None) -> str:
         append_times, accepted, seal_cpu = _append(store, events)
         store.close()
         kept = check_data(data)
-        if kept.damaged or kept.events != accepted:
+        if kept.damaged or kept.requests != accepted:
             raise RuntimeError(f"{accepted:,} events accepted, {kept}")
     query = QUERY.encode()
     rows = [
@@ -50,7 +50,7 @@ def measure(events: int, directory: Path | None) -> str:
         ("event type", _repeat(lambda: event_type(query), events), "for frame statistics, by the sealer thread"),
         ("append", append_times, f"copy, checksum, commit; the aim is {AIM_US} µs"),
     ]
-    lines = [f"events    {accepted:,} accepted, {kept.events:,} read back, query of {len(query)} bytes", ""]
+    lines = [f"events    {accepted:,} accepted, {kept.requests:,} read back, query of {len(query)} bytes", ""]
     lines.append(f"{'µs per event':<14}{'min':>8}{'median':>8}{'max':>8}")
     for name, times, what in rows:
         lines.append(f"{name:<14}{min(times):8.3f}{statistics.median(times):8.3f}{max(times):8.3f}   {what}")

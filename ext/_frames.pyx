@@ -51,7 +51,7 @@ class Prefix(NamedTuple):
     frame_length: int
     frame_crc: int
     content_length: int
-    event_count: int
+    request_count: int
     worker_id: int
     first_sequence: int
     first_received: int
@@ -63,7 +63,7 @@ class Trailer(NamedTuple):
     frame_count: int
     worker_id: int
     first_sequence: int
-    event_count: int
+    request_count: int
     content_length: int
     first_received: int
     last_received: int
@@ -233,7 +233,7 @@ def build_trailer(trailer):
     put_u32(p + 12, trailer.frame_count)
     put_u64(p + 16, trailer.worker_id)
     put_u64(p + 24, trailer.first_sequence)
-    put_u64(p + 32, trailer.event_count)
+    put_u64(p + 32, trailer.request_count)
     put_u64(p + 40, trailer.content_length)
     put_u64(p + 48, trailer.first_received)
     put_u64(p + 56, trailer.last_received)
@@ -262,7 +262,7 @@ def read_records(content, uint64_t worker_id, uint64_t first_sequence):
     cdef uint64_t expected = first_sequence
     cdef record r
     cdef int i, valid
-    cdef list events = []
+    cdef list requests = []
     PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
     try:
         p = <const uint8_t *>view.buf
@@ -276,9 +276,9 @@ def read_records(content, uint64_t worker_id, uint64_t first_sequence):
             for i in range(FIELD_COUNT):
                 fields.append(None if r.fields[i].data == NULL
                               else PyBytes_FromStringAndSize(<const char *>r.fields[i].data, r.fields[i].size))
-            events.append(tuple(fields))
+            requests.append(tuple(fields))
             expected += 1
             p += r.length
     finally:
         PyBuffer_Release(&view)
-    return events
+    return requests

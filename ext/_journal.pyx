@@ -23,8 +23,8 @@ cdef extern from "sys/mman.h":
     int MS_SYNC
 
 from core cimport (
-    FIELD_BODY, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
-    FIELD_USER_AGENT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record, record_commit, record_find, record_read,
+    FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,
+    FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR, FIELD_USER_AGENT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record, record_commit, record_find, record_read,
     record_seed, record_size, record_write, span,
 )
 
@@ -54,11 +54,11 @@ cdef inline int _take_span(object value, span *out) except -1:
         out.data = <const uint8_t *>PyBytes_AS_STRING(value)
         length = PyBytes_GET_SIZE(value)
     else:
-        raise TypeError(f"an event field is str, bytes or None, not {type(value).__name__}")
+        raise TypeError(f"a request's part is str, bytes or None, not {type(value).__name__}")
     if length == 0:
         out.data = NULL
     elif length > 0x7FFFFFFF:
-        raise ValueError(f"an event field of {length:,} bytes exceeds 2^31 - 1")
+        raise ValueError(f"a request's part of {length:,} bytes exceeds 2^31 - 1")
     else:
         out.size = <uint32_t>length
     return 0
@@ -141,7 +141,8 @@ cdef class Blocks:
         put_u32(self._start(self._active), 0)
         return True
 
-    def append(self, method, path, remote_addr, forwarded_for, user_agent, referer, query, body):
+    def append(self, method, path, remote_addr, forwarded_for, user_agent, referer, query, body=None, content_type=None,
+               content_encoding=None, address_token=None):
         cdef span fields[FIELD_COUNT]
         _take_span(method, &fields[FIELD_METHOD - 1])
         _take_span(path, &fields[FIELD_PATH - 1])
@@ -151,9 +152,12 @@ cdef class Blocks:
         _take_span(referer, &fields[FIELD_REFERER - 1])
         _take_span(query, &fields[FIELD_QUERY - 1])
         _take_span(body, &fields[FIELD_BODY - 1])
+        _take_span(content_type, &fields[FIELD_CONTENT_TYPE - 1])
+        _take_span(content_encoding, &fields[FIELD_CONTENT_ENCODING - 1])
+        _take_span(address_token, &fields[FIELD_ADDRESS_TOKEN - 1])
         cdef size_t size = record_size(fields)
         if size > self._block_size:
-            raise OverflowError(f"an event of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
+            raise OverflowError(f"a request of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
         if self._closed:
             return 0
         cdef bint queued = self._active >= 0 and self._block_size - self._blocks[self._active].used < size

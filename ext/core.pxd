@@ -29,6 +29,9 @@ cdef extern from "record.h":
         FIELD_REFERER
         FIELD_QUERY
         FIELD_BODY
+        FIELD_CONTENT_TYPE
+        FIELD_CONTENT_ENCODING
+        FIELD_ADDRESS_TOKEN
         FIELD_COUNT
     ctypedef struct span:
         const uint8_t *data
@@ -58,3 +61,17 @@ cdef extern from "querystring.h":
     int query_next(cursor *c, query_pair *out) noexcept nogil
     size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
     int query_event_type(const uint8_t *p, size_t size) noexcept nogil
+
+cdef extern from "json.h":
+    ctypedef struct json_objects:
+        cursor c
+        int place
+        int lines
+        int mistakes
+    void json_space(cursor *c) noexcept nogil
+    int json_string(cursor *c) noexcept nogil
+    int json_skip(cursor *c) noexcept nogil
+    int json_next_object(json_objects *o, const uint8_t **start, const uint8_t **end) noexcept nogil
+    int json_next_member(cursor *c, query_pair *out) noexcept nogil
+    size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
+    size_t json_text(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil

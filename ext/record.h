@@ -1,4 +1,4 @@
-/* A record is one event: docs/segment-format.md, section 2. Written, checked and found here and nowhere else. */
+/* A record is one request: docs/segment-format.md, section 2. Written, checked and found here and nowhere else. */
 #ifndef KANALONY_RECORD_H
 #define KANALONY_RECORD_H
 
@@ -17,7 +17,10 @@ enum {
     FIELD_REFERER = 6,
     FIELD_QUERY = 7,
     FIELD_BODY = 8,
-    FIELD_COUNT = 8,
+    FIELD_CONTENT_TYPE = 9,
+    FIELD_CONTENT_ENCODING = 10,
+    FIELD_ADDRESS_TOKEN = 11,
+    FIELD_COUNT = 11,
 };
 
 /* One part of a request; data is NULL when the request had none. */

@@ -21,14 +21,14 @@ class Header(NamedTuple):
     created_at: int
 
 class Prefix(NamedTuple):
-    """What stands before a data frame. `size` and lengths are in bytes, times are µs since 1970; `types` counts events
-    by type."""
+    """What stands before a data frame. `size` and lengths are in bytes, times are µs since 1970; `types` counts
+    requests by the event type in their query."""
 
     size: int
     frame_length: int
     frame_crc: int
     content_length: int
-    event_count: int
+    request_count: int
     worker_id: int
     first_sequence: int
     first_received: int
@@ -41,7 +41,7 @@ class Trailer(NamedTuple):
     frame_count: int
     worker_id: int
     first_sequence: int
-    event_count: int
+    request_count: int
     content_length: int
     first_received: int
     last_received: int
@@ -64,10 +64,10 @@ def build_trailer(trailer: Trailer) -> bytes: ...
 def parse_trailer(buffer: Buffer) -> Trailer | None:
     """The trailer at the start of the buffer, or None."""
 
-_Bytes = bytes | None
+_Part = bytes | None
 
 def read_records(
     content: Buffer, worker_id: int, first_sequence: int
-) -> list[tuple[int, int, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes, _Bytes]] | None:
-    """(sequence, received_at, method, path, remote_addr, forwarded_for, user_agent, referer, query, body) of every
-    record, or None unless content is nothing but valid records of this worker, numbered from first_sequence."""
+) -> list[tuple[int, int, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part]] | None:
+    """(sequence, received_at, and every field in order of its tag) of every record, or None unless content is nothing
+    but valid records of this worker, numbered from first_sequence."""

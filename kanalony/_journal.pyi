@@ -34,15 +34,18 @@ class Blocks:
         user_agent: str | bytes | None,
         referer: str | bytes | None,
         query: str | bytes | None,
-        body: bytes | None,
+        body: bytes | None = None,
+        content_type: str | bytes | None = None,
+        content_encoding: str | bytes | None = None,
+        address_token: bytes | None = None,
     ) -> int:
-        """Store one event; its time of receipt in µs since 1970, or 0 when no block is free or `refuse` was called
+        """Store one request; its time of receipt in µs since 1970, or 0 when no block is free or `refuse` was called
         (nothing is stored then).
 
         A str is a WSGI string: latin-1, one character a byte. None and empty are the same.
 
-        Raises ValueError when a str is not latin-1, OverflowError when the event does not fit in a block, OSError
-        when a synced append could not be written to the disk; the event may have been stored all the same then, but
+        Raises ValueError when a str is not latin-1, OverflowError when the request does not fit in a block, OSError
+        when a synced append could not be written to the disk; the request may have been stored all the same then, but
         must not be acknowledged.
         """
 
@@ -50,7 +53,7 @@ class Blocks:
         """Queue the block being filled, unless it is empty or was begun less than `age` µs ago."""
 
     def refuse(self) -> None:
-        """Take no more events."""
+        """Take no more requests."""
 
     def release(self) -> None:
         """Let go of the mapping, so that it can be closed: for a child process, whose parent goes on with it."""
@@ -60,12 +63,12 @@ class Blocks:
         end. Release the view before freeing the block."""
 
     def free(self, count: int) -> None:
-        """The events of the `count` oldest full blocks are durable in segments: raise the watermark to the last of them
-        and let the blocks be used again. Raises IndexError when there are not so many."""
+        """The requests of the `count` oldest full blocks are durable in segments: raise the watermark to the last of
+        them and let the blocks be used again. Raises IndexError when there are not so many."""
 
     @property
     def accepted(self) -> int:
-        """Events stored so far: also the sequence number of the last one."""
+        """Requests stored so far: also the sequence number of the last one."""
 
     @property
     def full_blocks(self) -> int: ...

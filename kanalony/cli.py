@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -173,44 +173,54 @@ def cat(paths: tuple[Path, ...], data: Path | None) -> None:
     written. With PATHS: the events of these segments and journals. Exits with 1 when a file is damaged; what is good in
     it is printed all the same.
     """
-    from kanalony.segments.check import events_of
+    from kanalony.segments.check import requests_of
     from kanalony.segments.reader import Damage, read_data
 
     damaged: list[Damage] = []
-    source = events_of(paths, damaged.append) if paths else read_data(_existing(data), damaged.append)
+    source = requests_of(paths, damaged.append) if paths else read_data(_existing(data), damaged.append)
     write = sys.stdout.write
-    for event in source:
-        write(json.dumps(_event_object(event)))
-        write("\n")
+    for request in source:
+        for event in _event_objects(request):
+            write(json.dumps(event))
+            write("\n")
     sys.stdout.flush()
     _end(damaged)
 
 
-def _event_object(event: Any) -> dict[str, Any]:
-    from kanalony._querystring import parse
+def _event_objects(request: Any) -> Iterator[dict[str, Any]]:
+    """The events of a request, for JSON. A batch's body stands with its first event only: it would come as many times
+    as it has events."""
+    from kanalony.bodies import read_events
 
-    params: dict[str, Any] = {}
-    for name_bytes, value_bytes in parse(event.query or b""):
-        name, value = name_bytes.decode(errors="replace"), value_bytes.decode(errors="replace")
-        if name in params:
-            held = params[name]
-            params[name] = [*held, value] if isinstance(held, list) else [held, value]
-        else:
-            params[name] = value
-    return {
-        "received_at": to_iso(event.received_at),
-        **_text("method", event.method),
-        **_text("path", event.path),
-        **_text("query", event.query or b""),
-        **_text("body", event.body or b""),
-        "remote_addr": event.address,
-        **_text("forwarded_for", event.forwarded_for),
-        **_text("user_agent", event.user_agent),
-        **_text("referer", event.referer),
-        "worker": worker_name(event.worker_id),
-        "sequence": event.sequence,
-        "params": params,
-    }
+    body: bytes | None = request.body or b""
+    for index, parameters in enumerate(read_events(request).parameters):
+        yield {
+            "received_at": to_iso(request.received_at),
+            **_text("method", request.method),
+            **_text("path", request.path),
+            **_text("query", request.query or b""),
+            **_text("body", body),
+            **_text("content_type", request.content_type),
+            **_text("content_encoding", request.content_encoding),
+            "remote_addr": request.address,
+            **({"address_token": request.address_token.hex()} if request.address_token else {}),
+            **_text("forwarded_for", request.forwarded_for),
+            **_text("user_agent", request.user_agent),
+            **_text("referer", request.referer),
+            "worker": worker_name(request.worker_id),
+            "sequence": request.sequence,
+            "index": index,
+            "params": _gather(parameters),
+        }
+        body = None
+
+
+def _gather(parameters: Any) -> dict[str, Any]:
+    """Parameters by name, in order; a repeated name has a list."""
+    gathered: dict[str, list[str]] = {}
+    for name, value in parameters:
+        gathered.setdefault(name.decode(errors="replace"), []).append(value.decode(errors="replace"))
+    return {name: values if len(values) > 1 else values[0] for name, values in gathered.items()}
 
 
 def _text(name: str, value: bytes | None) -> dict[str, str | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.append import QUERY
 from kanalony.segments.journal import Journal, parse_journal
 from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Event, Segment, decode_records
+from kanalony.segments.reader import Request, Segment, decode_records
 from kanalony.segments.writer import SegmentWriter
 
 Fields = tuple[bytes | None, ...]
@@ -29,11 +29,11 @@ def fields(number: int, query: bytes | None = None) -> Fields:
         b"agent/%d" % (number % 3),
         None,
         b"eventType=%d&n=%d&%s" % (number % 5, number, b"x" * (number * 37 % 300)) if query is None else query,
-        None,
+        *([None] * 4 if number % 4 else [b'{"n": %d}' % number, b"application/json", b"identity", b"token"]),
     )
 
 
-def told(event: Event) -> Fields:
+def told(event: Request) -> Fields:
     """The fields of an event, in the order in which append takes them."""
     return event[3:]
 
@@ -50,10 +50,10 @@ class JournalFile:
     content: bytes
     events: list[Fields]
 
-    def read(self, content: bytes) -> tuple[list[Event], list[tuple[int, int, str]]]:
+    def read(self, content: bytes) -> tuple[list[Request], list[tuple[int, int, str]]]:
         """(events, damage) of other content in its place."""
         found = parse_journal(self.path, content)
-        events: list[Event] = []
+        events: list[Request] = []
         for run in found.runs:
             decoded = decode_records(run.records, found.worker_id, run.first_sequence)
             assert decoded is not None
@@ -102,11 +102,11 @@ class SegmentFile:
     def events(self) -> list[Fields]:
         return [event for frame in self.frames for event in frame]
 
-    def read(self, content: bytes, *, sealed: bool) -> tuple[list[Event], Segment]:
+    def read(self, content: bytes, *, sealed: bool) -> tuple[list[Request], Segment]:
         """(events, the segment read through) of other content in its place."""
         self.path.write_bytes(content)
         with Segment(self.path, sealed) as segment:
-            return list(segment.events()), segment
+            return list(segment.requests()), segment
 
 
 def segment_file(data: DataDirectory, frames: list[list[Fields]]) -> SegmentFile:

@@ -15,7 +15,7 @@ from kanalony._frames import parse_header
 from kanalony.collector.app import Collector, create_app
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Event, read_data
+from kanalony.segments.reader import Request, read_data
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings
 
@@ -34,7 +34,7 @@ def app(settings: Settings) -> Iterator[Collector]:
     app.close()
 
 
-def events(settings: Settings) -> list[Event]:
+def events(settings: Settings) -> list[Request]:
     damaged: list[object] = []
     found = list(read_data(DataDirectory.existing(settings.data), damaged.append))
     assert damaged == []

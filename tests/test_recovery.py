@@ -75,7 +75,7 @@ def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
     assert read(data) == (events, [])
     check = check_data(data)
     assert (check.damaged, check.torn, check.journals) == ([], [], 0)
-    assert check.events == len(events)
+    assert check.requests == len(events)
     assert [*data.open.iterdir(), *data.journal.iterdir()] == []
 
 
@@ -87,7 +87,7 @@ def test_everything_acknowledged_is_there_once(data: DataDirectory, framed: int,
     dead = DeadWorker(data, framed, pending, freed=freed)
     assert read(data) == (dead.events, []), "before recovery"
     adopted = recover(data)
-    assert (adopted.events, adopted.lost, adopted.damaged) == (pending, 0, [])
+    assert (adopted.requests, adopted.lost, adopted.damaged) == (pending, 0, [])
     assert_recovered(data, dead.events)
     assert list(adopt_journals(data)) == []
 
@@ -98,7 +98,7 @@ def test_a_torn_tail_whose_events_the_journal_holds_is_dropped(data: DataDirecto
     dead.segment.write_bytes(dead.segment.read_bytes()[:-7])
     assert read(data) == (dead.events, [])
     adopted = recover(data)
-    assert (adopted.events, adopted.lost, adopted.damaged) == (15, 0, [])
+    assert (adopted.requests, adopted.lost, adopted.damaged) == (15, 0, [])
     assert_recovered(data, dead.events)
 
 
@@ -108,7 +108,7 @@ def test_a_torn_tail_that_was_durable_is_counted_as_lost_and_kept_in_quarantine(
     content = dead.segment.read_bytes()
     dead.segment.write_bytes(content[:-7])
     adopted = recover(data)
-    assert (adopted.events, adopted.lost) == (5, 10)
+    assert (adopted.requests, adopted.lost) == (5, 10)
     assert_recovered(data, dead.events[:10] + dead.events[20:])
     (kept,) = data.quarantine.iterdir()
     assert content[:-7].endswith(kept.read_bytes())
@@ -122,7 +122,7 @@ def test_a_damaged_frame_costs_its_own_events_and_is_kept_in_quarantine(data: Da
     content[len(content) // 2] ^= 1
     dead.segment.write_bytes(content)
     adopted = recover(data)
-    assert (adopted.events, adopted.lost) == (5, 10)
+    assert (adopted.requests, adopted.lost) == (5, 10)
     assert_recovered(data, dead.events[:10] + dead.events[20:])
     (damage,) = [damage for damage in adopted.damaged if damage.end > damage.start]
     (kept,) = data.quarantine.iterdir()
@@ -135,7 +135,7 @@ def test_a_damaged_journal_record_costs_itself_and_is_kept_in_quarantine(data: D
     at = content.index(b"n=4&")
     dead.journal.write_bytes(content[:at] + b"N" + content[at + 1 :])
     adopted = recover(data)
-    assert (adopted.events, adopted.lost) == (9, 1)
+    assert (adopted.requests, adopted.lost) == (9, 1)
     assert_recovered(data, dead.events[:4] + dead.events[5:])
     assert b"N=4&" in b"".join(path.read_bytes() for path in data.quarantine.iterdir())
 
@@ -145,7 +145,7 @@ def test_a_damaged_journal_header_costs_no_event(data: DataDirectory) -> None:
     content = dead.journal.read_bytes()
     dead.journal.write_bytes(content[:12] + b"\xff" + content[13:])
     adopted = recover(data)
-    assert (adopted.events, adopted.lost) == (10, 0)
+    assert (adopted.requests, adopted.lost) == (10, 0)
     assert_recovered(data, dead.events)
 
 

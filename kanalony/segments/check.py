@@ -7,10 +7,11 @@ from pathlib import Path
 
 from kanalony._frames import OTHER_TYPE
 from kanalony._querystring import event_type
+from kanalony.bodies import Parameters, read_events
 from kanalony.errors import FormatError, WrongUse
 from kanalony.segments.journal import JournalContents, is_in_use, read_journal
 from kanalony.segments.names import DataDirectory, is_sealed
-from kanalony.segments.reader import Coverage, Damage, Event, Segment, decode_records, each_segment, pending_runs
+from kanalony.segments.reader import Coverage, Damage, Request, Segment, decode_records, each_segment, pending_runs
 
 OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
@@ -18,22 +19,27 @@ OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 @dataclass
 class Check:
     """What was found. `torn` are open segments that end in an unfinished write, which is normal after a crash.
-    `types` counts events by event type."""
+    `types` counts events by event type; `unread` requests have a body that could not be read, or not all of it."""
 
     segments: int = 0
     journals: int = 0
     in_use: int = 0
     frames: int = 0
+    requests: int = 0
     events: int = 0
+    unread: int = 0
     pending: int = 0
     types: Counter[int] = field(default_factory=Counter)
     torn: list[tuple[Segment, Damage]] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.segments:,} segments, {self.frames:,} frames, {self.events:,} events"
+        text = f"{self.segments:,} segments, {self.frames:,} frames, "
+        text += f"{self.requests:,} requests with {self.events:,} events"
+        if self.unread:
+            text += f"; {self.unread:,} bodies that could not be read"
         if self.journals:
-            text += f"; {self.journals:,} journals left by dead workers, {self.pending:,} events pending"
+            text += f"; {self.journals:,} journals left by dead workers, {self.pending:,} requests pending"
         if self.in_use:
             text += f"; {self.in_use:,} journals in use, not checked"
         if self.torn:
@@ -64,9 +70,9 @@ def _journal_damage(contents: JournalContents) -> list[Damage]:
     return [Damage(contents.path, start, end, reason) for start, end, reason in contents.damaged]
 
 
-def events_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """The events of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that is
-    not ours."""
+def requests_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Request]:
+    """The requests of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that
+    is not ours."""
     for path in _files(paths):
         if path.suffix == ".journal":
             contents = read_journal(path)
@@ -75,7 +81,7 @@ def events_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> I
             damaged = _journal_damage(contents)
         else:
             with Segment(path, is_sealed(path)) as segment:
-                yield from segment.events()
+                yield from segment.requests()
             damaged = segment.damaged
         for damage in damaged:
             on_damage(damage)
@@ -116,7 +122,7 @@ def check_data(data: DataDirectory) -> Check:
         _check_journal(check, contents, covered)
     check.in_use = len(live)
     for segment, tail in check.torn:
-        # Bytes that are torn off are no loss as long as the journal has the events.
+        # Bytes that are torn off are no loss as long as the journal has the requests.
         journal = left.get(segment.worker_id or 0)
         if segment.worker_id not in live and (journal is None or segment.next_sequence <= journal.watermark):
             check.damaged.append(tail)
@@ -127,17 +133,18 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
     """Check every frame that has not been met in another file."""
     for frame in segment.frames():
         prefix = frame.prefix
-        end = prefix.first_sequence + prefix.event_count
+        end = prefix.first_sequence + prefix.request_count
         if not covered.missing(prefix.worker_id, prefix.first_sequence, end):
             continue
-        events = frame.events()
-        if events is None or prefix.types != _count_types(events):
+        requests = frame.requests()
+        if requests is None or prefix.types != _count_types(requests):
             segment.note_bad_content(frame)
             continue
         covered.add(prefix.worker_id, prefix.first_sequence, end)
         check.frames += 1
-        check.events += prefix.event_count
-        check.types.update(prefix.types)
+        check.requests += prefix.request_count
+        for request in requests:
+            _count_events(check, request)
     check.segments += 1
     check.damaged += segment.damaged
     if segment.torn:
@@ -148,13 +155,36 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
         check.torn.append((segment, tail))
 
 
-def _count_types(events: list[Event]) -> dict[int, int]:
-    """Events by type, as a frame's prefix counts them."""
-    counted = Counter(event_type(event.query or b"") for event in events)
-    return {OTHER_TYPE if kind == OTHER_COUNTED else kind: count for kind, count in counted.items()}
+def _count_types(requests: list[Request]) -> dict[int, int]:
+    """Requests by the event type in their query, as a frame's prefix counts them."""
+    return dict(Counter(_type_in_query(request.query) for request in requests))
+
+
+def _type_in_query(query: bytes | None) -> int:
+    counted = event_type(query or b"")
+    return OTHER_TYPE if counted == OTHER_COUNTED else counted
+
+
+def _count_events(check: Check, request: Request) -> None:
+    if request.body is None:
+        check.events += 1
+        check.types[_type_in_query(request.query)] += 1
+        return
+    events = read_events(request)
+    check.unread += events.problem is not None
+    for parameters in events.parameters:
+        check.events += 1
+        check.types[_type_among(parameters)] += 1
+
+
+def _type_among(parameters: Parameters) -> int:
+    for name, value in parameters:
+        if name in (b"eventType", b"event:eventType"):
+            return _type_in_query(b"eventType=" + value)
+    return OTHER_TYPE
 
 
 def _check_journal(check: Check, contents: JournalContents, covered: Coverage) -> None:
     check.journals += 1
-    check.pending += sum(run.event_count for run in pending_runs(contents.runs, contents.worker_id, covered))
+    check.pending += sum(run.request_count for run in pending_runs(contents.runs, contents.worker_id, covered))
     check.damaged += _journal_damage(contents)

@@ -118,11 +118,11 @@ class Run:
 
     records: bytes
     first_sequence: int
-    event_count: int
+    request_count: int
 
     @property
     def end_sequence(self) -> int:
-        return self.first_sequence + self.event_count
+        return self.first_sequence + self.request_count
 
     def part(self, first_sequence: int, end_sequence: int) -> "Run":
         """The records numbered [first_sequence, end_sequence), which must be within the run."""

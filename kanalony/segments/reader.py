@@ -1,4 +1,4 @@
-"""Reading segments and whole data directories back: frames, events, and what is damaged.
+"""Reading segments and whole data directories back: frames, requests, and what is damaged.
 
 Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the
 caller's business.
@@ -37,8 +37,9 @@ from kanalony.segments.tally import Tally
 _SEARCH_STEP = 1 << 20
 
 
-class Event(NamedTuple):
-    """One request as it was received. `received_at` is in µs since 1970; absent and empty parts are both None."""
+class Request(NamedTuple):
+    """One request as it was received; kanalony.bodies tells the events it holds. `received_at` is in µs since 1970;
+    absent and empty parts are both None."""
 
     worker_id: int
     sequence: int
@@ -51,6 +52,9 @@ class Event(NamedTuple):
     referer: bytes | None
     query: bytes | None
     body: bytes | None
+    content_type: bytes | None
+    content_encoding: bytes | None
+    address_token: bytes | None
 
     @property
     def address(self) -> str | None:
@@ -92,19 +96,19 @@ class Frame:
             return None
         return content if len(content) == self.prefix.content_length else None
 
-    def events(self) -> list[Event] | None:
-        """The events, or None when the content is not exactly the records that the prefix names."""
+    def requests(self) -> list[Request] | None:
+        """The requests, or None when the content is not exactly the records that the prefix names."""
         content = self.records()
         if content is None:
             return None
-        events = decode_records(content, self.prefix.worker_id, self.prefix.first_sequence)
-        return events if events is not None and len(events) == self.prefix.event_count else None
+        requests = decode_records(content, self.prefix.worker_id, self.prefix.first_sequence)
+        return requests if requests is not None and len(requests) == self.prefix.request_count else None
 
 
-def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[Event] | None:
-    """The events of records one behind the other, or None unless they are valid and numbered from first_sequence."""
+def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[Request] | None:
+    """The requests of records one behind the other, or None unless they are valid and numbered from first_sequence."""
     decoded = read_records(records, worker_id, first_sequence)
-    return None if decoded is None else [Event(worker_id, *parts) for parts in decoded]
+    return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
 
 
 @dataclass
@@ -237,14 +241,14 @@ class Segment:
             position += 1
         return self.size
 
-    def events(self) -> Iterator[Event]:
-        """Every event of every good frame. A frame whose content is not what its prefix says is noted as damage."""
+    def requests(self) -> Iterator[Request]:
+        """Every request of every good frame. A frame whose content is not what its prefix says is noted as damage."""
         for frame in self.frames():
-            events = frame.events()
-            if events is None:
+            requests = frame.requests()
+            if requests is None:
                 self.note_bad_content(frame)
             else:
-                yield from events
+                yield from requests
 
 
 class Coverage:
@@ -311,9 +315,9 @@ def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> 
             return
 
 
-def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """Every event acknowledged before the call, once: from all segments in order of their start, then from journals. A
-    file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
+def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
+    """Every request acknowledged before the call, once: from all segments in order of their start, then from journals.
+    A file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
     there."""
     # Journals first: what leaves one after this is in a segment by then.
     journals = []
@@ -335,20 +339,20 @@ def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Ite
             on_damage(Damage(contents.path, start, end, reason))
 
 
-def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Event]:
-    """The segment's events that are not covered yet: a crash between two steps of recovery leaves a frame in two
+def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
+    """The segment's requests that are not covered yet: a crash between two steps of recovery leaves a frame in two
     files."""
     for frame in segment.frames():
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
-        parts = covered.missing(worker, first, first + frame.prefix.event_count)
+        parts = covered.missing(worker, first, first + frame.prefix.request_count)
         if not parts:
             continue
-        events = frame.events()
-        if events is None:
+        requests = frame.requests()
+        if requests is None:
             segment.note_bad_content(frame)
             continue
-        covered.add(worker, first, first + frame.prefix.event_count)
+        covered.add(worker, first, first + frame.prefix.request_count)
         for begin, end in parts:
-            yield from events[begin - first : end - first]
+            yield from requests[begin - first : end - first]
     for damage in segment.damaged:
         on_damage(damage)

@@ -1,6 +1,7 @@
-"""Adopting what dead workers left: their open segments are sealed, their journals' pending events written to segments.
+"""Adopting what dead workers left: their open segments are sealed, their journals' pending requests written to
+segments.
 
-Every step may be repeated after a crash at any point: events are named by worker and sequence number, and what a
+Every step may be repeated after a crash at any point: requests are named by worker and sequence number, and what a
 segment already holds is not written again. Nothing is deleted that is not durable elsewhere; damaged bytes are copied
 to quarantine first.
 """
@@ -29,16 +30,17 @@ STAGED = ".recovering"  # behind the name of a segment that recovery has not fin
 
 @dataclass
 class Adopted:
-    """What was done for one dead worker. `events` were recovered from its journal, `lost` are missing between them."""
+    """What was done for one dead worker. `requests` were recovered from its journal, `lost` are missing between
+    them."""
 
     worker_id: int
-    events: int = 0
+    requests: int = 0
     lost: int = 0
     segments: list[str] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"worker {worker_name(self.worker_id)}: {self.events:,} events recovered from its journal"
+        text = f"worker {worker_name(self.worker_id)}: {self.requests:,} requests recovered from its journal"
         if self.lost:
             text += f", {self.lost:,} lost"
         if self.segments:
@@ -95,7 +97,7 @@ def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
         for place in data.places():
             for path in place.journal.glob("*.new"):
                 with suppress(FileNotFoundError):  # it is ready now
-                    # A worker died before its journal was ready, and never stored an event; or it is just making it.
+                    # A worker died before its journal was ready, and never stored a request; or it is just making it.
                     if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
                         path.unlink()
         orphans = {name.worker_id for path in _open_segments(data) if (name := SegmentName.parse(path.name))}
@@ -127,8 +129,8 @@ def _in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> 
 
 
 def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None) -> Adopted:
-    """Move one worker's events from open segments and journal to sealed segments. Its journal is locked by the caller;
-    segments that are locked have a living writer, whatever it looks like from here."""
+    """Move one worker's requests from open segments and journal to sealed segments. Its journal is locked by the
+    caller; segments that are locked have a living writer, whatever it looks like from here."""
     left = []
     for path in segments_of((place.open for place in data.places()), worker_id):
         with _locked(path) as free:
@@ -164,7 +166,7 @@ def _seal_all(
             copy.take_segment(path, adopted)
         for run in pending_runs(journal.runs if journal else [], worker_id, covered):
             copy.take(run, _received_at(run))
-            adopted.events += run.event_count
+            adopted.requests += run.request_count
     adopted.segments = copy.sealed
     end = max(copy.end, journal.watermark + 1 if journal else 0)
     adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
@@ -196,12 +198,12 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
             with Segment(path, sealed=True) as segment:
                 for frame in segment.frames():
                     first = frame.prefix.first_sequence
-                    covered.add(worker_id, first, first + frame.prefix.event_count)
+                    covered.add(worker_id, first, first + frame.prefix.request_count)
     return covered
 
 
 def _received_at(run: Run) -> int:
-    """When the first event of a run came, µs since 1970."""
+    """When the first request of a run came, µs since 1970."""
     return int.from_bytes(run.records[RECEIVED_AT : RECEIVED_AT + 8], "little")
 
 
@@ -270,15 +272,15 @@ class _Copy:
             assert name
             for frame in segment.frames():
                 records = frame.records()
-                if records is None or frame.events() is None:
+                if records is None or frame.requests() is None:
                     segment.note_bad_content(frame)
                     continue
-                run = Run(records, frame.prefix.first_sequence, frame.prefix.event_count)
+                run = Run(records, frame.prefix.first_sequence, frame.prefix.request_count)
                 for part in pending_runs([run], self._worker_id, self._covered):
                     self.take(part, name.created_at)
             content = path.read_bytes() if segment.torn or segment.damaged else b""
             if segment.torn and (self._journal is None or segment.next_sequence <= self._journal.watermark):
-                # Else the journal still holds these events.
+                # Else the journal still holds these requests.
                 start = len(content) - segment.torn
                 segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:

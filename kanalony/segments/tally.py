@@ -11,18 +11,18 @@ class Tally:
 
     first_sequence: int
     frame_count: int = 0
-    event_count: int = 0
+    request_count: int = 0
     content_length: int = 0
     first_received: int = (1 << 64) - 1
     last_received: int = 0
 
     @property
     def next_sequence(self) -> int:
-        return self.first_sequence + self.event_count
+        return self.first_sequence + self.request_count
 
     def add(self, prefix: Prefix) -> None:
         self.frame_count += 1
-        self.event_count += prefix.event_count
+        self.request_count += prefix.request_count
         self.content_length += prefix.content_length
         self.first_received = min(self.first_received, prefix.first_received)
         self.last_received = max(self.last_received, prefix.last_received)
@@ -32,7 +32,7 @@ class Tally:
             self.frame_count,
             worker_id,
             self.first_sequence,
-            self.event_count,
+            self.request_count,
             self.content_length,
             self.first_received,
             self.last_received,

@@ -75,7 +75,7 @@ def test_the_code_reads_the_documents_example(tmp_path: Path) -> None:
     path = tmp_path / str(SegmentName(RECEIVED, "web-1", WORKER, 1))
     path.write_bytes(b"".join(parts[name] for name in ("header", "prefix", "data", "trailer")))
     with Segment(path, sealed=True) as segment:
-        (event,) = segment.events()
+        (event,) = segment.requests()
     assert segment.damaged == []
     assert segment.header
     assert segment.header.host == "web-1"

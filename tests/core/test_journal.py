@@ -18,7 +18,7 @@ from tests.files import fields, flipped, hit_by, journal_file, new_journal, reco
 PART = st.none() | st.binary(min_size=1, max_size=300)
 
 
-@given(st.lists(st.tuples(*[PART] * 8), min_size=1, max_size=20))
+@given(st.lists(st.tuples(*[PART] * 11), min_size=1, max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     journal = journal_file(data, events, block_size=1 << 16, block_count=2)
@@ -49,7 +49,7 @@ def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
         journal.blocks.append(b"GET", b"/", None, None, None, None, query, None)  # type: ignore[arg-type]
     assert journal.blocks.append(*fields(2))
     (run,) = read_journal(journal.path).runs
-    assert run.event_count == 2
+    assert run.request_count == 2
 
 
 def test_every_cut_leaves_exactly_the_complete_records(data: DataDirectory) -> None:
@@ -204,7 +204,7 @@ def test_threads_that_append_together_lose_and_overwrite_nothing(data: DataDirec
         sys.setswitchinterval(interval)
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(run.event_count for run in found.runs) == journal.blocks.accepted == 9000
+    assert sum(run.request_count for run in found.runs) == journal.blocks.accepted == 9000
 
 
 def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
@@ -222,7 +222,7 @@ def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
         assert journal.blocks.append(*fields(number, query=b"x" * 2500))
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(run.event_count for run in found.runs) == journal.blocks.accepted == 6
+    assert sum(run.request_count for run in found.runs) == journal.blocks.accepted == 6
 
 
 def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirectory) -> None:
@@ -234,7 +234,7 @@ def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirector
     assert journal.blocks.append(*fields(3)) == 0
     assert journal.blocks.full_block(0) is None
     (run,) = read_journal(journal.path).runs
-    assert run.event_count == 1
+    assert run.request_count == 1
 
 
 def test_bytes_made_to_slow_the_search_down_are_given_up_on(data: DataDirectory) -> None:

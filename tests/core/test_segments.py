@@ -29,7 +29,7 @@ def test_a_sound_segment_reads_back_whole(segment: SegmentFile) -> None:
     assert [told(event) for event in events] == segment.events
     assert read.damaged == []
     assert read.trailer
-    assert read.trailer.event_count == 12
+    assert read.trailer.request_count == 12
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -102,7 +102,7 @@ def test_a_damaged_header_without_a_telling_name_costs_no_event(segment: Segment
     renamed = tmp_path / "renamed.lz4"
     renamed.write_bytes(segment.content[:20] + b"?" + segment.content[21:])
     with Segment(renamed, sealed=True) as read:
-        assert [told(event) for event in read.events()] == segment.events
+        assert [told(event) for event in read.requests()] == segment.events
         assert read.damaged
 
 
@@ -120,7 +120,7 @@ def test_a_later_version_and_foreign_files_are_refused(segment: SegmentFile, tmp
         pass
 
 
-@given(st.lists(st.tuples(*[st.none() | st.binary(min_size=1, max_size=200)] * 8), min_size=1, max_size=10))
+@given(st.lists(st.tuples(*[st.none() | st.binary(min_size=1, max_size=200)] * 11), min_size=1, max_size=10))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 def test_any_bytes_come_back_from_a_segment(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     segment = segment_file(data, [events])
@@ -148,7 +148,7 @@ def test_a_prefix_counts_event_types_and_times(data: DataDirectory) -> None:
     segment = segment_file(data, [[told(event) for event in events]])
     with Segment(segment.path, sealed=True) as read:
         (frame,) = read.frames()
-        times = [event.received_at for event in frame.events() or []]
+        times = [event.received_at for event in frame.requests() or []]
     assert frame.prefix.types == {3: 2, 99: 1, OTHER_TYPE: 2}
     assert (frame.prefix.first_received, frame.prefix.last_received) == (min(times), max(times))
 
@@ -216,7 +216,7 @@ def test_a_prefix_that_lies_about_types_or_sizes_is_not_believed(segment: Segmen
     prefix = parse_prefix(segment.content[header.size :])
     assert prefix
     start = header.size
-    for offset, value in [(24, 99), (64 + 2, 77), (64, 500)]:  # event count, a count, an order
+    for offset, value in [(24, 99), (64 + 2, 77), (64, 500)]:  # request count, a count, an order
         lying = bytearray(segment.content[start : start + prefix.size])
         lying[offset : offset + 2] = value.to_bytes(2, "little")
         lying[-4:] = crc32c(lying[:-4]).to_bytes(4, "little")

@@ -1,0 +1,140 @@
+"""What a request says: the events it stands for, each with its parameters. docs/requests.md tells it to people.
+
+A GET is one event. A body may hold several: a JSON object, an array of objects, NDJSON, form-encoded pairs. Each has
+the parameters of the query first, then its own. Every request is at least one event, whatever its body.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kanalony._json import members, split
+from kanalony._querystring import parse
+from kanalony.segments.reader import Request
+
+Parameters = list[tuple[bytes, bytes]]
+
+MAX_EXPANDED = 16 << 20
+"""Bytes that a request may come to: its body decompressed, and its query times the number of its events."""
+
+_EVENT_COST = 256  # what each event is counted for beyond its query
+_MAX_CODINGS = 2
+_MAX_MEMBERS = 16  # gzip files in one body; each is copied once for each one before it
+_FORM = b"application/x-www-form-urlencoded"
+_FIRST_PAIR = re.compile(rb"[\w.:~%*\[\]-]+=")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_BOM = b"\xef\xbb\xbf"
+
+
+class UnreadableError(ValueError):
+    """A body that cannot be decoded."""
+
+
+class Body(NamedTuple):
+    """A body, decoded. `objects` are the (start, end) of its JSON objects; `is_form` means that it has form-encoded
+    pairs instead; `problem` says what could not be read, if anything."""
+
+    text: bytes
+    objects: list[tuple[int, int]]
+    is_form: bool
+    problem: str | None
+
+
+class Events(NamedTuple):
+    """The events of a request, and what of its body could not be read, if anything."""
+
+    parameters: Iterator[Parameters]
+    problem: str | None
+
+
+def read_events(request: Request) -> Events:
+    """The events of a request: at least one. Names and values are decoded: percent-encoding and `+` in a query and a
+    form, escapes in JSON. Names may repeat."""
+    if not request.body:
+        return Events(iter([parse(request.query or b"")]), None)
+    body = read_body(
+        request.body,
+        request.content_type or b"",
+        request.content_encoding or b"",
+        MAX_EXPANDED // (len(request.query or b"") + _EVENT_COST),
+    )
+    return Events(_merge(parse(request.query or b""), body), body.problem)
+
+
+def _merge(common: Parameters, body: Body) -> Iterator[Parameters]:
+    """One event after another: all at once a small request could fill the memory."""
+    if body.objects:
+        for start, end in body.objects:
+            yield common + members(body.text, start, end)
+    else:
+        yield common + (parse(body.text) if body.is_form else [])
+
+
+def read_body(body: bytes, content_type: bytes, content_encoding: bytes, max_events: int) -> Body:
+    """What a body holds. Its first bytes decide more than its type, since players send JSON under any name."""
+    try:
+        text = _decompress(body, content_encoding)
+    except UnreadableError as error:
+        return Body(b"", [], False, str(error))
+    content = text.removeprefix(_BOM).strip()
+    objects: list[tuple[int, int]] = []
+    problem = None
+    if content[:1] in (b"{", b"["):
+        start = len(text) - len(text.removeprefix(_BOM))
+        found, sound = split(memoryview(text)[start:], max_events)
+        objects = [(begin + start, end + start) for begin, end in found]
+        if not sound:
+            problem = f"more than {max_events:,} events" if len(objects) == max_events else "not valid JSON"
+    elif content and (_is_form(content_type) or (_FIRST_PAIR.match(content) and not _CONTROL.search(content))):
+        return Body(content, [], True, None)
+    elif content:
+        problem = "neither JSON nor form-encoded"
+    if problem and not objects and _is_form(content_type):
+        return Body(content, [], True, None)
+    return Body(text, objects, False, problem)
+
+
+def _is_form(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == _FORM
+
+
+def _decompress(body: bytes, content_encoding: bytes) -> bytes:
+    """Undo the content codings. Raises UnreadableError for damage, for what decompresses to more than MAX_EXPANDED, and
+    for codings other than gzip and deflate."""
+    codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
+    codings = [coding for coding in codings if coding not in (b"", b"identity")]
+    if len(codings) > _MAX_CODINGS:
+        raise UnreadableError(f"{len(codings)} content codings")
+    for coding in reversed(codings):
+        if not body:
+            break
+        if coding in (b"gzip", b"x-gzip"):
+            body = _inflate(body, zlib.MAX_WBITS | 16)
+        elif coding == b"deflate":
+            # Some clients leave the zlib header out (RFC 9110, section 8.4.1.2); RFC 1950 says what it looks like.
+            has_header = body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+            body = _inflate(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+        else:
+            raise UnreadableError(f"content coding {coding.decode(errors='replace')!r} is not known")
+    return body
+
+
+def _inflate(body: bytes, window_bits: int) -> bytes:
+    parts = []
+    room = MAX_EXPANDED
+    for _ in range(_MAX_MEMBERS):
+        decompressor = zlib.decompressobj(window_bits)
+        try:
+            parts.append(decompressor.decompress(body, room + 1))
+        except zlib.error as error:
+            raise UnreadableError("not what its Content-Encoding says") from error
+        room -= len(parts[-1])
+        if room < 0:
+            raise UnreadableError(f"more than {MAX_EXPANDED:,} bytes when decompressed")
+        if not decompressor.eof:
+            raise UnreadableError("ends before its Content-Encoding does")
+        body = decompressor.unused_data
+        if not body or window_bits < zlib.MAX_WBITS | 16:
+            return b"".join(parts)
+    raise UnreadableError(f"more than {_MAX_MEMBERS} gzip members")

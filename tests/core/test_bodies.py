@@ -1,0 +1,135 @@
+"""What a request says: which events a body holds, and what of it cannot be read."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+
+from kanalony.bodies import MAX_EXPANDED, read_events
+from kanalony.segments.reader import Request
+
+JSON = b"application/json"
+FORM = b"application/x-www-form-urlencoded; charset=UTF-8"
+PLAIN = b"text/plain;charset=UTF-8"
+
+# What a page may send: other scripts, the characters that mean something, an emoji beyond the first plane.
+VALUES = {"title": "Ελληνικά 日本語 é", "signs": "a&b=c%d+e f;g#h", "emoji": "👩\u200d🚀", "empty": "", "quote": '"\\/'}
+
+
+def request(
+    body: bytes | None, content_type: bytes | None = JSON, encoding: bytes | None = None, *, query: bytes | None = None
+) -> Request:
+    parts = (b"POST", b"/collect", None, None, None, None, query, body, content_type, encoding, None)
+    return Request(1, 1, 0, *parts)
+
+
+def events(told: Request) -> tuple[list[list[tuple[str, str]]], str | None]:
+    """(names and values of every event, the problem)."""
+    found = read_events(told)
+    pairs = [[(name.decode(), value.decode()) for name, value in event] for event in found.parameters]
+    return pairs, found.problem
+
+
+@pytest.mark.parametrize("content_type", [JSON, PLAIN, FORM, None, b"application/octet-stream"])
+def test_json_is_known_under_any_content_type(content_type: bytes | None) -> None:
+    body = json.dumps(VALUES, ensure_ascii=False).encode()
+    assert events(request(body, content_type)) == ([list(VALUES.items())], None)
+    assert events(request(b"\xef\xbb\xbf \n" + body, content_type)) == ([list(VALUES.items())], None)
+
+
+@pytest.mark.parametrize("content_type", [JSON, PLAIN, FORM, None])
+def test_form_pairs_are_known_under_any_content_type(content_type: bytes | None) -> None:
+    body = urlencode(VALUES).encode()
+    assert events(request(body, content_type)) == ([list(VALUES.items())], None)
+
+
+def test_a_form_may_hold_what_looks_like_something_else() -> None:
+    for body in [b"{a}=1", b"[0]=1&b", b"no pairs", b"a\nb=1"]:
+        assert events(request(body, FORM)) == ([parse_qsl(body.decode(), keep_blank_values=True)], None)
+
+
+def test_each_event_of_a_batch_has_the_query_first_and_then_its_own() -> None:
+    lines = [{"eventType": 3, "partnerId": 7}, {"eventType": 99}]
+    expected = [
+        [("partnerId", "5"), ("a", "+ "), ("eventType", "3"), ("partnerId", "7")],
+        [("partnerId", "5"), ("a", "+ "), ("eventType", "99")],
+    ]
+    for body in [json.dumps(lines), "\n".join(map(json.dumps, lines)), "\n".join(map(json.dumps, lines)) + "\r\n\r\n"]:
+        assert events(request(body.encode(), query=b"partnerId=5&a=%2B+")) == (expected, None)
+
+
+def test_every_request_is_at_least_one_event() -> None:
+    alone = [[("eventType", "3")]]
+    for body, problem in [
+        (None, None),
+        (b" \r\n", None),
+        (b"[]", None),
+        (b"{}", None),
+        (b"[", "not valid JSON"),
+        (b'{"a":', "not valid JSON"),
+        (b"<xml a='b'/>", "neither JSON nor form-encoded"),
+        (b"hello", "neither JSON nor form-encoded"),
+        (b"a=1\x00", "neither JSON nor form-encoded"),
+        (b'"a=1"', "neither JSON nor form-encoded"),
+        (b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--x--\r\n", "neither JSON nor form-encoded"),
+    ]:
+        assert events(request(body, PLAIN, query=b"eventType=3")) == (alone, problem), body
+
+
+def test_what_stands_before_a_mistake_is_read() -> None:
+    assert events(request(b'[{"a":1},{"a":2},{"a"')) == ([[("a", "1")], [("a", "2")]], "not valid JSON")
+
+
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(data) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        (b"gzip", gzip.compress),
+        (b"X-GZIP ", gzip.compress),
+        (b"gzip", lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
+        (b"deflate", zlib.compress),
+        (b"deflate", raw_deflate),
+        (b"identity", bytes),
+        (b"deflate, gzip", lambda data: gzip.compress(zlib.compress(data))),
+        (b"identity,,gzip", gzip.compress),
+    ],
+)
+def test_content_codings_are_undone(encoding: bytes, encode: Callable[[bytes], bytes]) -> None:
+    body = encode(json.dumps(VALUES).encode())
+    assert events(request(body, JSON, encoding)) == ([list(VALUES.items())], None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "problem"),
+    [
+        (b"br", b"{}", "'br' is not known"),
+        (b"gzip", b"{}", "not what its Content-Encoding says"),
+        (b"deflate", b"\xff\xff", "not what its Content-Encoding says"),
+        (b"gzip", gzip.compress(b'{"a":1}' * 99)[:-9], "ends before"),
+        (b"gzip", gzip.compress(b"{}") + b"more", "not what its"),
+        (b"gzip, gzip, gzip", b"{}", "3 content codings"),
+        (b"gzip", gzip.compress(b"") * 20, "more than 16 gzip members"),
+        (b"gzip", gzip.compress(bytes(MAX_EXPANDED + 1)), "more than 16,777,216 bytes"),
+        (b"gzip, gzip", gzip.compress(gzip.compress(bytes(1 << 30))), "more than 16,777,216 bytes"),
+    ],
+)
+def test_what_cannot_be_decompressed_is_a_problem_and_no_bomb(encoding: bytes, body: bytes, problem: str) -> None:
+    told, why = events(request(body, JSON, encoding, query=b"a=1"))
+    assert told == [[("a", "1")]]
+    assert why
+    assert problem in why
+
+
+def test_a_small_body_cannot_become_any_number_of_events() -> None:
+    body = gzip.compress(b"[" + b"{}," * (1 << 20) + b"{}]")
+    query = b"q" * 768
+    found = read_events(request(body, JSON, b"gzip", query=query))
+    assert found.problem == "more than 16,384 events"
+    assert sum(1 for _ in found.parameters) == MAX_EXPANDED // (768 + 256) == 16384

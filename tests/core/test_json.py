@@ -1,0 +1,176 @@
+"""JSON bodies: the same values as Python's own parser finds, whatever the bytes; and redaction that leaves the rest."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kanalony._json import members, redact, split
+
+TEXT = st.text(max_size=20) | st.text(alphabet='"\\/\x1f\x7f\u2028é\ud800\U0001f3ac{}[]:, ', max_size=20)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12
+)
+OBJECTS = st.dictionaries(TEXT, VALUES, max_size=6)
+
+
+def found(body: bytes) -> tuple[list[bytes], bool]:
+    """(the bytes of each object, whether that was all)."""
+    spans, sound = split(body, 1000)
+    return [body[start:end] for start, end in spans], sound
+
+
+def as_text(value: Any) -> Any:
+    """What a value is as a parameter; what is nested stays as it is, for comparison as JSON."""
+    if isinstance(value, str):
+        return "".join(
+            "\ufffd" if 0xD800 <= ord(character) < 0xE000 else character  # half of a pair
+            for character in value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        )
+    return "" if value is None else value
+
+
+def spread(text: str, seed: int) -> bytes:
+    """JSON with white space strewn in where it may stand."""
+    chance = random.Random(seed)
+    parts = []
+    in_string = escaped = False
+    for character in text:
+        if not in_string and character in '{}[]:,"':
+            parts.append(chance.choice(["", "", " ", "\n", "\t\r\n"]))
+        parts.append(character)
+        if character == '"' and not escaped:
+            in_string = not in_string
+        escaped = character == "\\" and not escaped
+    return "".join(parts).encode("utf-8", "replace")
+
+
+@given(st.lists(OBJECTS, max_size=4), st.booleans(), st.booleans(), st.integers())
+def test_objects_and_members_are_those_of_pythons_parser(
+    objects: list[dict[str, Any]], in_array: bool, ascii_only: bool, seed: int
+) -> None:
+    if not ascii_only:
+        objects = json.loads(json.dumps(objects).replace("\\ud800", "x"))  # has no UTF-8
+    texts = [json.dumps(value, ensure_ascii=ascii_only) for value in objects]
+    body = spread("[" + ",".join(texts) + "]" if in_array else "\n".join(texts), seed)
+    spans, sound = split(memoryview(body), 1000)
+    assert sound
+    assert len(spans) == len(objects)
+    for (start, end), value in zip(spans, objects, strict=True):
+        assert json.loads(body[start:end]) == value
+        told = members(body, start, end)
+        assert [name.decode() for name, _ in told] == [as_text(name) for name in value]
+        for (_, text), expected in zip(told, value.values(), strict=True):
+            if isinstance(expected, str) or expected is None:
+                assert text.decode() == as_text(expected)
+            else:
+                assert json.loads(text) == expected
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\u0e+-. tfn\n', max_size=40).map(str.encode))
+@example(b'{"a":01}')
+@example(b'{"a":1.}')
+@example(b'{"a":-}')
+@example(b'{"a":1e}')
+@example(b'{"a":tru}')
+@example(b'{"a":"\\x"}')
+@example(b'{"a":"\\u12g4"}')
+@example(b'{"a":"\\')
+@example(b'{"a":1,}')
+@example(b'{"a":[1,]}')
+@example(b'{"a"}')
+@example(b'{"a":1]')
+@example(b"{" * 100)
+def test_an_object_is_valid_where_pythons_parser_says_so(body: bytes) -> None:
+    spans, sound = split(b"{" + body, 1000)
+    one = sound and len(spans) == 1 and spans[0][0] == 0
+    try:
+        text = (b"{" + body).decode("utf-8", "replace")
+        value = json.loads(text, parse_constant=lambda _: 1 / 0)
+        expected = isinstance(value, dict)
+    except (ValueError, ZeroDivisionError):
+        expected = False
+    assert one == expected
+
+
+@given(st.binary(max_size=300) | st.text(alphabet='{}[]"\\:,\n1a', max_size=200).map(str.encode), st.integers(0, 3))
+def test_any_bytes_give_spans_in_order_and_nothing_else(body: bytes, limit: int) -> None:
+    spans, _ = split(body, limit)
+    assert len(spans) <= limit
+    last = 0
+    for start, end in spans:
+        assert last <= start < end <= len(body)
+        assert (body[start], body[end - 1]) == (ord("{"), ord("}"))
+        members(body, start, end)
+        redact(body, start, end, lambda name: True, b"0")
+        last = end
+
+
+@pytest.mark.parametrize(
+    ("body", "objects", "sound"),
+    [
+        (b'{"a":1}\n{"a":2}\r\n{"a":3}', 3, True),
+        (b'[{"a":1}]\n[{"a":2},{"a":3}]', 3, True),
+        (b'{"a":1}{"a":2}', 2, True),
+        (b"[]", 0, True),
+        (b"", 0, True),
+        (b" \n", 0, True),
+        (b'{"a":1}\n{"a":\n{"a":3}\n', 2, False),
+        (b'[{"a":1}]\nnonsense\n{"a":3}', 2, False),
+        (b'{"a":\n{"a":2}', 0, False),
+        (b'[{"a":1},{"a":2},{"a":', 2, False),
+        (b'[{"a":1}', 1, False),
+        (b'[{"a":1},]', 1, False),
+        (b'[{"a":1} {"a":2}]', 1, False),
+        (b'[,{"a":1}]', 0, False),
+        (b"[1]", 0, False),
+        (b"[[]]", 0, False),
+        (b'{"a":1}x{"a":2}', 1, False),
+        (b'"text"', 0, False),
+        (b"{" + b'"a":{' * 63 + b"}" * 64, 1, True),
+        (b"{" + b'"a":{' * 64 + b"}" * 65, 0, False),
+    ],
+)
+def test_what_comes_before_a_mistake_and_other_lines_are_kept(body: bytes, objects: int, sound: bool) -> None:
+    spans, told = found(body)
+    assert (len(spans), told) == (objects, sound)
+
+
+def test_no_more_objects_than_asked_for() -> None:
+    assert split(b"[{},{},{}]", 3) == ([(1, 3), (4, 6), (7, 9)], True)
+    assert split(b"[{},{},{}]", 2) == ([(1, 3), (4, 6)], False)
+
+
+def test_numbers_and_nested_values_stand_as_they_were_sent() -> None:
+    body = b'{"n": 1.50, "big": 123456789012345678901, "e": 1E+2, "no": null, "yes": true, "in": [1, {"a": "\\n"}]}'
+    assert members(body, 0, len(body)) == [
+        (b"n", b"1.50"),
+        (b"big", b"123456789012345678901"),
+        (b"e", b"1E+2"),
+        (b"no", b""),
+        (b"yes", b"true"),
+        (b"in", b'[1, {"a": "\\n"}]'),
+    ]
+
+
+@given(OBJECTS, st.integers())
+def test_redaction_replaces_every_value_of_the_name_and_nothing_else(value: dict[str, Any], seed: int) -> None:
+    def hide(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: "-" if name == "ks" else hide(inner) for name, inner in node.items()}
+        return [hide(inner) for inner in node] if isinstance(node, list) else node
+
+    value = {**value, "ks": value, "deep": [{"ks": value}]}
+    body = spread(json.dumps(value), seed)
+    redacted = redact(body, 0, len(body), lambda name: name == b"ks", b'"-"')
+    assert json.loads(redacted) == hide(value)
+    assert redact(body, 0, len(body), lambda name: False, b'"-"') == body
+
+
+def test_a_name_is_secret_however_it_is_escaped() -> None:
+    body = b'{"\\u006bs" : "secret", "a": "ks", "ks":[1,{"x":2}] }'
+    assert redact(body, 0, len(body), lambda name: name == b"ks", b'"-"') == b'{"\\u006bs" : "-", "a": "ks", "ks":"-" }'
