@@ -18,7 +18,7 @@ Parameters = list[tuple[bytes, bytes]]
 MAX_EXPANDED = 16 << 20
 """Bytes that a request may come to: its body decompressed, and its query times the number of its events."""
 
-_EVENT_COST = 256  # what each event is counted for beyond its query
+_EVENT_COST = 256  # bytes that each event is counted for beyond its query
 _MAX_CODINGS = 2
 _MAX_MEMBERS = 16  # gzip files in one body; each is copied once for each one before it
 _FORM = b"application/x-www-form-urlencoded"
@@ -57,9 +57,15 @@ def read_events(request: Request) -> Events:
         request.body,
         request.content_type or b"",
         request.content_encoding or b"",
-        MAX_EXPANDED // (len(request.query or b"") + _EVENT_COST),
+        max_events(len(request.query or b"")),
     )
     return Events(_merge(parse(request.query or b""), body), body.problem)
+
+
+def max_events(query_size: int) -> int:
+    """How many events a request may hold: each repeats the query, so a small request could become any amount of
+    data."""
+    return MAX_EXPANDED // (query_size + _EVENT_COST)
 
 
 def _merge(common: Parameters, body: Body) -> Iterator[Parameters]:

@@ -90,8 +90,10 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     too."""
     field = Settings.model_fields[name]
     text = " ".join((field.description or "").split())
-    default = "none, may be given more than once" if multiple else field.get_default()
     flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{text}  [default: no]")
+    default = "none, may be given more than once" if multiple else field.get_default()
     return click.option(flag, metavar="VALUE", multiple=multiple, help=f"{text}  [default: {default}]")
 
 
@@ -104,6 +106,12 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
 @_setting("ack")
 @_setting("trusted_proxy", multiple=True)
 @_setting("spool", multiple=True)
+@_setting("path", multiple=True)
+@_setting("max_body")
+@_setting("allow_origin", multiple=True)
+@_setting("shed_views")
+@_setting("anonymize_ip")
+@_setting("redact", multiple=True)
 @_setting("heartbeat")
 @_setting("journal_blocks")
 @click.option(

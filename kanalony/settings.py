@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, ValidationError
+from pydantic import AfterValidator, ByteSize, Field, ValidationError, ValidationInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,16 +27,37 @@ log = logging.getLogger("kanalony")
 
 DEFAULT_CONFIG = Path("kanalony.toml")
 _BLOCK_UNIT = 4096
+_REQUEST_ROOM = 64 << 10  # bytes for all of a request but its body
 
 
 def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63] or "localhost"
 
 
-def _whole_pages(size: ByteSize) -> ByteSize:
+def _block_for(max_body: int) -> ByteSize:
+    """The smallest block that holds any request with such a body."""
+    return ByteSize(-(-(max_body + _REQUEST_ROOM) // _BLOCK_UNIT) * _BLOCK_UNIT)
+
+
+def _holds_a_request(size: ByteSize, info: ValidationInfo) -> ByteSize:
     if size % _BLOCK_UNIT:
         raise ValueError(f"must be a multiple of {_BLOCK_UNIT} bytes")
+    needed = _block_for(info.data.get("max_body", 0))
+    if size < needed:
+        raise ValueError(f"must be at least {needed}, to hold a request with the largest body (max_body)")
     return size
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+", text):
+        raise ValueError("must be an origin as browsers send it, like https://videos.example")
+    return text.lower()
+
+
+def _tracking_path(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise ValueError("must be a path like /e, of letters, digits and . _ ~ -")
+    return text
 
 
 class Settings(BaseSettings):
@@ -71,6 +92,25 @@ class Settings(BaseSettings):
     trusted_proxy: tuple[IPv4Network | IPv6Network, ...] = ()
     """Network (CIDR) whose X-Forwarded-For is believed, as 10.0.0.0/8: the proxies in front, and nobody else."""
 
+    path: tuple[Annotated[str, AfterValidator(_tracking_path)], ...] = ()
+    """Further path to take events on, as /e: blockers know /collect. One that ends in .gif answers with a pixel."""
+
+    max_body: ByteSize = Field(ByteSize(1 << 20), ge=1 << 10, le=32 << 20)
+    """Most bytes of a POST's body; more is answered with 413."""
+
+    allow_origin: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    """Origin, as https://videos.example, whose pages may read answers and send JSON. Without any, all may."""
+
+    shed_views: bool = False
+    """Tell players that ask for a JSON answer to send no heartbeats while the journal is nearly full."""
+
+    anonymize_ip: Literal["no", "truncate", "hmac", "drop"] = "no"
+    """What becomes of client addresses before they reach the disk. truncate: /24 or /48. hmac: a token, the same for an
+    address until midnight UTC. drop: nothing is kept."""
+
+    redact: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Parameter, as ks, whose values are replaced before they reach the disk, in queries and bodies."""
+
     host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
     """Name of this machine in segments: tells people which collector wrote a file. Need not be unique."""
 
@@ -80,11 +120,11 @@ class Settings(BaseSettings):
     heartbeat: int = Field(30, ge=2, le=600)
     """Seconds after which a worker that does not respond is killed and replaced."""
 
-    journal_block_size: Annotated[ByteSize, AfterValidator(_whole_pages)] = Field(
-        ByteSize(1 << 20), ge=64 << 10, le=64 << 20
+    journal_block_size: Annotated[ByteSize, AfterValidator(_holds_a_request)] = Field(
+        default_factory=lambda known: _block_for(known.get("max_body", 0)), ge=64 << 10, le=64 << 20
     )
-    """Most bytes of events in one frame, and in one event. Larger compresses a little better and reads in larger
-    steps."""
+    """Most bytes of events in one frame, and in one request. Larger compresses a little better and reads in larger
+    steps. The default is max_body and 64 KiB."""
 
     journal_blocks: int = Field(32, ge=2, le=1024)
     """Blocks in each worker's journal: how long the disk may stall before answers turn into 503. Costs as much disk and

@@ -85,7 +85,7 @@ def test_a_data_directory_of_a_later_version_is_refused(tmp_path: Path) -> None:
 def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(data=tmp_path / "data", port=0, workers=3)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=90 << 20))
-    with pytest.raises(StorageError, match="less than 96 MiB free for the journals of 3 workers"):
+    with pytest.raises(StorageError, match="less than 102 MiB free for the journals of 3 workers"):
         serve(lambda: settings)
 
 
@@ -166,7 +166,7 @@ def test_paths_that_are_not_ours_are_told(tmp_path: Path, command: str) -> None:
 def test_an_empty_data_directory_is_sound_and_prints_nothing(data: DataDirectory) -> None:
     assert cat(data.root) == []
     done = run("verify", "--data", data.root)
-    assert (done.returncode, done.stdout) == (0, "0 segments, 0 frames, 0 events; sound\n")
+    assert (done.returncode, done.stdout) == (0, "0 segments, 0 frames, 0 requests, 0 events; sound\n")
 
 
 def test_cat_takes_files_and_directories(data: DataDirectory) -> None:
@@ -178,7 +178,19 @@ def test_cat_takes_files_and_directories(data: DataDirectory) -> None:
 
 
 def test_cat_prints_what_the_contract_says(data: DataDirectory) -> None:
-    request = (b"GET", b"/collect", b"\x7f\0\0\1", b"10.0.0.1", b"agent", b"http://a/", b"b=1&a=%C3%A9&b=2", b"\xff")
+    request = (
+        b"GET",
+        b"/collect",
+        b"\x7f\0\0\1",
+        b"10.0.0.1",
+        b"agent",
+        b"http://a/",
+        b"b=1&a=%C3%A9&b=2",
+        b"\xff",
+        b"text/x",
+        None,
+        None,
+    )
     segment_file(data, [[request]])
     (event,) = cat(data.root)
     assert list(event) == [
@@ -187,12 +199,15 @@ def test_cat_prints_what_the_contract_says(data: DataDirectory) -> None:
         "path",
         "query",
         "body_base64",
+        "content_type",
+        "content_encoding",
         "remote_addr",
         "forwarded_for",
         "user_agent",
         "referer",
         "worker",
         "sequence",
+        "index",
         "params",
     ]
     assert event["received_at"].endswith("Z")
@@ -221,7 +236,7 @@ def test_verify_names_each_damaged_place_and_exits_with_1(data: DataDirectory) -
     segment.path.write_bytes(segment.content[:middle] + b"?" + segment.content[middle + 1 :])
     done = run("verify", "--data", data.root)
     assert done.returncode == 1
-    assert done.stdout.startswith("2 segments, 3 frames, 3 events; damage found\nby event type: ")
+    assert done.stdout.startswith("2 segments, 3 frames, 3 requests, 3 events; damage found\nby event type: ")
     assert f"{segment.path}: offset {segment.ends[0]:,}, {segment.ends[1] - segment.ends[0]:,} bytes" in done.stderr
     assert str(sound.path) not in done.stderr
     events = run("cat", "--data", data.root)
@@ -236,7 +251,7 @@ def test_verify_counts_what_is_pending_in_a_dead_workers_journal(data: DataDirec
     dead: JournalFile = journal_file(data, [fields(2), fields(3)])
     done = run("verify", "--data", data.root)
     assert done.returncode == 0, done.stderr
-    assert "1 journals left by dead workers, 2 events pending; sound" in done.stdout
+    assert "1 journals left by dead workers, 2 requests pending; sound" in done.stdout
     content = dead.content.replace(b"n=3&", b"n=4&")
     dead.path.write_bytes(content)
     done = run("verify", "--data", data.root)

@@ -184,7 +184,7 @@ def test_anything_else_is_told_plainly_and_not_stored(server: Server, request_li
     line, headers, body = parts(server.exchange(request_line + b"\r\nHost: t\r\n\r\n"))
     assert status in line
     assert headers["content-type"] == "text/plain"
-    assert b"events are tracked by GET on /collect and /api_v3/index.php" in body
+    assert b"events are tracked by GET or POST on /collect, /api_v3/index.php, /pixel.gif" in body
     assert len(cat(server.data)) == before
 
 

@@ -3,25 +3,32 @@
 Nothing here may import the offline half of kanalony: a serving process stays small, and a test sees to it.
 """
 
-import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 import falcon
 from falcon.routing import CompiledRouter
 
-from kanalony.collector.clients import client_address
-from kanalony.collector.resources import TRACKING_PATHS, Environ, TrackResource
+from kanalony.collector.clients import Cors, client_address
+from kanalony.collector.counts import Counts
+from kanalony.collector.privacy import private
+from kanalony.collector.resources import (
+    TRACKING_PATHS,
+    Environ,
+    Intake,
+    NoIconResource,
+    PixelResource,
+    RobotsResource,
+    TrackResource,
+)
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
-
-log = logging.getLogger("kanalony")
 
 
 class Collector:
@@ -38,18 +45,26 @@ class Collector:
         self._data = DataDirectory.writable(settings.data)
         self._data.add_spools(settings.spool)
         self._store: Store | None = Store(self._data, settings)
-        self._track = TrackResource(
-            self._store.append,
+        self._counts = Counts()
+        self._intake = Intake(
+            private(self._store.append, self._data, settings),
             client_address(settings.trusted_proxy),
-            lambda error: log.error("an event was not stored: %s", error),
+            max_body=settings.max_body,
+            cors=Cors(settings.allow_origin),
+            counts=self._counts,
+            is_shedding=self._is_nearly_full if settings.shed_views else lambda: False,
         )
         router = CompiledRouter()
         self.falcon = falcon.App(router=router)
         self.falcon.req_options.strip_url_path_trailing_slash = True
-        self.falcon.set_error_serializer(_plain_text)
-        for path in TRACKING_PATHS:
-            self.falcon.add_route(path, self._track)
-        routes = {path: router.find(path) for path in TRACKING_PATHS}
+        self.falcon.add_route("/robots.txt", RobotsResource())
+        self.falcon.add_route("/favicon.ico", NoIconResource())
+        track, pixel = TrackResource(self._intake), PixelResource(self._intake)
+        paths = list(dict.fromkeys([*TRACKING_PATHS, *settings.path]))
+        for path in paths:
+            self.falcon.add_route(path, pixel if path.endswith(".gif") else track)
+        self.falcon.set_error_serializer(_plain_text(paths))
+        routes = {path: router.find(path) for path in paths}
         self._short_path = {path: cast(TrackResource, route[0]).respond for path, route in routes.items() if route}
         self._opening = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
@@ -62,14 +77,18 @@ class Collector:
             # Falcon's router takes any number of leading slashes, and its request drops one that trails.
             path = "/" + path.lstrip("/").removesuffix("/")
         respond = self._short_path.get(path)
-        if respond and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        if respond and environ["REQUEST_METHOD"] in ("GET", "POST", "HEAD"):
             return respond(environ, start_response)
         return self.falcon(environ, start_response)
 
     def close(self) -> None:
         """Seal what is stored and give the journal up. No request may come after this."""
+        self._counts.close()
         if self._store:
             self._store.close()
+
+    def _is_nearly_full(self) -> bool:
+        return self._store is not None and self._store.is_nearly_full()
 
     def _after_fork(self) -> None:
         """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first
@@ -78,19 +97,24 @@ class Collector:
             self._store.forget()
         self._store = None
         self._opening = threading.Lock()
-        self._track.append = self._append_first
+        self._intake.append = private(self._append_first, self._data, self.settings)
 
     def _append_first(self, *fields: object) -> int:
         with self._opening:
             if self._store is None:
                 self._store = Store(self._data, self.settings)
-                self._track.append = self._store.append
+                self._intake.append = private(self._store.append, self._data, self.settings)
         return self._store.append(*fields)
 
 
-def _plain_text(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    resp.content_type = "text/plain"
-    resp.text = f"{error.status}: events are tracked by GET on {' and '.join(TRACKING_PATHS)}\n"
+def _plain_text(paths: list[str]) -> Callable[[falcon.Request, falcon.Response, falcon.HTTPError], None]:
+    """What anything but an event is told."""
+
+    def tell(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+        resp.content_type = "text/plain"
+        resp.text = f"{error.status}: events are tracked by GET or POST on {', '.join(paths)}\n"
+
+    return tell
 
 
 def create_app(settings: Settings | None = None) -> Collector:

@@ -1,5 +1,6 @@
-"""Who sent a request."""
+"""Who sent a request: the address behind proxies, the origin of the page."""
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -53,3 +54,52 @@ def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None
         return resolve(peer, chain) if peer and chain else peer
 
     return address
+
+
+class Cors:
+    """Which pages may read the answers, and send what needs to be asked for first (the Fetch standard, section 3.2).
+
+    Browsers store nothing differently for it: a simple request arrives whatever its page may read.
+    """
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        """`allowed` are origins as browsers send them; none means that any is."""
+        self._allowed = frozenset(allowed)
+
+    def answer(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        """Headers for an answer to an event."""
+        if not self._allowed and environ["REQUEST_METHOD"] != "POST":
+            return _ANY_ORIGIN
+        origin = self._origin(environ)
+        if origin:
+            # sendBeacon sends cookies, if there are any, and then `*` would not do.
+            return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), _VARY]
+        return [_VARY] if self._allowed else _ANY_ORIGIN
+
+    def preflight(self, environ: dict[str, Any]) -> list[tuple[str, str]] | None:
+        """Headers that allow what a preflight asks for, the methods left out; None when its origin is not allowed."""
+        origin = self._origin(environ)
+        if origin is None:
+            if self._allowed and "HTTP_ORIGIN" in environ:
+                return None
+            origin = "*"
+        granted = [("Access-Control-Allow-Origin", origin)]
+        if origin != "*":
+            granted.append(("Access-Control-Allow-Credentials", "true"))
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
+        if asked and _HEADER_NAMES.fullmatch(asked):
+            granted.append(("Access-Control-Allow-Headers", asked))
+        return granted
+
+    def _origin(self, environ: dict[str, Any]) -> str | None:
+        """The origin, when it is one and allowed: it is echoed, so it must be fit for a header."""
+        origin = environ.get("HTTP_ORIGIN")
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+            return None
+        return origin if not self._allowed or origin in self._allowed else None
+
+
+_ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
+_VARY = ("Vary", "Origin")
+_ORIGIN = re.compile(r"[\x21-\x7e]+")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]+")

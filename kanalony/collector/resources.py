@@ -1,55 +1,80 @@
-"""What the collector answers on its tracking paths."""
+"""What the collector answers, path by path. docs/requests.md says it to those who send."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import falcon
+from falcon import mediatypes
+
+from kanalony._querystring import parse
+from kanalony.collector.clients import Cors
+from kanalony.collector.counts import Counts
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
 Environ = dict[str, Any]
-Answer = tuple[str, list[tuple[str, str]], bytes]
+Headers = list[tuple[str, str]]
+Answer = tuple[str, Headers, bytes]
 
-TRACKING_PATHS = ("/collect", "/api_v3/index.php")
+TRACKING_PATHS = ("/collect", "/api_v3/index.php", "/pixel.gif")
 
-_HEADERS = [
-    ("Content-Type", "text/plain"),
-    # Pages are served from elsewhere; without this header the player sees an error though the event is stored.
-    ("Access-Control-Allow-Origin", "*"),
+_TEXT = ("Content-Type", "text/plain")
+_JSON = ("Content-Type", "application/json")
+_GIF = ("Content-Type", "image/gif")
+_ALWAYS = [
     ("Cache-Control", "no-store"),
+    # A page with Cross-Origin-Embedder-Policy may load nothing that does not say so.
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
 ]
-_FULL = b"503: there is no room to store this event.\n"
-_FAILED = b"503: the disk failed; this event is not known to be stored.\n"
-_TOO_LARGE = b"413: the event is too large to be stored.\n"
-_MALFORMED = b"400: the request is malformed; nothing was stored.\n"
 _RETRY = ("Retry-After", "1")
+_METHODS = "GET, HEAD, POST, OPTIONS"
+_PREFLIGHT_AGE = "86400"  # seconds; browsers cap it at what they think right
+_PIXEL = bytes.fromhex(  # GIF89a, 1 x 1, transparent
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
+_ROBOTS = b"User-agent: *\nDisallow: /\n"
 
 
-def _answer(status: str, body: bytes, *more: tuple[str, str]) -> Answer:
-    return status, [*_HEADERS, ("Content-Length", str(len(body))), *more], body
+class _RefusedError(Exception):
+    """A request that is not stored: the answer's status, its text, why it is so in the counts, and further headers."""
+
+    def __init__(self, status: str, text: str, reason: str, *headers: tuple[str, str]) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.body = f"{status[:3]}: {text}\n".encode("latin-1", "replace")
+        self.headers = headers
 
 
-class TrackResource:
-    """Stores every request to a tracking path, then answers the time of receipt."""
+class Intake:
+    """Stores requests. `append` is Blocks.append, or less than that for privacy; `counts` has what was not stored."""
 
     def __init__(
         self,
         append: Callable[..., int],
         address: Callable[[Environ], bytes | None],
-        on_error: Callable[[Exception], object],
+        *,
+        max_body: int,
+        cors: Cors,
+        counts: Counts,
+        is_shedding: Callable[[], bool],
     ) -> None:
-        """`append` is Blocks.append, `address` tells a request's client; `on_error` hears of what kept an event from
-        being stored."""
+        """`address` tells a request's client; `is_shedding` whether players are to be told to send no more views."""
         self.append = append
+        self.cors = cors
         self._address = address
-        self._on_error = on_error
-        self._answer: tuple[int, Answer] = 0, _answer("200 OK", b"0")  # of the last second
+        self._max_body = max_body
+        self._counts = counts
+        self._is_shedding = is_shedding
 
-    def track(self, environ: Environ) -> Answer:
-        """Store the request and answer it: 200 once it is stored, 503 when it cannot be, 413 when it is too large."""
+    def store(self, environ: Environ) -> int:
+        """Store a request; µs since 1970. Raises _RefusedError when it is not stored, or not known to be."""
         get = environ.get
         try:
+            body = content_type = encoding = None
+            if get("CONTENT_LENGTH") or get("HTTP_TRANSFER_ENCODING"):
+                body, content_type, encoding = self._body(environ), get("CONTENT_TYPE"), get("HTTP_CONTENT_ENCODING")
             received_at = self.append(
                 environ["REQUEST_METHOD"],
                 environ["PATH_INFO"],
@@ -58,44 +83,169 @@ class TrackResource:
                 get("HTTP_USER_AGENT"),
                 get("HTTP_REFERER"),
                 get("QUERY_STRING"),
-                _read_body(environ) if get("CONTENT_LENGTH") or get("HTTP_TRANSFER_ENCODING") else None,
+                body,
+                content_type,
+                encoding,
             )
-        except OverflowError:
-            return _answer("413 Content Too Large", _TOO_LARGE)
-        except ValueError:
-            return _answer("400 Bad Request", _MALFORMED)
+        except OverflowError as error:
+            raise _too_large("the request is too large for a journal block") from error
+        except ValueError as error:
+            raise _RefusedError(
+                "400 Bad Request",
+                "the request is malformed; nothing was stored.",
+                "malformed requests answered with 400",
+            ) from error
         except OSError as error:
-            self._on_error(error)
-            return _answer("503 Service Unavailable", _FAILED, _RETRY)
+            raise _RefusedError(
+                "503 Service Unavailable",
+                "the disk failed; this event is not known to be stored.",
+                f"events not stored and answered with 503: {error}",
+                _RETRY,
+            ) from error
         if not received_at:
-            return _answer("503 Service Unavailable", _FULL, _RETRY)
-        second, answer = self._answer
-        if received_at // 1_000_000 != second:
-            second = received_at // 1_000_000
-            answer = _answer("200 OK", b"%d" % second)
-            self._answer = second, answer
-        return answer
+            raise _RefusedError(
+                "503 Service Unavailable",
+                "there is no room to store this event.",
+                "events not stored and answered with 503: the journal is full",
+                _RETRY,
+            )
+        return received_at
+
+    def _body(self, environ: Environ) -> bytes | None:
+        limit = self._max_body
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        if length < 0:
+            raise ValueError("a negative length")
+        if length > limit:
+            raise _too_large(f"the body has {length:,} bytes, and {limit:,} are the most that is stored")
+        stream = environ["wsgi.input"]
+        if not environ.get("wsgi.input_terminated"):
+            body: bytes = stream.read(length)
+            return body
+        parts = []
+        size = 0
+        while size <= limit and (part := stream.read(limit + 1 - size)):
+            parts.append(part)
+            size += len(part)
+        if size > limit:
+            raise _too_large(f"the body has more than {limit:,} bytes, which are the most that is stored")
+        if size == 0 and "HTTP_TRANSFER_ENCODING" in environ and "meinheld.client" in environ:
+            # meinheld knows `Transfer-Encoding: chunked` in this spelling only, and takes any other for no body: a 200
+            # could be a lie.
+            raise _RefusedError(
+                "411 Length Required",
+                "send the body with a Content-Length; nothing was stored.",
+                "bodies without Content-Length that the server did not read, answered with 411",
+            )
+        return b"".join(parts)
+
+    def views_enabled(self) -> bool:
+        """What players are told about sending views; counted when it is no."""
+        if not self._is_shedding():
+            return True
+        self._counts.add("players told to send no views, since the journal is nearly full")
+        return False
+
+    def count(self, reason: str) -> None:
+        self._counts.add(reason)
+
+
+def _too_large(what: str) -> _RefusedError:
+    return _RefusedError(
+        "413 Content Too Large", f"{what}; nothing was stored.", "requests too large to store, answered with 413"
+    )
+
+
+class TrackResource:
+    """Stores every request to a tracking path, then answers the time of receipt: as text, or as JSON when asked to."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._second = 0, b"0"  # the last one answered, and its digits
+
+    def track(self, environ: Environ) -> Answer:
+        """Store the request and answer it: 200 once it is stored, 4xx or 503 when it is not."""
+        try:
+            received_at = self._intake.store(environ)
+        except _RefusedError as refused:
+            self._intake.count(str(refused))
+            return refused.status, self._headers(environ, _TEXT, refused.body, *refused.headers), refused.body
+        kind, body = self._answer(environ, received_at // 1_000_000)
+        return "200 OK", self._headers(environ, kind, body), body
+
+    def _answer(self, environ: Environ, second: int) -> tuple[tuple[str, str], bytes]:
+        """(Content-Type header, body) for a request that is stored."""
+        query = environ.get("QUERY_STRING")
+        accept = environ.get("HTTP_ACCEPT")
+        if (query and "format=json" in query and (b"format", b"json") in parse(query.encode("latin-1"))) or (
+            accept and "json" in accept and _prefers_json(accept)
+        ):
+            enabled = b"true" if self._intake.views_enabled() else b"false"
+            # Without the key players would stop sending views.
+            return _JSON, b'{"time": %d, "viewEventsEnabled": %b}' % (second, enabled)
+        last, digits = self._second
+        if second != last:
+            digits = b"%d" % second
+            self._second = second, digits
+        return _TEXT, digits
+
+    def _headers(self, environ: Environ, kind: tuple[str, str], body: bytes, *more: tuple[str, str]) -> Headers:
+        return [kind, ("Content-Length", str(len(body))), *_ALWAYS, *self._intake.cors.answer(environ), *more]
 
     def respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """The WSGI form of `track`: the short path."""
         status, headers, body = self.track(environ)
-        start_response(status, headers[:])  # servers may add to the list
+        start_response(status, headers)
         return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.status, headers, resp.data = self.track(req.env)
         resp.set_headers(headers)
 
-    on_head = on_get
+    on_head = on_post = on_get
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
-        raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
+        """A preflight: may a page of this origin send what it is about to?"""
+        granted = self._intake.cors.preflight(req.env)
+        if granted is None:
+            self._intake.count("preflights of origins that are not allowed, answered with 403")
+            resp.status = falcon.HTTP_403
+            resp.content_type = "text/plain"
+            resp.text = "403: pages of this origin may not send events here.\n"
+            granted = []
+        else:
+            granted = [*granted, ("Access-Control-Allow-Methods", _METHODS), ("Access-Control-Max-Age", _PREFLIGHT_AGE)]
+        resp.set_headers([("Allow", _METHODS), ("Vary", "Origin, Access-Control-Request-Headers"), *granted])
 
 
-def _read_body(environ: Environ) -> bytes:
-    stream = environ["wsgi.input"]
-    if environ.get("wsgi.input_terminated"):
-        body: bytes = stream.read()  # the server ends the stream, chunked bodies included
-    else:
-        body = stream.read(int(environ.get("CONTENT_LENGTH") or 0))
-    return body
+class PixelResource(TrackResource):
+    """The same for pages that load an image: answers one."""
+
+    def _answer(self, environ: Environ, second: int) -> tuple[tuple[str, str], bytes]:
+        return _GIF, _PIXEL
+
+
+@lru_cache(maxsize=256)  # an Accept is up to 8 KB of a client's choice
+def _prefers_json(accept: str) -> bool:
+    """Whether JSON is more welcome than text (RFC 9110, section 12.5.1)."""
+    try:
+        return mediatypes.best_match(["text/plain", "application/json"], accept) == "application/json"
+    except falcon.HTTPError:
+        return False  # not an Accept at all
+
+
+class RobotsResource:
+    """Keeps search engines from following what looks like links to events."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = "text/plain"
+        resp.data = _ROBOTS
+
+
+class NoIconResource:
+    """What a browser asks for when somebody opens an address of the collector. It need not ask again."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.status = falcon.HTTP_404
+        resp.content_type = "text/plain"
+        resp.cache_control = ["max-age=604800"]

@@ -35,7 +35,7 @@ class Check:
 
     def __str__(self) -> str:
         text = f"{self.segments:,} segments, {self.frames:,} frames, "
-        text += f"{self.requests:,} requests with {self.events:,} events"
+        text += f"{self.requests:,} requests, {self.events:,} events"
         if self.unread:
             text += f"; {self.unread:,} bodies that could not be read"
         if self.journals:

@@ -23,7 +23,9 @@ JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
 def _is_ours(name: str) -> bool:
     """Whether a directory with this name in it may become a data directory: that of a new file system, or one that
     another collector is just making."""
-    return name in (MARKER, "lost+found", "journal", "segments", "quarantine") or name.startswith(_YOUNG_MARKER)
+    return name in (MARKER, "lost+found", "journal", "segments", "quarantine", "address-keys") or name.startswith(
+        _YOUNG_MARKER
+    )
 
 
 def worker_name(worker_id: int) -> str:
@@ -77,6 +79,7 @@ class DataDirectory:
         self.sealed = root / "segments" / "sealed"
         self.quarantine = root / "quarantine"
         self.spools = root / "spools"
+        self.address_keys = root / "address-keys"
         self.recovery_lock = root / "recovery.lock"
 
     @classmethod

@@ -75,6 +75,10 @@ class Store:
         self._sealer.join()
         self._adopter.join(ADOPT_INTERVAL)  # it may be waiting for another process, which then does its work
 
+    def is_nearly_full(self) -> bool:
+        """Whether less than a quarter of the journal is free: the disk does not keep up."""
+        return self._blocks.free_blocks * 4 < self._settings.journal_blocks
+
     def forget(self) -> None:
         """Let go of the journal without a trace: for a child process, in which the threads do not run."""
         self.journal.forget()

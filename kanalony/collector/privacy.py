@@ -1,0 +1,204 @@
+"""What is left out before anything reaches the disk, when the operator wants it so: addresses, named parameters.
+
+Off by default. With it the promise of byte-for-byte storage no longer holds for what is named here, and for nothing
+else; docs/requests.md says it to people.
+"""
+
+import contextlib
+import gzip
+import hmac
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from kanalony._json import redact as redact_object
+from kanalony._querystring import redact as redact_query
+from kanalony.bodies import max_events, read_body
+from kanalony.segments.names import DataDirectory, sync_directory
+from kanalony.settings import Settings
+
+log = logging.getLogger("kanalony")
+
+REPLACEMENT = b"redacted"
+
+_KEY_SIZE = 32
+_TOKEN_SIZE = 16
+_DAY = 86400
+_LEGACY_PREFIX = b"event:"
+
+Append = Callable[..., int]
+
+
+def private(append: Append, data: DataDirectory, settings: Settings) -> Append:
+    """`append`, told less: what the settings want left out is replaced first."""
+    if settings.redact:
+        append = _redacting(append, frozenset(name.encode() for name in settings.redact))
+    if settings.anonymize_ip == "truncate":
+        append = _truncating(append)
+    elif settings.anonymize_ip == "hmac":
+        append = _hashing(append, AddressKeys(data))
+    elif settings.anonymize_ip == "drop":
+        append = _dropping(append)
+    return append
+
+
+def truncated(address: bytes) -> bytes:
+    """An address's network: the first 24 bits of IPv4, 48 of IPv6, zeros behind."""
+    return address[:3] + bytes(1) if len(address) == 4 else address[:6] + bytes(10)
+
+
+def _truncated_hop(hop: str) -> str:
+    """The same for one hop of X-Forwarded-For; what is no plain address may be anybody's, and is not kept."""
+    try:
+        return str(ip_address(truncated(ip_address(hop.strip()).packed)))
+    except ValueError:
+        return "unknown"
+
+
+def _truncating(append: Append) -> Append:
+    def store(
+        method: str, path: str, address: bytes | None, forwarded_for: str | None, *more: object, **named: object
+    ) -> int:
+        hops = ", ".join(map(_truncated_hop, forwarded_for.split(","))) if forwarded_for else None
+        return append(method, path, truncated(address) if address else None, hops, *more, **named)
+
+    return store
+
+
+def _dropping(append: Append) -> Append:
+    def store(method: str, path: str, _address: object, _forwarded_for: object, *more: object, **named: object) -> int:
+        return append(method, path, None, None, *more, **named)
+
+    return store
+
+
+def _hashing(append: Append, keys: "AddressKeys") -> Append:
+    def store(
+        method: str, path: str, address: bytes | None, _forwarded_for: object, *more: object, **named: object
+    ) -> int:
+        token = hmac.digest(keys.today(), address, "sha256")[:_TOKEN_SIZE] if address else None
+        return append(method, path, None, None, *more, **named, address_token=token)
+
+    return store
+
+
+class AddressKeys:
+    """The key of the day (UTC) with which addresses are hashed: random, shared by all workers of a data directory, and
+    deleted by the first of them that needs the next one. After that nobody can tell whose a token was.
+
+    When the disk refuses, a worker goes on with a key of its own: an event is worth more than that another worker gives
+    its address the same token."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self._directory = data.address_keys
+        self._day = -1
+        self._key = b""
+        self.today()
+
+    def today(self) -> bytes:
+        """The key of this day."""
+        day = int(time.time()) // _DAY
+        if day != self._day:
+            try:
+                self._key = self._find_or_make(day)
+            except OSError as error:
+                log.error("no key for addresses in %s: %s; this worker has one of its own", self._directory, error)
+                self._key = secrets.token_bytes(_KEY_SIZE)
+            self._day = day
+        return self._key
+
+    def _find_or_make(self, day: int) -> bytes:
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        path = self._directory / time.strftime("%Y%m%d.key", time.gmtime(day * _DAY))
+        # Whole or not at all, and one for all: whoever links first has made it.
+        young = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}.young"
+        try:
+            young.touch(mode=0o600, exist_ok=False)
+            with young.open("wb") as file:
+                file.write(secrets.token_bytes(_KEY_SIZE))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another worker was first
+                os.link(young, path)
+        finally:
+            young.unlink(missing_ok=True)
+        for other in self._directory.glob("*.key"):
+            if other.name < path.name:
+                other.unlink(missing_ok=True)
+        sync_directory(self._directory)
+        return path.read_bytes()
+
+
+def _redacting(append: Append, names: frozenset[bytes]) -> Append:
+    def is_secret(name: bytes) -> bool:
+        return name.removeprefix(_LEGACY_PREFIX) in names
+
+    def store(
+        method: str,
+        path: str,
+        address: object,
+        forwarded_for: object,
+        user_agent: object,
+        referer: str | None,
+        query: str | None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        **named: object,
+    ) -> int:
+        kept_query = redact_query(query.encode("latin-1"), is_secret, REPLACEMENT) if query else None
+        kept_referer = _redact_url(referer, is_secret) if referer else None
+        if body:
+            limit = max_events(len(kept_query or b""))
+            body, content_encoding = _redact_body(body, content_type or "", content_encoding or "", is_secret, limit)
+        return append(
+            method,
+            path,
+            address,
+            forwarded_for,
+            user_agent,
+            kept_referer,
+            kept_query,
+            body,
+            content_type,
+            content_encoding,
+            **named,
+        )
+
+    return store
+
+
+def _redact_url(url: str, is_secret: Callable[[bytes], bool]) -> bytes:
+    start, mark, query = url.encode("latin-1").partition(b"?")
+    return start + mark + redact_query(query, is_secret, REPLACEMENT)
+
+
+def _redact_body(
+    body: bytes, content_type: str, content_encoding: str, is_secret: Callable[[bytes], bool], limit: int
+) -> tuple[bytes, str | None]:
+    """(body, content encoding) without secret values. Whatever holds none stays as it was sent. Of a body that cannot
+    be read to its end only what can be read is kept: nobody can tell what the rest says."""
+    found = read_body(body, content_type.encode("latin-1"), content_encoding.encode("latin-1"), limit)
+    if found.is_form:
+        redacted = redact_query(found.text, is_secret, REPLACEMENT)
+    elif found.problem:
+        redacted = b"\n".join(
+            [redact_object(found.text, *span, is_secret, b'"%b"' % REPLACEMENT) for span in found.objects]
+            + [REPLACEMENT]
+        )
+    else:
+        parts = []
+        copied = 0
+        for start, end in found.objects:
+            parts.append(found.text[copied:start])
+            parts.append(redact_object(found.text, start, end, is_secret, b'"%b"' % REPLACEMENT))
+            copied = end
+        redacted = b"".join([*parts, found.text[copied:]])
+    if redacted == found.text:
+        return body, content_encoding
+    if content_encoding:
+        return gzip.compress(redacted, mtime=0), "gzip"
+    return redacted, None
