@@ -5,8 +5,6 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
@@ -14,12 +12,9 @@ import pytest
 from kanalony._frames import parse_header
 from kanalony.collector.app import Collector, create_app
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Request, read_data
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings
-
-SMALL: dict[str, Any] = {"journal_block_size": 128 << 10, "max_body": 32 << 10, "journal_blocks": 2, "host_id": "test"}
+from tests.wsgi import SMALL, call, stored
 
 
 @pytest.fixture
@@ -34,30 +29,6 @@ def app(settings: Settings) -> Iterator[Collector]:
     app.close()
 
 
-def events(settings: Settings) -> list[Request]:
-    damaged: list[object] = []
-    found = list(read_data(DataDirectory.existing(settings.data), damaged.append))
-    assert damaged == []
-    return found
-
-
-def call(app: Any, path: str = "/collect", **environ: Any) -> tuple[str, dict[str, str], bytes]:
-    """(status, headers, body) of one request to a WSGI application."""
-    environ = {"PATH_INFO": path, "SCRIPT_NAME": "", "REMOTE_ADDR": "192.0.2.7", "QUERY_STRING": "", **environ}
-    setup_testing_defaults(environ)
-    told: list[Any] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
-        told[:] = [status, headers]
-
-    answer = app(environ, start_response)
-    body = b"".join(answer)
-    if hasattr(answer, "close"):
-        answer.close()
-    status, headers = told
-    return status, {name.lower(): value for name, value in headers}, body
-
-
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_short_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
     asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
@@ -66,14 +37,14 @@ def test_the_short_path_answers_what_falcon_answers(app: Collector, settings: Se
     assert short[0] == full[0] == "200 OK"
     assert short[1] == full[1]
     assert len(short[2]) == len(full[2]) == (10 if method == "GET" else 0)
-    first, second = events(settings)
+    first, second = stored(settings)
     assert first[3:] == second[3:]
 
 
 def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: Settings) -> None:
     status, _, _ = call(validator(app), REQUEST_METHOD="GET", QUERY_STRING="x=1")
     assert status == "200 OK"
-    (event,) = events(settings)
+    (event,) = stored(settings)
     assert (event.query, event.address) == (b"x=1", "192.0.2.7")
 
 
@@ -84,12 +55,12 @@ def test_addresses_of_other_servers_are_believed(
     app: Collector, settings: Settings, remote: str, address: str | None
 ) -> None:
     call(app, REMOTE_ADDR=remote)
-    assert [event.address for event in events(settings)] == [address]
+    assert [event.address for event in stored(settings)] == [address]
 
 
 def test_a_body_is_read_to_its_announced_length_and_no_further(app: Collector, settings: Settings) -> None:
     call(app, "/collect", **{"CONTENT_LENGTH": "3", "wsgi.input": io.BytesIO(b"abcdef")})
-    assert [event.body for event in events(settings)] == [b"abc"]
+    assert [event.body for event in stored(settings)] == [b"abc"]
 
 
 def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
@@ -110,10 +81,10 @@ def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
     assert headers["retry-after"] == "1"
     assert headers["access-control-allow-origin"] == "*"
     assert b"no room" in body
-    assert len(events(settings)) == acknowledged
+    assert len(stored(settings)) == acknowledged
     # The disk has come back: what was kept is sealed and events are taken again.
     app.close()
-    assert len(events(settings)) == acknowledged
+    assert len(stored(settings)) == acknowledged
     assert list((settings.data / "journal").iterdir()) == []
 
 
@@ -121,14 +92,14 @@ def test_an_event_too_large_for_the_journal_is_413(app: Collector, settings: Set
     status, _, body = call(app, QUERY_STRING="x" * (128 << 10))
     assert status == "413 Content Too Large"
     assert b"too large" in body
-    assert events(settings) == []
+    assert stored(settings) == []
 
 
 def test_nothing_is_acknowledged_after_close(app: Collector, settings: Settings) -> None:
     call(app, QUERY_STRING="n=1")
     app.close()
     assert call(app, QUERY_STRING="n=2")[0] == "503 Service Unavailable"
-    assert [event.query for event in events(settings)] == [b"n=1"]
+    assert [event.query for event in stored(settings)] == [b"n=1"]
 
 
 def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
@@ -166,7 +137,7 @@ def test_paths_mean_the_same_on_both_ways(app: Collector, path: str, method: str
 
 def test_a_length_that_is_no_number_is_400(app: Collector, settings: Settings) -> None:
     assert call(app, CONTENT_LENGTH="many")[0] == "400 Bad Request"
-    assert events(settings) == []
+    assert stored(settings) == []
 
 
 def test_a_rename_that_fails_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +158,7 @@ def test_a_rename_that_fails_is_made_good(tmp_path: Path, monkeypatch: pytest.Mo
         time.sleep(0.01)
     app.close()
     assert len(failed) == 2
-    assert sorted(event.query or b"" for event in events(settings)) == sorted(b"n=%d" % n for n in range(300))
+    assert sorted(event.query or b"" for event in stored(settings)) == sorted(b"n=%d" % n for n in range(300))
     assert list((settings.data / "segments" / "open").iterdir()) == []
 
 
@@ -228,14 +199,14 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     send_until(data)
     full.clear()
     app.close()
-    found = [event.query or b"" for event in events(settings)]
+    found = [event.query or b"" for event in stored(settings)]
     assert sorted(found) == sorted(f"n={number}".encode() for number in range(sent))
     assert list((data / "segments" / "open").iterdir()) == []
     assert list((spool / "segments" / "open").iterdir()) == []
     # A reader of the data directory is told when the spool is not there.
     spool.rename(tmp_path / "unmounted")
     with pytest.raises(StorageError, match="spool directory"):
-        events(settings)
+        stored(settings)
 
 
 @pytest.mark.parametrize("call_name", ["fdatasync", "write", "fsync"])
@@ -269,7 +240,7 @@ def test_a_call_to_the_disk_that_fails_now_and_then_loses_and_doubles_nothing(
     app.close()
     assert failed
     assert not again, "a file was written or synced again after that had failed"
-    assert sorted(event.query or b"" for event in events(settings)) == sorted(acknowledged)
+    assert sorted(event.query or b"" for event in stored(settings)) == sorted(acknowledged)
     assert list((settings.data / "journal").iterdir()) == []
     assert list((settings.data / "segments" / "open").iterdir()) == []
 
@@ -286,7 +257,7 @@ def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Sett
             os._exit(0)
     call(app, QUERY_STRING="n=parent")
     assert os.waitpid(child, 0)[1] == 0
-    found = sorted((event.query or b"", event.sequence) for event in events(settings))
+    found = sorted((event.query or b"", event.sequence) for event in stored(settings))
     assert found == [(b"n=child", 1), (b"n=child", 2), (b"n=parent", 1), (b"n=parent", 2)]
 
 
@@ -312,7 +283,7 @@ def test_segments_are_sealed_by_size(tmp_path: Path) -> None:
         query = os.urandom(2000).hex()  # does not compress well
         count += call(app, QUERY_STRING=query)[0] == "200 OK"
     app.close()
-    assert len(events(settings)) == count
+    assert len(stored(settings)) == count
     assert all(path.stat().st_size < 3 * 64 << 10 for path in sealed.iterdir())
 
 

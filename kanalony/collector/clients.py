@@ -56,6 +56,9 @@ def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None
     return address
 
 
+ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
+
+
 class Cors:
     """Which pages may read the answers, and send what needs to be asked for first (the Fetch standard, section 3.2).
 
@@ -69,12 +72,12 @@ class Cors:
     def answer(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         """Headers for an answer to an event."""
         if not self._allowed and environ["REQUEST_METHOD"] != "POST":
-            return _ANY_ORIGIN
+            return ANY_ORIGIN
         origin = self._origin(environ)
         if origin:
             # sendBeacon sends cookies, if there are any, and then `*` would not do.
             return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), _VARY]
-        return [_VARY] if self._allowed else _ANY_ORIGIN
+        return [_VARY] if self._allowed else ANY_ORIGIN
 
     def preflight(self, environ: dict[str, Any]) -> list[tuple[str, str]] | None:
         """Headers that allow what a preflight asks for, the methods left out; None when its origin is not allowed."""
@@ -99,7 +102,6 @@ class Cors:
         return origin if not self._allowed or origin in self._allowed else None
 
 
-_ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
 _VARY = ("Vary", "Origin")
 _ORIGIN = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]+")

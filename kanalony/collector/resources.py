@@ -8,7 +8,7 @@ import falcon
 from falcon import mediatypes
 
 from kanalony._querystring import parse
-from kanalony.collector.clients import Cors
+from kanalony.collector.clients import ANY_ORIGIN, Cors
 from kanalony.collector.counts import Counts
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _PREFLIGHT_AGE = "86400"  # seconds; browsers cap it at what they think right
 _PIXEL = bytes.fromhex(  # GIF89a, 1 x 1, transparent
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
 )
+_MAX_DISCARDED = 16 << 20  # bytes of a refused body that are still received
+_DISCARD_STEP = 64 << 10
 _ROBOTS = b"User-agent: *\nDisallow: /\n"
 
 
@@ -116,9 +118,10 @@ class Intake:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if length < 0:
             raise ValueError("a negative length")
-        if length > limit:
-            raise _too_large(f"the body has {length:,} bytes, and {limit:,} are the most that is stored")
         stream = environ["wsgi.input"]
+        if length > limit:
+            _discard(stream, length)
+            raise _too_large(f"the body has {length:,} bytes, and {limit:,} are the most that is stored")
         if not environ.get("wsgi.input_terminated"):
             body: bytes = stream.read(length)
             return body
@@ -128,6 +131,7 @@ class Intake:
             parts.append(part)
             size += len(part)
         if size > limit:
+            _discard(stream, _MAX_DISCARDED)
             raise _too_large(f"the body has more than {limit:,} bytes, which are the most that is stored")
         if size == 0 and "HTTP_TRANSFER_ENCODING" in environ and "meinheld.client" in environ:
             # meinheld knows `Transfer-Encoding: chunked` in this spelling only, and takes any other for no body: a 200
@@ -150,6 +154,17 @@ class Intake:
         self._counts.add(reason)
 
 
+def _headers(kind: tuple[str, str], body: bytes, cors: Headers, *more: tuple[str, str]) -> Headers:
+    return [kind, ("Content-Length", str(len(body))), *_ALWAYS, *cors, *more]
+
+
+def _discard(stream: Any, size: int) -> None:
+    """Read what is not wanted: a server that closes instead makes clients miss the answer. Only so much, though."""
+    left = min(size, _MAX_DISCARDED)
+    while left > 0 and (part := stream.read(min(left, _DISCARD_STEP))):
+        left -= len(part)
+
+
 def _too_large(what: str) -> _RefusedError:
     return _RefusedError(
         "413 Content Too Large", f"{what}; nothing was stored.", "requests too large to store, answered with 413"
@@ -161,7 +176,7 @@ class TrackResource:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._second = 0, b"0"  # the last one answered, and its digits
+        self._last: tuple[int, Answer] = 0, ("", [], b"")  # the plain answer of the last second
 
     def track(self, environ: Environ) -> Answer:
         """Store the request and answer it: 200 once it is stored, 4xx or 503 when it is not."""
@@ -169,33 +184,38 @@ class TrackResource:
             received_at = self._intake.store(environ)
         except _RefusedError as refused:
             self._intake.count(str(refused))
-            return refused.status, self._headers(environ, _TEXT, refused.body, *refused.headers), refused.body
-        kind, body = self._answer(environ, received_at // 1_000_000)
-        return "200 OK", self._headers(environ, kind, body), body
-
-    def _answer(self, environ: Environ, second: int) -> tuple[tuple[str, str], bytes]:
-        """(Content-Type header, body) for a request that is stored."""
-        query = environ.get("QUERY_STRING")
-        accept = environ.get("HTTP_ACCEPT")
-        if (query and "format=json" in query and (b"format", b"json") in parse(query.encode("latin-1"))) or (
-            accept and "json" in accept and _prefers_json(accept)
-        ):
+            cors = self._intake.cors.answer(environ)
+            return refused.status, _headers(_TEXT, refused.body, cors, *refused.headers), refused.body
+        second = received_at // 1_000_000
+        cors = self._intake.cors.answer(environ)
+        if self._wants_json(environ):
             enabled = b"true" if self._intake.views_enabled() else b"false"
             # Without the key players would stop sending views.
-            return _JSON, b'{"time": %d, "viewEventsEnabled": %b}' % (second, enabled)
-        last, digits = self._second
+            body = b'{"time": %d, "viewEventsEnabled": %b}' % (second, enabled)
+            return "200 OK", _headers(_JSON, body, cors), body
+        if cors is not ANY_ORIGIN:
+            return self._answer(second, cors)
+        last, answer = self._last
         if second != last:
-            digits = b"%d" % second
-            self._second = second, digits
-        return _TEXT, digits
+            answer = self._answer(second, cors)
+            self._last = second, answer
+        return answer
 
-    def _headers(self, environ: Environ, kind: tuple[str, str], body: bytes, *more: tuple[str, str]) -> Headers:
-        return [kind, ("Content-Length", str(len(body))), *_ALWAYS, *self._intake.cors.answer(environ), *more]
+    def _answer(self, second: int, cors: Headers) -> Answer:
+        body = b"%d" % second
+        return "200 OK", _headers(_TEXT, body, cors), body
+
+    def _wants_json(self, environ: Environ) -> bool:
+        query = environ.get("QUERY_STRING")
+        if query and "format=json" in query and (b"format", b"json") in parse(query.encode("latin-1")):
+            return True
+        accept = environ.get("HTTP_ACCEPT") or ""
+        return "json" in accept and _prefers_json(accept)
 
     def respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """The WSGI form of `track`: the short path."""
         status, headers, body = self.track(environ)
-        start_response(status, headers)
+        start_response(status, headers[:])  # servers may add to the list
         return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -206,11 +226,11 @@ class TrackResource:
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """A preflight: may a page of this origin send what it is about to?"""
+        resp.content_type = "text/plain"
         granted = self._intake.cors.preflight(req.env)
         if granted is None:
             self._intake.count("preflights of origins that are not allowed, answered with 403")
             resp.status = falcon.HTTP_403
-            resp.content_type = "text/plain"
             resp.text = "403: pages of this origin may not send events here.\n"
             granted = []
         else:
@@ -221,8 +241,11 @@ class TrackResource:
 class PixelResource(TrackResource):
     """The same for pages that load an image: answers one."""
 
-    def _answer(self, environ: Environ, second: int) -> tuple[tuple[str, str], bytes]:
-        return _GIF, _PIXEL
+    def _answer(self, second: int, cors: Headers) -> Answer:
+        return "200 OK", _headers(_GIF, _PIXEL, cors), _PIXEL
+
+    def _wants_json(self, environ: Environ) -> bool:
+        return False
 
 
 @lru_cache(maxsize=256)  # an Accept is up to 8 KB of a client's choice
@@ -230,7 +253,7 @@ def _prefers_json(accept: str) -> bool:
     """Whether JSON is more welcome than text (RFC 9110, section 12.5.1)."""
     try:
         return mediatypes.best_match(["text/plain", "application/json"], accept) == "application/json"
-    except falcon.HTTPError:
+    except ValueError:
         return False  # not an Accept at all
 
 
@@ -241,6 +264,8 @@ class RobotsResource:
         resp.content_type = "text/plain"
         resp.data = _ROBOTS
 
+    on_head = on_get
+
 
 class NoIconResource:
     """What a browser asks for when somebody opens an address of the collector. It need not ask again."""
@@ -249,3 +274,5 @@ class NoIconResource:
         resp.status = falcon.HTTP_404
         resp.content_type = "text/plain"
         resp.cache_control = ["max-age=604800"]
+
+    on_head = on_get

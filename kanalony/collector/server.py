@@ -31,7 +31,7 @@ MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at st
 DRAIN_SECONDS = 2  # how long a stopping worker waits for what is still being received
 GRANIAN_STOP_SECONDS = 10  # the same for granian, which loses a signal that comes while a worker starts
 STOP_SECONDS = 30  # how long stopping may take before workers are killed
-BODY_ROOM = 4  # times max_body: larger bodies are not even received
+MIN_BODY_ROOM = 16 << 20  # bytes; a larger body is refused by the server itself, uncounted
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
 
@@ -69,8 +69,9 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         server.set_keepalive(app.settings.keepalive)
         server.set_picoev_max_fd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # beyond it meinheld overwrites memory
         # Above these meinheld would answer 413 itself, uncounted, and spill bodies to files that it never frees.
-        server.set_max_content_length(BODY_ROOM * app.settings.max_body)
-        server.set_client_body_buffer_size(BODY_ROOM * app.settings.max_body)
+        body_room = max(MIN_BODY_ROOM, 4 * app.settings.max_body)
+        server.set_max_content_length(body_room)
+        server.set_client_body_buffer_size(body_room)
         server.set_listen_socket([listener.fileno() for listener in self.sockets])
         self._leaving: int | None = None
         server.schedule_call(0, self._take_signals)
