@@ -182,6 +182,8 @@ def _redact_body(
     """(body, content encoding) without secret values. Whatever holds none stays as it was sent. Of a body that cannot
     be read to its end only what can be read is kept: nobody can tell what the rest says."""
     found = read_body(body, content_type.encode("latin-1"), content_encoding.encode("latin-1"), limit)
+    if not found.text and found.problem:
+        return REPLACEMENT, content_encoding  # which it still does not keep to, so readers find the same problem
     if found.is_form:
         redacted = redact_query(found.text, is_secret, REPLACEMENT)
     elif found.problem:

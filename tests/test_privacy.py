@@ -1,0 +1,257 @@
+"""What is left out before it reaches the disk, when the operator wants it so; and that nothing else changes."""
+
+import gzip
+import io
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kanalony.bodies import read_events
+from kanalony.collector.app import Collector, create_app
+from kanalony.collector.privacy import AddressKeys, truncated
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Request
+from kanalony.settings import Settings
+from tests.serving import cat, serving
+from tests.wsgi import SMALL, call, stored
+
+SECRET = "djJ8NTg1MjMxfHNlY3JldA"
+FOUR, SIX = "203.0.113.77", "2001:db8:1:2:3:4:5:6"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    """Applications with options; all have one data directory."""
+    apps: list[Collector] = []
+
+    def make(**options: Any) -> Collector:
+        apps.append(create_app(Settings(data=tmp_path / "data", **SMALL, **options)))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+def post(app: Collector, body: bytes, content_type: str = "application/json", **environ: Any) -> None:
+    length = str(len(body))
+    environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": length, "CONTENT_TYPE": content_type, **environ}
+    assert call(app, **{**environ, "wsgi.input": io.BytesIO(body)})[0] == "200 OK"
+
+
+def parameters(request: Request) -> list[list[tuple[str, str]]]:
+    return [[(name.decode(), value.decode()) for name, value in event] for event in read_events(request).parameters]
+
+
+def test_addresses_are_whole_unless_told_otherwise(make: Any) -> None:
+    app = make()
+    call(app, REMOTE_ADDR=FOUR, HTTP_X_FORWARDED_FOR=SIX)
+    (request,) = stored(app.settings)
+    assert (request.address, request.forwarded_for, request.address_token) == (FOUR, SIX.encode(), None)
+
+
+def test_truncate_keeps_the_network_and_nothing_of_the_host(make: Any) -> None:
+    app = make(anonymize_ip="truncate")
+    call(app, REMOTE_ADDR=FOUR, HTTP_X_FORWARDED_FOR=f"{FOUR},{SIX} , 198.51.100.1:80,<b>, ")
+    call(app, REMOTE_ADDR=SIX)
+    call(app, REMOTE_ADDR="")
+    four, six, none = stored(app.settings)
+    assert (four.address, six.address, none.address) == ("203.0.113.0", "2001:db8:1::", None)
+    assert four.forwarded_for == b"203.0.113.0, 2001:db8:1::, unknown, unknown, unknown"
+
+
+@given(st.ip_addresses())
+def test_truncation_is_to_24_bits_of_ipv4_and_48_of_ipv6(address: Any) -> None:
+    kept = int(ip_address(truncated(address.packed)))
+    dropped = 8 if address.version == 4 else 80
+    assert kept == int(address) >> dropped << dropped
+
+
+def test_drop_keeps_nothing(make: Any) -> None:
+    app = make(anonymize_ip="drop")
+    call(app, REMOTE_ADDR=FOUR, HTTP_X_FORWARDED_FOR=FOUR)
+    (request,) = stored(app.settings)
+    assert (request.remote_addr, request.forwarded_for, request.address_token) == (None, None, None)
+
+
+def test_the_address_behind_a_trusted_proxy_is_the_one_that_is_anonymized(make: Any) -> None:
+    app = make(anonymize_ip="truncate", trusted_proxy=["192.0.2.0/24"])
+    call(app, REMOTE_ADDR="192.0.2.1", HTTP_X_FORWARDED_FOR=FOUR)
+    assert [request.address for request in stored(app.settings)] == ["203.0.113.0"]
+
+
+def test_a_hashed_address_is_the_same_in_every_worker_for_a_day_and_no_longer(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokens(addresses: list[str]) -> list[bytes]:
+        before = {(request.worker_id, request.sequence) for request in stored(first.settings)}
+        for address in addresses:
+            for app in (first, second):
+                call(app, REMOTE_ADDR=address, HTTP_X_FORWARDED_FOR=address)
+        new = [r for r in stored(first.settings) if (r.worker_id, r.sequence) not in before]
+        assert all(request.remote_addr is None and request.forwarded_for is None for request in new)
+        return [request.address_token or b"" for request in sorted(new, key=lambda r: (r.worker_id, r.sequence))]
+
+    first, second = make(anonymize_ip="hmac"), make(anonymize_ip="hmac")
+    now = time.time()
+    four, six, four_too, six_too = tokens([FOUR, SIX])
+    assert (four, six) == (four_too, six_too)
+    assert four != six
+    assert len(four) == len(six) == 16
+    keys = first.settings.data / "address-keys"
+    (key,) = keys.iterdir()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    old = key.read_bytes()
+    assert len(old) == 32
+
+    monkeypatch.setattr(time, "time", lambda: now + 86400)
+    next_day, next_day_too = tokens([FOUR])
+    assert next_day == next_day_too != four
+    (next_key,) = keys.iterdir()
+    assert next_key.name == time.strftime("%Y%m%d.key", time.gmtime(now + 86400))
+    assert next_key.read_bytes() != old, "the key of the day before is gone"
+
+
+def test_a_restart_in_the_same_day_keeps_the_key(tmp_path: Path) -> None:
+    data = DataDirectory.writable(tmp_path / "data")
+    assert AddressKeys(data).today() == AddressKeys(data).today()
+
+
+def test_a_disk_that_refuses_the_key_costs_no_event(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make(anonymize_ip="hmac")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86400)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        assert call(app, REMOTE_ADDR=FOUR)[0] == call(app, REMOTE_ADDR=FOUR)[0] == "200 OK"
+    first, second = stored(app.settings)
+    assert first.address_token == second.address_token
+    assert first.address_token
+    assert (first.remote_addr, first.forwarded_for) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("a=1&ks=S&b=%zz", "a=1&ks=redacted&b=%zz"),
+        ("ks=S", "ks=redacted"),
+        ("ks=S=&ks=S2%3D", "ks=redacted&ks=redacted"),
+        ("%6bs=S&event%3Aks=S&event:ks=S", "%6bs=redacted&event%3Aks=redacted&event:ks=redacted"),
+        ("ks=&ks&xks=1&ksx=1&KS=1&&a=ks", "ks=&ks&xks=1&ksx=1&KS=1&&a=ks"),
+        ("", None),
+    ],
+)
+def test_redaction_in_a_query_touches_the_value_and_nothing_else(make: Any, query: str, kept: str | None) -> None:
+    app = make(redact=["ks", "userId"])
+    call(app, QUERY_STRING=query, HTTP_REFERER=f"https://a.example/p?{query}")
+    (request,) = stored(app.settings)
+    assert request.query == (kept.encode() if kept else None)
+    assert request.referer == b"https://a.example/p?" + (kept or "").encode()
+
+
+BODIES = {
+    "object": (f'{{ "ks" : "{SECRET}", "a": [1.50, {{"ks": ["{SECRET}"]}}] }}\n', "application/json"),
+    "batch": (f'[{{"ks": "{SECRET}"}},\n {{"\\u006bs": {{"x": "{SECRET}"}}}}, {{}}]', "text/plain"),
+    "ndjson": (f'{{"ks": "{SECRET}"}}\n{{"a":1}}\n', "application/x-ndjson"),
+    "form": (f"a=1&ks={SECRET}&b=%zz", "application/x-www-form-urlencoded"),
+    "broken": (f'[{{"ks": "{SECRET}", "a": 1}}, {{"b": 2}}, {{"ks": "{SECRET}', "application/json"),
+    "words": (f"the ks is {SECRET}", "text/plain"),
+    "multipart": (f'--x\r\nContent-Disposition: form-data; name="ks"\r\n\r\n{SECRET}\r\n--x--', "multipart/form-data"),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("encoding", ["", "gzip", "br"])
+def test_redaction_leaves_no_secret_in_any_body(make: Any, kind: str, encoding: str) -> None:
+    body, content_type = BODIES[kind]
+    sent = gzip.compress(body.encode()) if encoding == "gzip" else body.encode()
+    plain, private = make(), make(redact=["ks"])
+    for app in (plain, private):
+        environ = {"HTTP_CONTENT_ENCODING": encoding} if encoding else {}
+        post(app, sent, content_type, QUERY_STRING="app=" + ("plain" if app is plain else "private"), **environ)
+    by_app = {request.query: request for request in stored(plain.settings)}
+    before, after = by_app[b"app=plain"], by_app[b"app=private"]
+    assert before.body == sent
+    text = after.body or b""
+    assert SECRET.encode() not in (gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text)
+    # Readers find the same events and the same everything else.
+    names = ("ks", "app")
+    for one, other in zip(parameters(before), parameters(after), strict=True):
+        assert [name for name, _ in one] == [name for name, _ in other]
+        for (name, value), (_, kept) in zip(one, other, strict=True):
+            assert name in names or kept == value.replace(f'["{SECRET}"]', '"redacted"')
+    assert (read_events(before).problem is None) == (read_events(after).problem is None)
+
+
+def test_redaction_in_json_keeps_every_other_byte(make: Any) -> None:
+    app = make(redact=["ks"])
+    post(app, b' [ {"a" : 1.50, "ks"\t: "x" } ,\n{"ks":null,"t":"\xc3\xa9\\u00e9"}]  ')
+    (request,) = stored(app.settings)
+    assert request.body == b' [ {"a" : 1.50, "ks"\t: "redacted" } ,\n{"ks":"redacted","t":"\xc3\xa9\\u00e9"}]  '
+
+
+def test_a_body_without_secrets_stays_as_it_was_sent(make: Any) -> None:
+    app = make(redact=["ks"])
+    sent = gzip.compress(json.dumps({"a": "ks"}).encode(), compresslevel=1)
+    post(app, sent, HTTP_CONTENT_ENCODING="gzip")
+    (request,) = stored(app.settings)
+    assert (request.body, request.content_encoding) == (sent, b"gzip")
+
+
+def test_no_secret_and_no_address_is_anywhere_on_the_disk(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    options = ["--redact", "ks", "--anonymize-ip", "hmac", "--trusted-proxy", "127.0.0.0/8", "--workers", "2"]
+    with serving(data, *options) as server:
+        for number in range(20):
+            headers = [f"X-Forwarded-For: {FOUR}", f"Referer: https://a.example/?ks={SECRET}"]
+            assert b" 200 " in server.get(f"/collect?n={number}&ks={SECRET}", *headers)
+        events = cat(data)
+        assert len({event["address_token"] for event in events}) == 1
+        for _ in range(2):  # while the journal holds them, and sealed
+            for path in data.rglob("*"):
+                content = path.read_bytes() if path.is_file() else b""
+                assert SECRET.encode() not in content, path
+                assert FOUR.encode() not in content, path
+                assert path.suffix != ".journal" or ip_address(FOUR).packed not in content
+            assert server.stop() == 0
+            assert server.stop() == 0
+    assert SECRET not in server.log.read_text()
+    assert [event["params"]["ks"] for event in cat(data)] == ["redacted"] * 20
+
+
+def test_views_are_shed_only_when_told_to_and_only_while_the_journal_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for shed in (True, False):
+        app = create_app(Settings(data=tmp_path / str(shed), shed_views=shed, **{**SMALL, "journal_blocks": 8}))
+        told = []
+        with monkeypatch.context() as patch:
+            patch.setattr("kanalony.segments.store.SegmentWriter", refuse)
+            for _ in range(400):
+                status, _, body = call(app, QUERY_STRING="format=json&x=" + "x" * 3000)
+                if status == "200 OK":
+                    told.append(json.loads(body)["viewEventsEnabled"])
+        assert told == [True] * told.count(True) + [False] * told.count(False)
+        assert told.count(True) > 200
+        assert (told.count(False) > 20) == shed
+        app.close()
+        assert len(stored(app.settings)) == len(told)
+        # The disk has come back.
+        if shed:
+            assert f"nearly full: {told.count(False) - 1} requests, {told.count(False)} since the start" in caplog.text
