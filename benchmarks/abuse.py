@@ -4,6 +4,7 @@ Every attack is bounded in count and time and goes to 127.0.0.1 only.
 """
 
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +112,30 @@ def _oversized(target: Target) -> None:
     target.send(b"X" * 100_000 + b" / HTTP/1.1\r\n\r\n")
 
 
+def _hostile_bodies(target: Target) -> None:
+    """Bodies that are small, or of the largest size, and that readers could be led to make a lot of."""
+    bomb = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    bodies = {
+        b"a gigabyte, compressed": b"".join(bomb.compress(bytes(1 << 20)) for _ in range(1 << 10)) + bomb.flush(),
+        b"compressed again": gzip.compress(gzip.compress(bytes(1 << 27))),
+        b"a million events, compressed": gzip.compress(b"[" + b"{}," * 1_000_000 + b"{}]"),
+        b"compressed anew without end": gzip.compress(b"") * 50_000,
+    }
+    plain = {
+        b"as deep as it is long": b"[" * 1_000_000,
+        b"objects in objects": b'{"a":' * 200_000,
+        b"many names": b"&".join(b"%x" % n for n in range(170_000)),
+        b"one name": b"{" + b",".join([b'"a":1'] * 170_000) + b"}",
+        b"one long string": b'{"a": "' + b"\\u0000" * 170_000 + b'"}',
+    }
+    for encoding, named in ((b"gzip", bodies), (b"identity", plain)):
+        for name, body in named.items():
+            head = POST + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body))
+            # A body may be larger than the limit, but nothing may go wrong.
+            status = target.send(head + body).partition(b" ")[2][:3]
+            assert status in (b"200", b"413"), f"{name.decode()}: {status.decode() or 'no answer'}"
+
+
 def _other_protocols(target: Target) -> None:
     target.send(bytes.fromhex("16030100c8010000c40303") + bytes(190))  # a TLS ClientHello
     target.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
@@ -123,7 +149,9 @@ def mutated(count: int) -> Callable[[Target], None]:
     def attack(target: Target) -> None:
         rng = random.Random(7)
         for _ in range(count):
-            request = bytearray(GET + b"User-Agent: a\r\nContent-Length: 3\r\nX-Forwarded-For: 1.2.3.4\r\n\r\nabc")
+            head = rng.choice([GET, POST]) + b"User-Agent: a\r\nX-Forwarded-For: 1.2.3.4\r\nOrigin: http://a\r\n"
+            head += rng.choice([b"", b"Accept: application/json\r\n", b"Content-Encoding: gzip\r\n"])
+            request = bytearray(head + b'Content-Length: 21\r\n\r\n[{"a":1},{"b":"\\n2"}]')
             for _ in range(rng.randrange(1, 6)):
                 at = rng.randrange(len(request))
                 kind = rng.randrange(4)
@@ -150,6 +178,7 @@ ATTACKS: dict[str, Callable[[Target], None]] = {
     "50 slow bodies": lambda target: _slow(target, GET + b"Content-Length: 1000\r\n\r\n"),
     "5,000 idle connections": _idle,
     "oversized everything": _oversized,
+    "bombs and other hostile bodies": _hostile_bodies,
     "TLS, HTTP/2 and noise": _other_protocols,
     "mutated requests": mutated(20_000),
 }
@@ -237,7 +266,7 @@ def run_attacks(way: str, attacks: dict[str, Callable[[Target], None]]) -> tuple
             printed = subprocess.run(
                 [*KANALONY, "cat", "--data", str(target.server.data)], capture_output=True, text=True, check=True
             ).stdout
-            stored = {json.loads(line)["params"].get("sessionId") for line in printed.splitlines()}
+            stored = {str(json.loads(line)["params"].get("sessionId")) for line in printed.splitlines()}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return verdicts, len(acknowledged), sum(key not in stored for key in acknowledged)

@@ -61,6 +61,13 @@ def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
             assert shape(run_line(command, server)) == shape(output), command
 
 
+def test_a_batch_is_answered_and_printed_as_it_says(tmp_path: Path) -> None:
+    tool("curl")
+    with serving(tmp_path / "data") as server:
+        for command, output in console("Talking to it"):
+            assert shape(run_line(command, server)) == shape(output), command
+
+
 def test_the_benchmark_prints_the_rows_it_says() -> None:
     ((command, output),) = console("What is promised")
     words = [sys.executable, *shlex.split(command)[1:], "--events", "20000"]
