@@ -56,10 +56,11 @@ def members(body, size_t start, size_t end):
     return pairs
 
 
-def redact(bytes body, size_t start, size_t end, is_secret, bytes replacement):
+def redact(bytes body, size_t start, size_t end, frozenset names, bytes replacement):
     cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(body)
     cdef const uint8_t *name
     cdef const uint8_t *name_end
+    cdef const uint8_t *value
     cdef size_t copied = start
     cdef cursor c
     cdef list parts = []
@@ -77,13 +78,15 @@ def redact(bytes body, size_t start, size_t end, is_secret, bytes replacement):
             raise ValueError("not a valid object")
         name_end = c.p - 1
         json_space(&c)
-        if c.p < c.end and c.p[0] == c':' and is_secret(_text(name, name_end, True)):
+        if c.p < c.end and c.p[0] == c':' and _text(name, name_end, True) in names:
             c.p += 1
             json_space(&c)
-            parts.append(body[copied:c.p - base])
-            parts.append(replacement)
+            value = c.p
             if not json_skip(&c):
                 raise ValueError("not a valid object")
-            copied = c.p - base
+            if value[0] != c'n' and not (value[0] == c'"' and c.p - value == 2):  # neither null nor ""
+                parts.append(body[copied:value - base])
+                parts.append(replacement)
+                copied = c.p - base
     parts.append(body[copied:end])
     return b"".join(parts)

@@ -47,7 +47,7 @@ def parse(query):
     return pairs
 
 
-def redact(bytes query, is_secret, bytes replacement):
+def redact(bytes query, frozenset names, bytes replacement):
     cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(query)
     cdef size_t copied = 0
     cdef query_pair pair
@@ -56,7 +56,7 @@ def redact(bytes query, is_secret, bytes replacement):
     c.p = base
     c.end = base + len(query)
     while query_next(&c, &pair):
-        if pair.value < pair.value_end and is_secret(_decode(pair.name, pair.name_end)):
+        if pair.value < pair.value_end and _decode(pair.name, pair.name_end) in names:
             parts.append(query[copied:pair.value - base])
             parts.append(replacement)
             copied = pair.value_end - base

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 from typing_extensions import Buffer
 
 def split(body: Buffer, limit: int) -> tuple[list[tuple[int, int]], bool]:
@@ -15,6 +13,6 @@ def members(body: Buffer, start: int, end: int) -> list[tuple[bytes, bytes]]:
     escapes, nothing for null, everything else as it stands in the body. Raises ValueError when the object is not within
     the body."""
 
-def redact(body: bytes, start: int, end: int, is_secret: Callable[[bytes], bool], replacement: bytes) -> bytes:
+def redact(body: bytes, start: int, end: int, names: frozenset[bytes], replacement: bytes) -> bytes:
     """An object that `split` found, with `replacement` in place of the value of every member, at any depth, whose name
-    is secret; all other bytes as they are. Raises ValueError when there is no valid object."""
+    is among these; `null` and "" stay, and all other bytes. Raises ValueError when there is no valid object."""

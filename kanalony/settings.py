@@ -10,14 +10,14 @@ import re
 import socket
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ByteSize, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, ValidationInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -27,7 +27,8 @@ log = logging.getLogger("kanalony")
 
 DEFAULT_CONFIG = Path("kanalony.toml")
 _BLOCK_UNIT = 4096
-_REQUEST_ROOM = 64 << 10  # bytes for all of a request but its body
+_REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
+_TAKEN_PATHS = ("/robots.txt", "/favicon.ico")
 
 
 def _host_name() -> str:
@@ -49,15 +50,34 @@ def _holds_a_request(size: ByteSize, info: ValidationInfo) -> ByteSize:
 
 
 def _origin(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/?#@\s]+", text):
-        raise ValueError("must be an origin as browsers send it, like https://videos.example")
-    return text.lower()
+    if not re.fullmatch(r"null|https?://[a-z0-9._-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?", text.lower()):
+        raise ValueError("must be one origin as browsers send it, like https://videos.example")
+    return re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", text.lower())
 
 
 def _tracking_path(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
         raise ValueError("must be a path like /e, of letters, digits and . _ ~ -")
+    if text in _TAKEN_PATHS:
+        raise ValueError("must be another path: this one has an answer of its own")
     return text
+
+
+def _parameter_name(text: str) -> str:
+    if not re.fullmatch(r"[^\s,&=%]+", text):
+        raise ValueError("must be the name of one parameter, decoded, like ks")
+    return text.removeprefix("event:")
+
+
+def _several(value: object) -> object:
+    """The values of an option that may be given more than once, in one text: JSON, or parted by commas."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+
+
+_T = TypeVar("_T")
+_Several = Annotated[tuple[_T, ...], NoDecode, BeforeValidator(_several)]
 
 
 class Settings(BaseSettings):
@@ -76,7 +96,7 @@ class Settings(BaseSettings):
     data: Path = Path("data")
     """Data directory, on a local disk; made when missing."""
 
-    spool: tuple[Path, ...] = ()
+    spool: _Several[Path] = ()
     """Further directory, best on another disk, for what the data directory has no room for."""
 
     workers: int = Field(1, ge=1, le=256)
@@ -89,16 +109,16 @@ class Settings(BaseSettings):
     """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last
     sync_interval. synced: survives a power loss too, for one disk sync per event."""
 
-    trusted_proxy: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted_proxy: _Several[IPv4Network | IPv6Network] = ()
     """Network (CIDR) whose X-Forwarded-For is believed, as 10.0.0.0/8: the proxies in front, and nobody else."""
 
-    path: tuple[Annotated[str, AfterValidator(_tracking_path)], ...] = ()
+    path: _Several[Annotated[str, AfterValidator(_tracking_path)]] = ()
     """Further path to take events on, as /e: blockers know /collect. One that ends in .gif answers with a pixel."""
 
     max_body: ByteSize = Field(ByteSize(1 << 20), ge=1 << 10, le=32 << 20)
     """Most bytes of a POST's body; more is answered with 413."""
 
-    allow_origin: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    allow_origin: _Several[Annotated[str, AfterValidator(_origin)]] = ()
     """Origin, as https://videos.example, whose pages may read answers and send JSON. Without any, all may."""
 
     shed_views: bool = False
@@ -108,7 +128,7 @@ class Settings(BaseSettings):
     """What becomes of client addresses before they reach the disk. truncate: /24 or /48. hmac: a token, the same for an
     address until midnight UTC. drop: nothing is kept."""
 
-    redact: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    redact: _Several[Annotated[str, AfterValidator(_parameter_name)]] = ()
     """Parameter, as ks, whose values are replaced before they reach the disk, in queries and bodies."""
 
     host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
@@ -124,7 +144,7 @@ class Settings(BaseSettings):
         default_factory=lambda known: _block_for(known.get("max_body", 0)), ge=64 << 10, le=64 << 20
     )
     """Most bytes of events in one frame, and in one request. Larger compresses a little better and reads in larger
-    steps. The default is max_body and 64 KiB."""
+    steps. The default is max_body and 96 KiB."""
 
     journal_blocks: int = Field(32, ge=2, le=1024)
     """Blocks in each worker's journal: how long the disk may stall before answers turn into 503. Costs as much disk and
@@ -182,10 +202,10 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        problems = "; ".join(_describe(problem, path, given) for problem in error.errors())
+        # A default that follows from a value which is wrong is no mistake of its own.
+        told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(_describe(problem, path, given) for problem in told)
         raise WrongUse(problems, "see kanalony serve --help") from error
-    except SettingsError as error:  # a list in the environment
-        raise WrongUse(f"{error}", 'write a list as JSON: ["10.0.0.0/8"]') from error
     except ValueError as error:  # not TOML
         raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 
@@ -201,4 +221,5 @@ def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:
         source = variable
     else:
         source = f"{path}: {name}"
-    return f"{source} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    message = "must be a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Value error, ")
+    return f"{source} is {problem['input']!r}: {message[0].lower()}{message[1:]}"

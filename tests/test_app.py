@@ -9,11 +9,13 @@ from wsgiref.validate import validator
 
 import pytest
 
-from kanalony._frames import parse_header
+from kanalony._frames import OTHER_TYPE, parse_header
 from kanalony.collector.app import Collector, create_app
 from kanalony.errors import StorageError, WrongUse
+from kanalony.segments.check import check_data
+from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
-from kanalony.settings import Settings
+from kanalony.settings import Settings, load_settings
 from tests.wsgi import SMALL, call, stored
 
 
@@ -116,6 +118,20 @@ def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
     assert headers["retry-after"] == "1"
     assert b"not known to be stored" in body
     app.close()
+
+
+def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stands(
+    app: Collector, settings: Settings
+) -> None:
+    batch = b'[{"eventType": 3}, {"event:eventType": "99"}, {"eventType": [4]}, {}]'
+    for query in ("eventType=3", "event:eventType=3", "event%54ype=%33&eventType=5", "a=3", "eventType=x"):
+        call(app, QUERY_STRING=query)
+    call(app, **{"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(batch)), "wsgi.input": io.BytesIO(batch)})
+    app.close()
+    check = check_data(DataDirectory.existing(settings.data))
+    assert check.damaged == []
+    assert (check.requests, check.events) == (6, 9)
+    assert check.types == {3: 4, 99: 1, OTHER_TYPE: 4}
 
 
 @pytest.mark.parametrize(
@@ -307,6 +323,15 @@ def test_settings_come_from_the_file_and_the_environment(tmp_path: Path, monkeyp
     app = create_app()
     app.close()
     assert (app.settings.data, app.settings.host_id) == (Path("from-file"), "from-environment")
+    (tmp_path / "kanalony.toml").write_text('path = ["/e", "/f"]\n')
+    monkeypatch.setenv("KANALONY_REDACT", "ks, userId")
+    monkeypatch.setenv("KANALONY_ALLOW_ORIGIN", '["https://a.example"]')
+    settings = load_settings()
+    assert (settings.path, settings.redact, settings.allow_origin) == (
+        ("/e", "/f"),
+        ("ks", "userId"),
+        ("https://a.example",),
+    )
     (tmp_path / "kanalony.toml").write_text("journal_block = 2\n")
     with pytest.raises(WrongUse, match="unknown option 'journal_block'"):
         create_app()

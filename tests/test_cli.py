@@ -85,7 +85,7 @@ def test_a_data_directory_of_a_later_version_is_refused(tmp_path: Path) -> None:
 def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(data=tmp_path / "data", port=0, workers=3)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=90 << 20))
-    with pytest.raises(StorageError, match="less than 102 MiB free for the journals of 3 workers"):
+    with pytest.raises(StorageError, match="less than 105 MiB free for the journals of 3 workers"):
         serve(lambda: settings)
 
 

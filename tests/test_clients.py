@@ -24,7 +24,8 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("fd0
         ("10.0.0.1", "203.0.113.9, unknown", "10.0.0.1"),  # what is no address ends what is known
         ("10.0.0.1", "", "10.0.0.1"),
         ("fd00::1", "2001:db8::7", "2001:db8::7"),
-        ("127.0.0.1", "::ffff:203.0.113.9", "::ffff:203.0.113.9"),
+        ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("::ffff:10.0.0.1", "203.0.113.9, ::ffff:10.2.3.4", "203.0.113.9"),  # a dual-stack socket of granian's
     ],
 )
 def test_the_client_is_the_rightmost_hop_that_is_no_trusted_proxy(peer: str, chain: str | None, client: str) -> None:

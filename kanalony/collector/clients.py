@@ -3,12 +3,19 @@
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, TypeGuard
 
 from kanalony._peer import peer_address
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
+
+
+def parse_address(told: str | bytes) -> IPv4Address | IPv6Address:
+    """An address of text, or of 4 or 16 bytes; IPv4 also when it is mapped into IPv6, as dual-stack sockets tell it.
+    Raises ValueError when it is none."""
+    address = ip_address(told)
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
 def remote_address(environ: dict[str, Any]) -> bytes | None:
@@ -22,7 +29,7 @@ def remote_address(environ: dict[str, Any]) -> bytes | None:
     if client is not None:
         return peer_address(client.get_fd())
     try:
-        return ip_address(environ.get("REMOTE_ADDR", "")).packed
+        return parse_address(environ.get("REMOTE_ADDR", "")).packed
     except ValueError:
         return None  # a Unix socket, say
 
@@ -38,12 +45,12 @@ def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None
 
     @lru_cache(maxsize=1 << 10)  # a chain is up to 8 KB of a client's choice
     def resolve(peer: bytes, chain: str) -> bytes:
-        client = ip_address(peer)
+        client = parse_address(peer)
         for hop in reversed(chain.split(",")):
             if not any(client in network for network in trusted):
                 break
             try:
-                client = ip_address(hop.strip())
+                client = parse_address(hop.strip())
             except ValueError:
                 break  # not an address: what is known ends here
         return client.packed
@@ -56,7 +63,12 @@ def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None
     return address
 
 
-ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
+Headers = list[tuple[str, str]]
+
+_ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
+_VARY = ("Vary", "Origin")
+_ORIGIN = re.compile(r"[\x21-\x7e]{1,256}")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]+")
 
 
 class Cors:
@@ -69,39 +81,24 @@ class Cors:
         """`allowed` are origins as browsers send them; none means that any is."""
         self._allowed = frozenset(allowed)
 
-    def answer(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
-        """Headers for an answer to an event."""
-        if not self._allowed and environ["REQUEST_METHOD"] != "POST":
-            return ANY_ORIGIN
-        origin = self._origin(environ)
-        if origin:
-            # sendBeacon sends cookies, if there are any, and then `*` would not do.
+    def answer(self, origin: str | None) -> Headers:
+        """Headers for an answer to an event of a page of this origin; None when it has none."""
+        if self._is_granted(origin):
+            # Cookies may come along (sendBeacon sends them, jQuery when told to), and then `*` would not do.
             return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), _VARY]
-        return [_VARY] if self._allowed else ANY_ORIGIN
+        return [_VARY] if self._allowed else _ANY_ORIGIN
 
-    def preflight(self, environ: dict[str, Any]) -> list[tuple[str, str]] | None:
+    def preflight(self, environ: dict[str, Any]) -> Headers | None:
         """Headers that allow what a preflight asks for, the methods left out; None when its origin is not allowed."""
-        origin = self._origin(environ)
-        if origin is None:
-            if self._allowed and "HTTP_ORIGIN" in environ:
-                return None
-            origin = "*"
-        granted = [("Access-Control-Allow-Origin", origin)]
-        if origin != "*":
-            granted.append(("Access-Control-Allow-Credentials", "true"))
+        origin = environ.get("HTTP_ORIGIN")
+        if self._allowed and origin is not None and not self._is_granted(origin):
+            return None
+        granted = [header for header in self.answer(origin) if header != _VARY]
         asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
         if asked and _HEADER_NAMES.fullmatch(asked):
             granted.append(("Access-Control-Allow-Headers", asked))
         return granted
 
-    def _origin(self, environ: dict[str, Any]) -> str | None:
-        """The origin, when it is one and allowed: it is echoed, so it must be fit for a header."""
-        origin = environ.get("HTTP_ORIGIN")
-        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
-            return None
-        return origin if not self._allowed or origin in self._allowed else None
-
-
-_VARY = ("Vary", "Origin")
-_ORIGIN = re.compile(r"[\x21-\x7e]+")
-_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]+")
+    def _is_granted(self, origin: str | None) -> TypeGuard[str]:
+        """Whether it is an origin, and allowed. It is echoed, so it must be fit for a header."""
+        return bool(origin and _ORIGIN.fullmatch(origin) and (not self._allowed or origin in self._allowed))

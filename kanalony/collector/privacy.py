@@ -12,22 +12,24 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from kanalony._json import redact as redact_object
 from kanalony._querystring import redact as redact_query
-from kanalony.bodies import max_events, read_body
+from kanalony.bodies import is_plain_form, read_body
+from kanalony.collector.clients import parse_address
 from kanalony.segments.names import DataDirectory, sync_directory
 from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")
 
 REPLACEMENT = b"redacted"
+_JSON_REPLACEMENT = b'"redacted"'
 
 _KEY_SIZE = 32
 _TOKEN_SIZE = 16
 _DAY = 86400
-_LEGACY_PREFIX = b"event:"
+_SPELLINGS = ("%s", "event:%s", "event[%s]", "%s[]")
+_MAX_EXPANSION = 4  # times max_body: what a body may decompress to while a player waits for it to be redacted
 
 Append = Callable[..., int]
 
@@ -35,11 +37,13 @@ Append = Callable[..., int]
 def private(append: Append, data: DataDirectory, settings: Settings) -> Append:
     """`append`, told less: what the settings want left out is replaced first."""
     if settings.redact:
-        append = _redacting(append, frozenset(name.encode() for name in settings.redact))
+        names = frozenset((spelling % name).encode() for name in settings.redact for spelling in _SPELLINGS)
+        append = _redacting(append, names, settings.max_body)
+    keys = AddressKeys(data)
     if settings.anonymize_ip == "truncate":
         append = _truncating(append)
     elif settings.anonymize_ip == "hmac":
-        append = _hashing(append, AddressKeys(data))
+        append = _hashing(append, keys)
     elif settings.anonymize_ip == "drop":
         append = _dropping(append)
     return append
@@ -53,7 +57,7 @@ def truncated(address: bytes) -> bytes:
 def _truncated_hop(hop: str) -> str:
     """The same for one hop of X-Forwarded-For; what is no plain address may be anybody's, and is not kept."""
     try:
-        return str(ip_address(truncated(ip_address(hop.strip()).packed)))
+        return str(parse_address(truncated(parse_address(hop.strip()).packed)))
     except ValueError:
         return "unknown"
 
@@ -87,7 +91,7 @@ def _hashing(append: Append, keys: "AddressKeys") -> Append:
 
 class AddressKeys:
     """The key of the day (UTC) with which addresses are hashed: random, shared by all workers of a data directory, and
-    deleted by the first of them that needs the next one. After that nobody can tell whose a token was.
+    deleted by the first of them that starts or needs a key after it. Then nobody can tell whose a token was.
 
     When the disk refuses, a worker goes on with a key of its own: an event is worth more than that another worker gives
     its address the same token."""
@@ -96,7 +100,8 @@ class AddressKeys:
         self._directory = data.address_keys
         self._day = -1
         self._key = b""
-        self.today()
+        with contextlib.suppress(OSError):
+            self._forget(_date(int(time.time()) // _DAY))
 
     def today(self) -> bytes:
         """The key of this day."""
@@ -112,9 +117,10 @@ class AddressKeys:
 
     def _find_or_make(self, day: int) -> bytes:
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        path = self._directory / time.strftime("%Y%m%d.key", time.gmtime(day * _DAY))
+        date = _date(day)
+        path = self._directory / f"{date}.key"
         # Whole or not at all, and one for all: whoever links first has made it.
-        young = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}.young"
+        young = self._directory / f"{date}-{os.getpid()}-{secrets.token_hex(4)}.young"
         try:
             young.touch(mode=0o600, exist_ok=False)
             with young.open("wb") as file:
@@ -125,17 +131,22 @@ class AddressKeys:
                 os.link(young, path)
         finally:
             young.unlink(missing_ok=True)
-        for other in self._directory.glob("*.key"):
-            if other.name < path.name:
-                other.unlink(missing_ok=True)
+        self._forget(date)
         sync_directory(self._directory)
         return path.read_bytes()
 
+    def _forget(self, date: str) -> None:
+        """Delete the keys from before that day, those too that a crash left half made."""
+        for path in self._directory.glob("[0-9]*"):
+            if path.name[: len(date)] < date:
+                path.unlink(missing_ok=True)
 
-def _redacting(append: Append, names: frozenset[bytes]) -> Append:
-    def is_secret(name: bytes) -> bool:
-        return name.removeprefix(_LEGACY_PREFIX) in names
 
+def _date(day: int) -> str:
+    return time.strftime("%Y%m%d", time.gmtime(day * _DAY))
+
+
+def _redacting(append: Append, names: frozenset[bytes], max_body: int) -> Append:
     def store(
         method: str,
         path: str,
@@ -149,11 +160,10 @@ def _redacting(append: Append, names: frozenset[bytes]) -> Append:
         content_encoding: str | None = None,
         **named: object,
     ) -> int:
-        kept_query = redact_query(query.encode("latin-1"), is_secret, REPLACEMENT) if query else None
-        kept_referer = _redact_url(referer, is_secret) if referer else None
+        kept_query = redact_query(query.encode("latin-1"), names, REPLACEMENT) if query else None
+        kept_referer = _redact_url(referer, names) if referer else None
         if body:
-            limit = max_events(len(kept_query or b""))
-            body, content_encoding = _redact_body(body, content_type or "", content_encoding or "", is_secret, limit)
+            body, content_encoding = _redact_body(body, content_type or "", content_encoding, names, max_body)
         return append(
             method,
             path,
@@ -171,36 +181,45 @@ def _redacting(append: Append, names: frozenset[bytes]) -> Append:
     return store
 
 
-def _redact_url(url: str, is_secret: Callable[[bytes], bool]) -> bytes:
+def _redact_url(url: str, names: frozenset[bytes]) -> bytes:
     start, mark, query = url.encode("latin-1").partition(b"?")
-    return start + mark + redact_query(query, is_secret, REPLACEMENT)
+    return start + mark + redact_query(query, names, REPLACEMENT)
 
 
 def _redact_body(
-    body: bytes, content_type: str, content_encoding: str, is_secret: Callable[[bytes], bool], limit: int
+    body: bytes, content_type: str, content_encoding: str | None, names: frozenset[bytes], max_body: int
 ) -> tuple[bytes, str | None]:
     """(body, content encoding) without secret values. Whatever holds none stays as it was sent. Of a body that cannot
-    be read to its end only what can be read is kept: nobody can tell what the rest says."""
-    found = read_body(body, content_type.encode("latin-1"), content_encoding.encode("latin-1"), limit)
-    if not found.text and found.problem:
+    be read to its end only the events that can be are kept: nobody can tell what the rest says."""
+    found = read_body(
+        body,
+        content_type.encode("latin-1"),
+        (content_encoding or "").encode("latin-1"),
+        max_expanded=_MAX_EXPANSION * max_body,
+    )
+    text = found.text
+    if not text and found.problem:
         return REPLACEMENT, content_encoding  # which it still does not keep to, so readers find the same problem
-    if found.is_form:
-        redacted = redact_query(found.text, is_secret, REPLACEMENT)
+    if found.form:
+        start, end = found.form
+        pairs = text[start:end]
+        # Pairs in name only may hold anything.
+        pairs = redact_query(pairs, names, REPLACEMENT) if is_plain_form(pairs) else REPLACEMENT
+        redacted = text[:start] + pairs + text[end:]
     elif found.problem:
-        redacted = b"\n".join(
-            [redact_object(found.text, *span, is_secret, b'"%b"' % REPLACEMENT) for span in found.objects]
-            + [REPLACEMENT]
-        )
+        objects = [redact_object(text, start, end, names, _JSON_REPLACEMENT) for start, end in found.objects]
+        redacted = b"\n".join([*objects, REPLACEMENT])
     else:
         parts = []
         copied = 0
         for start, end in found.objects:
-            parts.append(found.text[copied:start])
-            parts.append(redact_object(found.text, start, end, is_secret, b'"%b"' % REPLACEMENT))
+            parts.append(text[copied:start])
+            parts.append(redact_object(text, start, end, names, _JSON_REPLACEMENT))
             copied = end
-        redacted = b"".join([*parts, found.text[copied:]])
-    if redacted == found.text:
+        redacted = b"".join([*parts, text[copied:]])
+    if redacted == text:
         return body, content_encoding
-    if content_encoding:
-        return gzip.compress(redacted, mtime=0), "gzip"
-    return redacted, None
+    is_compressed = text is not body
+    if is_compressed or len(redacted) > max_body:  # many short values may become longer than a journal block
+        return gzip.compress(redacted, 1, mtime=0), "gzip"
+    return redacted, content_encoding

@@ -8,14 +8,13 @@ import falcon
 from falcon import mediatypes
 
 from kanalony._querystring import parse
-from kanalony.collector.clients import ANY_ORIGIN, Cors
+from kanalony.collector.clients import Cors, Headers
 from kanalony.collector.counts import Counts
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
 Environ = dict[str, Any]
-Headers = list[tuple[str, str]]
 Answer = tuple[str, Headers, bytes]
 
 TRACKING_PATHS = ("/collect", "/api_v3/index.php", "/pixel.gif")
@@ -35,6 +34,7 @@ _PIXEL = bytes.fromhex(  # GIF89a, 1 x 1, transparent
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
 )
 _MAX_DISCARDED = 16 << 20  # bytes of a refused body that are still received
+_MAX_ANSWERS = 256  # kept at a time; an Origin is a client's choice
 _DISCARD_STEP = 64 << 10
 _ROBOTS = b"User-agent: *\nDisallow: /\n"
 
@@ -122,26 +122,24 @@ class Intake:
         if length > limit:
             _discard(stream, length)
             raise _too_large(f"the body has {length:,} bytes, and {limit:,} are the most that is stored")
-        if not environ.get("wsgi.input_terminated"):
-            body: bytes = stream.read(length)
+        if "HTTP_TRANSFER_ENCODING" not in environ:
+            body = _read(stream, length)
+            if len(body) < length:  # granian passes a body on that broke off, and its sender may still be listening
+                raise ValueError("the body ended early")
             return body
-        parts = []
-        size = 0
-        while size <= limit and (part := stream.read(limit + 1 - size)):
-            parts.append(part)
-            size += len(part)
-        if size > limit:
+        body = _read(stream, limit + 1) if environ.get("wsgi.input_terminated") else b""
+        if len(body) > limit:
             _discard(stream, _MAX_DISCARDED)
             raise _too_large(f"the body has more than {limit:,} bytes, which are the most that is stored")
-        if size == 0 and "HTTP_TRANSFER_ENCODING" in environ and "meinheld.client" in environ:
-            # meinheld knows `Transfer-Encoding: chunked` in this spelling only, and takes any other for no body: a 200
-            # could be a lie.
+        if not body and ("meinheld.client" in environ or not environ.get("wsgi.input_terminated")):
+            # meinheld knows `Transfer-Encoding: chunked` in this spelling only, and takes any other for no body; other
+            # servers may know no chunks at all. A 200 could be a lie, so a body that is empty is refused as well.
             raise _RefusedError(
                 "411 Length Required",
                 "send the body with a Content-Length; nothing was stored.",
-                "bodies without Content-Length that the server did not read, answered with 411",
+                "bodies without Content-Length that are empty or that the server did not read, answered with 411",
             )
-        return b"".join(parts)
+        return body
 
     def views_enabled(self) -> bool:
         """What players are told about sending views; counted when it is no."""
@@ -156,6 +154,15 @@ class Intake:
 
 def _headers(kind: tuple[str, str], body: bytes, cors: Headers, *more: tuple[str, str]) -> Headers:
     return [kind, ("Content-Length", str(len(body))), *_ALWAYS, *cors, *more]
+
+
+def _read(stream: Any, size: int) -> bytes:
+    """So many bytes, or fewer at the end: one call may return less than there is."""
+    parts = []
+    while size > 0 and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _discard(stream: Any, size: int) -> None:
@@ -176,7 +183,8 @@ class TrackResource:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._last: tuple[int, Answer] = 0, ("", [], b"")  # the plain answer of the last second
+        # The plain answers of the last second, by origin. The two change together: threads may share this.
+        self._last: tuple[int, dict[str | None, Answer]] = 0, {}
 
     def track(self, environ: Environ) -> Answer:
         """Store the request and answer it: 200 once it is stored, 4xx or 503 when it is not."""
@@ -184,21 +192,24 @@ class TrackResource:
             received_at = self._intake.store(environ)
         except _RefusedError as refused:
             self._intake.count(str(refused))
-            cors = self._intake.cors.answer(environ)
+            cors = self._intake.cors.answer(environ.get("HTTP_ORIGIN"))
             return refused.status, _headers(_TEXT, refused.body, cors, *refused.headers), refused.body
         second = received_at // 1_000_000
-        cors = self._intake.cors.answer(environ)
+        origin = environ.get("HTTP_ORIGIN")
         if self._wants_json(environ):
             enabled = b"true" if self._intake.views_enabled() else b"false"
             # Without the key players would stop sending views.
             body = b'{"time": %d, "viewEventsEnabled": %b}' % (second, enabled)
-            return "200 OK", _headers(_JSON, body, cors), body
-        if cors is not ANY_ORIGIN:
-            return self._answer(second, cors)
-        last, answer = self._last
+            return "200 OK", _headers(_JSON, body, self._intake.cors.answer(origin)), body
+        last, answers = self._last
         if second != last:
-            answer = self._answer(second, cors)
-            self._last = second, answer
+            answers = {}
+            self._last = second, answers
+        answer = answers.get(origin)
+        if answer is None:
+            answer = self._answer(second, self._intake.cors.answer(origin))
+            if len(answers) < _MAX_ANSWERS:
+                answers[origin] = answer
         return answer
 
     def _answer(self, second: int, cors: Headers) -> Answer:
@@ -219,6 +230,7 @@ class TrackResource:
         return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The same by Falcon, for those who route by themselves; the application takes the short path."""
         resp.status, headers, resp.data = self.track(req.env)
         resp.set_headers(headers)
 

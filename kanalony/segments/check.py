@@ -166,10 +166,6 @@ def _type_in_query(query: bytes | None) -> int:
 
 
 def _count_events(check: Check, request: Request) -> None:
-    if request.body is None:
-        check.events += 1
-        check.types[_type_in_query(request.query)] += 1
-        return
     events = read_events(request)
     check.unread += events.problem is not None
     for parameters in events.parameters:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from kanalony.bodies import MAX_EXPANDED, read_events
+from kanalony.bodies import MAX_EVENT, MAX_EXPANDED, read_events
 from kanalony.segments.reader import Request
 
 JSON = b"application/json"
@@ -20,9 +20,14 @@ VALUES = {"title": "Ελληνικά 日本語 é", "signs": "a&b=c%d+e f;g#h", 
 
 
 def request(
-    body: bytes | None, content_type: bytes | None = JSON, encoding: bytes | None = None, *, query: bytes | None = None
+    body: bytes | None,
+    content_type: bytes | None = JSON,
+    encoding: bytes | None = None,
+    *,
+    query: bytes | None = None,
+    user_agent: bytes | None = None,
 ) -> Request:
-    parts = (b"POST", b"/collect", None, None, None, None, query, body, content_type, encoding, None)
+    parts = (b"POST", b"/collect", None, None, user_agent, None, query, body, content_type, encoding, None)
     return Request(1, 1, 0, *parts)
 
 
@@ -49,6 +54,12 @@ def test_form_pairs_are_known_under_any_content_type(content_type: bytes | None)
 def test_a_form_may_hold_what_looks_like_something_else() -> None:
     for body in [b"{a}=1", b"[0]=1&b", b"no pairs", b"a\nb=1"]:
         assert events(request(body, FORM)) == ([parse_qsl(body.decode(), keep_blank_values=True)], None)
+
+
+def test_broken_json_is_no_form_whatever_its_type() -> None:
+    for body in [b'{"a":"b=c&d', b"{a:1,b=2}", b'[{"a":1']:
+        problem = events(request(body, FORM, query=b"q=1"))[1]
+        assert problem == "not valid JSON"
 
 
 def test_each_event_of_a_batch_has_the_query_first_and_then_its_own() -> None:
@@ -114,6 +125,7 @@ def test_content_codings_are_undone(encoding: bytes, encode: Callable[[bytes], b
         (b"deflate", b"\xff\xff", "not what its Content-Encoding says"),
         (b"gzip", gzip.compress(b'{"a":1}' * 99)[:-9], "ends before"),
         (b"gzip", gzip.compress(b"{}") + b"more", "not what its"),
+        (b"deflate", zlib.compress(b"{}") + b"more", "goes on behind"),
         (b"gzip, gzip, gzip", b"{}", "3 content codings"),
         (b"gzip", gzip.compress(b"") * 20, "more than 16 gzip members"),
         (b"gzip", gzip.compress(bytes(MAX_EXPANDED + 1)), "more than 16,777,216 bytes"),
@@ -127,9 +139,30 @@ def test_what_cannot_be_decompressed_is_a_problem_and_no_bomb(encoding: bytes, b
     assert problem in why
 
 
-def test_a_small_body_cannot_become_any_number_of_events() -> None:
+@pytest.mark.parametrize(
+    ("query", "user_agent", "most"),
+    [
+        (b"q" * 768, None, 1 + MAX_EXPANDED // (768 + 32 + 64 + 256)),
+        (b"q=1", b"x" * 8000, 1 + MAX_EXPANDED // (3 + 8000 + 32 + 64 + 256)),
+        (b"&".join([b"q"] * 1000), None, 1 + MAX_EXPANDED // (1999 + 32 + 1000 * 64 + 256)),
+    ],
+)
+def test_a_small_body_cannot_become_any_number_of_events(query: bytes, user_agent: bytes | None, most: int) -> None:
     body = gzip.compress(b"[" + b"{}," * (1 << 20) + b"{}]")
-    query = b"q" * 768
-    found = read_events(request(body, JSON, b"gzip", query=query))
-    assert found.problem == "more than 16,384 events"
-    assert sum(1 for _ in found.parameters) == MAX_EXPANDED // (768 + 256) == 16384
+    found = read_events(request(body, JSON, b"gzip", query=query, user_agent=user_agent))
+    assert found.problem == f"more than {most:,} events"
+    assert sum(1 for _ in found.parameters) == most
+
+
+def test_one_event_cannot_become_any_size() -> None:
+    names = b"&".join([b"a"] * (MAX_EVENT // 2))
+    assert len(events(request(names + b"&", FORM))[0][0]) == MAX_EVENT // 2
+    assert events(request(names + b"&b", FORM, query=b"q=1")) == (
+        [[("q", "1")]],
+        f"more than {MAX_EVENT:,} bytes in one event",
+    )
+    largest = b'{"a": "' + b"x" * (MAX_EVENT - 9) + b'"}'
+    larger = largest.replace(b"x", b"xx", 1)
+    told, problem = events(request(b"[" + larger + b"," + largest + b',{"b":1}]'))
+    assert [event[0][0] for event in told] == ["a", "b"]
+    assert problem == f"more than {MAX_EVENT:,} bytes in one event"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -54,7 +55,8 @@ def test_objects_and_members_are_those_of_pythons_parser(
     objects: list[dict[str, Any]], in_array: bool, ascii_only: bool, seed: int
 ) -> None:
     if not ascii_only:
-        objects = json.loads(json.dumps(objects).replace("\\ud800", "x"))  # has no UTF-8
+        # Half a pair has no UTF-8.
+        objects = json.loads(re.sub(r"\\ud800(?!\\ud[c-f])", "x", json.dumps(objects)))
     texts = [json.dumps(value, ensure_ascii=ascii_only) for value in objects]
     body = spread("[" + ",".join(texts) + "]" if in_array else "\n".join(texts), seed)
     spans, sound = split(memoryview(body), 1000)
@@ -106,7 +108,7 @@ def test_any_bytes_give_spans_in_order_and_nothing_else(body: bytes, limit: int)
         assert last <= start < end <= len(body)
         assert (body[start], body[end - 1]) == (ord("{"), ord("}"))
         members(body, start, end)
-        redact(body, start, end, lambda name: True, b"0")
+        redact(body, start, end, frozenset([b"", b"a"]), b"0")
         last = end
 
 
@@ -161,16 +163,19 @@ def test_numbers_and_nested_values_stand_as_they_were_sent() -> None:
 def test_redaction_replaces_every_value_of_the_name_and_nothing_else(value: dict[str, Any], seed: int) -> None:
     def hide(node: Any) -> Any:
         if isinstance(node, dict):
-            return {name: "-" if name == "ks" else hide(inner) for name, inner in node.items()}
+            return {
+                name: "-" if name == "ks" and inner not in ("", None) else hide(inner) for name, inner in node.items()
+            }
         return [hide(inner) for inner in node] if isinstance(node, list) else node
 
-    value = {**value, "ks": value, "deep": [{"ks": value}]}
+    inners: list[Any] = [value, "", "x", None, False, "n", 0, [], {}]
+    value = {**value, "ks": value, "deep": [{"ks": inner} for inner in inners]}
     body = spread(json.dumps(value), seed)
-    redacted = redact(body, 0, len(body), lambda name: name == b"ks", b'"-"')
+    redacted = redact(body, 0, len(body), frozenset([b"ks"]), b'"-"')
     assert json.loads(redacted) == hide(value)
-    assert redact(body, 0, len(body), lambda name: False, b'"-"') == body
+    assert redact(body, 0, len(body), frozenset(), b'"-"') == body
 
 
 def test_a_name_is_secret_however_it_is_escaped() -> None:
     body = b'{"\\u006bs" : "secret", "a": "ks", "ks":[1,{"x":2}] }'
-    assert redact(body, 0, len(body), lambda name: name == b"ks", b'"-"') == b'{"\\u006bs" : "-", "a": "ks", "ks":"-" }'
+    assert redact(body, 0, len(body), frozenset([b"ks"]), b'"-"') == b'{"\\u006bs" : "-", "a": "ks", "ks":"-" }'
