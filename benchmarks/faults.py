@@ -33,7 +33,7 @@ class Outcome:
     def figure(self, name: str, value: object, aim: object = None) -> None:
         """Add a figure; with an aim, it must equal it."""
         self.lines.append(
-            f"{name:<34}{value if isinstance(value, str) else f'{value:,}'}"
+            f"{name:<36}{value if isinstance(value, str) else f'{value:,}'}"
             + ("" if aim is None else f"   (aim: {aim})")
         )
         if aim is not None and value != aim:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.validate import validator
 
 import pytest
@@ -126,7 +127,8 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
     batch = b'[{"eventType": 3}, {"event:eventType": "99"}, {"eventType": [4]}, {}]'
     for query in ("eventType=3", "event:eventType=3", "event%54ype=%33&eventType=5", "a=3", "eventType=x"):
         call(app, QUERY_STRING=query)
-    call(app, **{"REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(len(batch)), "wsgi.input": io.BytesIO(batch)})
+    posted: dict[str, Any] = {"CONTENT_LENGTH": str(len(batch)), "wsgi.input": io.BytesIO(batch)}
+    call(app, REQUEST_METHOD="POST", **posted)
     app.close()
     check = check_data(DataDirectory.existing(settings.data))
     assert check.damaged == []
