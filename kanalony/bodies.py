@@ -59,11 +59,16 @@ def read_events(request: Request) -> Events:
     if not request.body:
         return Events(iter([parse(request.query or b"")]), None)
     common = parse(request.query or b"")
-    # Each event repeats the query and the headers, so a small request could become any amount of data.
     repeated = sum(len(part) for part in request if isinstance(part, bytes)) - len(request.body)
-    limit = 1 + MAX_EXPANDED // (repeated + _PAIR_COST * len(common) + _EVENT_COST)
+    limit = event_limit(repeated, len(common))
     body = read_body(request.body, request.content_type or b"", request.content_encoding or b"", limit)
     return Events(_merge(common, body), body.problem)
+
+
+def event_limit(repeated: int, parameters: int) -> int:
+    """How many events a request may hold whose parts but its body have so many bytes, its query so many parameters:
+    each event repeats them, and a small request could become any amount of data."""
+    return 1 + MAX_EXPANDED // (repeated + _PAIR_COST * parameters + _EVENT_COST)
 
 
 def _merge(common: Parameters, body: Body) -> Iterator[Parameters]:

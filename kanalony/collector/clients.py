@@ -81,10 +81,17 @@ class Cors:
         """`allowed` are origins as browsers send them; none means that any is."""
         self._allowed = frozenset(allowed)
 
+    def origin(self, environ: dict[str, Any]) -> str | None:
+        """The origin that the answer to a request has to name; None when `*` does."""
+        # To a page that sends cookies, or may (sendBeacon does, unasked), the browser shows no answer for `*`.
+        if self._allowed or environ["REQUEST_METHOD"] == "POST" or "HTTP_COOKIE" in environ:
+            origin: str | None = environ.get("HTTP_ORIGIN")
+            return origin
+        return None
+
     def answer(self, origin: str | None) -> Headers:
-        """Headers for an answer to an event of a page of this origin; None when it has none."""
+        """Headers for an answer that names this origin, or none."""
         if self._is_granted(origin):
-            # Cookies may come along (sendBeacon sends them, jQuery when told to), and then `*` would not do.
             return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), _VARY]
         return [_VARY] if self._allowed else _ANY_ORIGIN
 

@@ -192,10 +192,10 @@ class TrackResource:
             received_at = self._intake.store(environ)
         except _RefusedError as refused:
             self._intake.count(str(refused))
-            cors = self._intake.cors.answer(environ.get("HTTP_ORIGIN"))
+            cors = self._intake.cors.answer(self._intake.cors.origin(environ))
             return refused.status, _headers(_TEXT, refused.body, cors, *refused.headers), refused.body
         second = received_at // 1_000_000
-        origin = environ.get("HTTP_ORIGIN")
+        origin = self._intake.cors.origin(environ)
         if self._wants_json(environ):
             enabled = b"true" if self._intake.views_enabled() else b"false"
             # Without the key players would stop sending views.
