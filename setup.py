@@ -3,7 +3,15 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-HEADERS = ["ext/bytes.h", "ext/crc32c.h", "ext/record.h", "ext/querystring.h", "ext/json.h", "ext/core.pxd"]
+HEADERS = [
+    "ext/bytes.h",
+    "ext/crc32c.h",
+    "ext/record.h",
+    "ext/querystring.h",
+    "ext/json.h",
+    "ext/columns.h",
+    "ext/core.pxd",
+]
 
 
 def extension(name: str) -> Extension:
@@ -19,7 +27,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_frames", "_journal", "_json", "_peer", "_querystring")],
+        [extension(name) for name in ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring")],
         build_dir="build/cython",
         include_path=["ext"],  # where core.pxd is
     )

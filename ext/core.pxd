@@ -75,3 +75,50 @@ cdef extern from "json.h":
     int json_next_member(cursor *c, query_pair *out) noexcept nogil
     size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
     size_t json_text(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
+
+cdef extern from "columns.h":
+    enum:
+        COLUMN_INT
+        COLUMN_FLOAT
+        COLUMN_TEXT
+        COLUMN_BINARY
+        NAME_SLOTS
+    ctypedef struct bytes_buffer:
+        uint8_t *data
+        size_t size
+        size_t room
+    ctypedef struct column:
+        int kind
+        size_t rows
+        size_t set
+        uint64_t misfits
+        bytes_buffer valid
+        bytes_buffer fixed
+        bytes_buffer data
+    ctypedef struct sent_value:
+        pass
+    ctypedef struct event_table:
+        int count
+        column *columns
+        uint64_t *seen
+        sent_value *first
+        size_t row
+        column map_lists
+        column map_keys
+        column map_values
+        column map_value_lists
+        column conflicts
+        column conflict_names
+        bytes_buffer extras
+        bytes_buffer names
+        bytes_buffer scratch
+        bytes_buffer name
+    int column_fill(column *c, size_t rows) noexcept nogil
+    int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
+    int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
+    int column_put_raw_text(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
+    void table_name(event_table *t, const uint8_t *name, uint32_t size, int column) noexcept nogil
+    int table_add_pairs(event_table *t, const uint8_t *p, const uint8_t *end) noexcept nogil
+    int table_add_members(event_table *t, const uint8_t *start, const uint8_t *end) noexcept nogil
+    int table_end_row(event_table *t) noexcept nogil
+    void fingerprint(const uint8_t *p, size_t size, uint64_t *lanes) noexcept nogil

@@ -105,6 +105,7 @@ static inline int json_skip(cursor *c) {
 typedef struct {
     cursor c;
     enum { JSON_OUTSIDE, JSON_ARRAY_START, JSON_BEFORE_ELEMENT, JSON_AFTER_ELEMENT } place;
+    const uint8_t *top; /* where what stands outside of everything else began */
     int lines;    /* something stood whole on a line of its own */
     int mistakes; /* lines passed over, and 1 for a rest that was given up */
 } json_objects;
@@ -115,13 +116,15 @@ static inline int json_ends_line(const cursor *c) {
     return p < c->end && *p == '\n';
 }
 
-/* 1 and the next valid object, or 0 at the end. At a mistake the rest is given up, unless this is NDJSON: then its line. */
+/* 1 and the next valid object, or 0 at the end. At a mistake the rest is given up, unless this is NDJSON and the mistake was
+ * found within its line: that is passed over then. What spans lines is never resumed: the next line may be inside of it. */
 static inline int json_next_object(json_objects *o, const uint8_t **start, const uint8_t **end) {
     cursor *c = &o->c;
     const uint8_t *begin;
     for (;;) {
         json_space(c);
         begin = c->p;
+        if (o->place == JSON_OUTSIDE) o->top = begin;
         if (c->p == c->end) {
             o->mistakes += o->place != JSON_OUTSIDE;
             o->place = JSON_OUTSIDE;
@@ -141,10 +144,10 @@ static inline int json_next_object(json_objects *o, const uint8_t **start, const
             *end = c->p;
             return 1;
         } else {
-            const uint8_t *next = o->lines ? memchr(begin, '\n', (size_t)(c->end - begin)) : NULL;
+            const uint8_t *line_end = memchr(o->top, '\n', (size_t)(c->end - o->top));
             o->mistakes++;
             o->place = JSON_OUTSIDE;
-            c->p = next ? next : c->end;
+            c->p = o->lines && line_end && c->p <= line_end ? line_end : c->end;
         }
     }
 }

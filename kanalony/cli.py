@@ -13,9 +13,9 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from kanalony.errors import KanalonyError
+from kanalony.errors import KanalonyError, WrongUse
 from kanalony.segments.names import DataDirectory, to_iso, worker_name
-from kanalony.settings import Settings, load_settings
+from kanalony.settings import Settings, load_settings, seconds
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,6 +23,11 @@ DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="Data directory.  [default: that of `kanalony serve`: data, or what its settings say]",
+)
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file.  [default: kanalony.toml, when there is one]",
 )
 PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 
@@ -76,9 +81,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-def _existing(data: Path | None) -> DataDirectory:
+def _existing(data: Path | None, settings: Settings | None = None) -> DataDirectory:
     """The data directory to read: the one named, or that of `kanalony serve` started here."""
-    return DataDirectory.existing(data or load_settings().data)
+    return DataDirectory.existing(data or (settings or load_settings()).data)
 
 
 def _example(*lines: str) -> str:
@@ -114,11 +119,7 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
 @_setting("redact", multiple=True)
 @_setting("heartbeat")
 @_setting("journal_blocks")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Settings file.  [default: kanalony.toml, when there is one]",
-)
+@CONFIG
 def serve(config: Path | None, **flags: Any) -> None:
     """Collect events over HTTP until stopped by SIGTERM or Ctrl-C.
 
@@ -260,6 +261,58 @@ def verify(paths: tuple[Path, ...], data: Path | None) -> None:
     result = check_paths(paths) if paths else check_data(_existing(data))
     click.echo(str(result))
     _end(result.damaged)
+
+
+@main.command(
+    epilog=_example("kanalony compact", "kanalony compact --every 60s --keep-segments 12h --geoip GeoLite2-City.mmdb")
+)
+@DATA
+@click.option("--every", metavar="TIME", help="Go on, and look for new segments that often, as 60s.  [default: once]")
+@_setting("memory")
+@_setting("keep_segments")
+@_setting("geoip")
+@_setting("ks_secrets")
+@CONFIG
+def compact(data: Path | None, every: str | None, config: Path | None, **flags: Any) -> None:
+    """Take sealed segments into the lake, exactly once.
+
+    The lake is a Delta table of Parquet files in DATA/lake/events. May be stopped or killed at any time: the next run
+    goes on where this one was. Exits with 1 when a segment was damaged; what is good in it is in the lake, what is not
+    is in DATA/quarantine.
+    """
+    from kanalony.aggregate.run import compact
+
+    settings = load_settings(config, **flags)
+    directory = DataDirectory.writable(_existing(data, settings).root)
+    damaged = compact(directory, settings, _interval(every), sys.stderr)
+    _end(damaged)
+
+
+def _interval(every: str | None) -> float | None:
+    try:
+        interval = None if every is None else seconds(every)
+    except ValueError as error:
+        raise WrongUse(f"--every is {every!r}: {error}", "see kanalony compact --help") from error
+    assert interval is None or isinstance(interval, float)
+    return interval
+
+
+@main.command(epilog=_example("kanalony ledger", "kanalony ledger --format json | jq .balanced"))
+@DATA
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def ledger(data: Path | None, form: str) -> None:
+    """Show what became of every request.
+
+    accepted = read + repeated + quarantined, events = rows + duplicates, for each segment that was compacted and in
+    sum; the rows are counted in the lake's files. Exits with 1 when that does not balance, or when requests that a
+    collector accepted are nowhere.
+    """
+    from kanalony.aggregate.ledger import read_ledger
+    from kanalony.aggregate.run import ledger_json, ledger_table
+
+    found = read_ledger(_existing(data))
+    click.echo(ledger_json(found) if form == "json" else ledger_table(found))
+    sys.exit(0 if found.balanced else 1)
 
 
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))

@@ -5,10 +5,11 @@ What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the 
 
 import json
 import logging
+import math
 import os
 import re
 import socket
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -64,16 +65,50 @@ def _tracking_path(text: str) -> str:
 
 
 def _parameter_name(text: str) -> str:
-    if not re.fullmatch(r"[^\s,&=%]+", text):
-        raise ValueError("must be the name of one parameter, decoded, like ks")
-    return text.removeprefix("event:")
+    name = text.removeprefix("event:")
+    if not re.fullmatch(r"[^\s,&=%\[\]\ud800-\udfff]+", name):
+        raise ValueError("must be the name of one parameter, decoded and without brackets, like ks")
+    return name
+
+
+def _named(text: object) -> object:
+    if text == "":
+        raise ValueError("must be the name of a directory")
+    return text
+
+
+def _network(text: object) -> object:
+    try:
+        return ip_network(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise ValueError(f"must be a network like 10.0.0.0/8: {error}") from error
+
+
+def seconds(text: object) -> object:
+    """A length of time as people write it: 90, 90s, 15m, 12h, 7d or forever. Raises ValueError."""
+    if not isinstance(text, str):
+        return text
+    if text in ("forever", "inf"):
+        return math.inf
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if not match:
+        raise ValueError("must be a length of time like 60s, 15m, 12h or 7d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _one_or_several(value: object) -> object:
+    """The values of an option that may be given more than once, in one text: JSON, or one that stands for itself."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [value] if value else []
 
 
 def _several(value: object) -> object:
-    """The values of an option that may be given more than once, in one text: JSON, or parted by commas."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+    """The same, or some that are parted by commas."""
+    parts = _one_or_several(value)
+    if isinstance(value, str) and parts == [value]:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return parts
 
 
 _T = TypeVar("_T")
@@ -93,10 +128,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
-    data: Path = Path("data")
+    data: Annotated[Path, BeforeValidator(_named)] = Path("data")
     """Data directory, on a local disk; made when missing."""
 
-    spool: _Several[Path] = ()
+    spool: Annotated[
+        tuple[Annotated[Path, BeforeValidator(_named)], ...], NoDecode, BeforeValidator(_one_or_several)
+    ] = ()
     """Further directory, best on another disk, for what the data directory has no room for."""
 
     workers: int = Field(1, ge=1, le=256)
@@ -109,7 +146,7 @@ class Settings(BaseSettings):
     """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last
     sync_interval. synced: survives a power loss too, for one disk sync per event."""
 
-    trusted_proxy: _Several[IPv4Network | IPv6Network] = ()
+    trusted_proxy: _Several[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]] = ()
     """Network (CIDR) whose X-Forwarded-For is believed, as 10.0.0.0/8: the proxies in front, and nobody else."""
 
     path: _Several[Annotated[str, AfterValidator(_tracking_path)]] = ()
@@ -130,6 +167,18 @@ class Settings(BaseSettings):
 
     redact: _Several[Annotated[str, AfterValidator(_parameter_name)]] = ()
     """Parameter, as ks, whose values are replaced before they reach the disk, in queries and bodies."""
+
+    memory: ByteSize = Field(ByteSize(1 << 30), ge=256 << 20, le=1 << 40)
+    """Of `kanalony compact`: bytes it may take. More makes larger files in the lake."""
+
+    keep_segments: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
+    """Of `kanalony compact`: how long segments are kept once they are in the lake, as 7d, 12h or forever."""
+
+    geoip: Path | None = None
+    """Of `kanalony compact`: MaxMind database (.mmdb) that tells country, region and city of addresses."""
+
+    ks_secrets: Path | None = None
+    """Of `kanalony compact`: file with a line PARTNER_ID SECRET for each partner, to tell the user of a ks."""
 
     host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
     """Name of this machine in segments: tells people which collector wrote a file. Need not be unique."""
@@ -177,6 +226,7 @@ def to_environment(settings: Settings) -> dict[str, str]:
     return {
         f"KANALONY_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in values.items()
+        if value is not None
     }
 
 

@@ -1,10 +1,15 @@
 """The same collector under granian: the same answers, the same events, the same promises."""
 
+import contextlib
 import http.client
+import os
+import signal
 import socket
 from pathlib import Path
 
-from tests.serving import Load, cat, keys_of, run, serving
+import pytest
+
+from tests.serving import Load, Server, cat, keys_of, run, serving
 
 GRANIAN = ("--server", "granian")
 
@@ -51,6 +56,27 @@ def test_granian_seals_everything_at_sigterm(tmp_path: Path) -> None:
         assert server.stop() == 0
     assert keys_of(cat(data)) == dict.fromkeys(load.sent, 1)
     assert list((data / "journal").iterdir()) == []
+
+
+def test_a_worker_of_granians_is_replaced_whatever_has_become_of_the_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kanalony.toml").write_text('path = ["/e"]\n')
+    with serving(tmp_path / "data", *GRANIAN) as server:
+        assert b" 200 " in server.get("/e?before")
+        (tmp_path / "kanalony.toml").write_text("nonsense = [\n")
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for(lambda: server.workers() and server.workers() != [worker])
+        server.wait_for(lambda: answers(server, "/e?after"))
+        assert len(cat(server.data)) == 2
+
+
+def answers(server: Server, target: str) -> bool:
+    with contextlib.suppress(OSError):
+        return b" 200 " in server.get(target)
+    return False
 
 
 def test_a_200_from_granian_survives_kill_9_under_load(tmp_path: Path) -> None:

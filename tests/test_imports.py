@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-OFFLINE_ONLY = ("pyarrow", "duckdb", "deltalake", "numpy", "polars")
+OFFLINE_ONLY = ("pyarrow", "duckdb", "deltalake", "numpy", "polars", "ua_parser", "cryptography", "tabulate")
 SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
 
 
@@ -13,7 +13,7 @@ SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
     ("modules", "banned"),
     [
         ("kanalony.collector.app, kanalony.collector.server", OFFLINE_ONLY),
-        ("kanalony.cli, kanalony.segments.reader, kanalony.segments.check, kanalony.segments.recovery", SERVING_ONLY),
+        ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery, kanalony.aggregate.run", SERVING_ONLY),
     ],
 )
 def test_a_half_does_not_load_the_other_halfs_libraries(modules: str, banned: tuple[str, ...]) -> None:

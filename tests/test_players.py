@@ -265,6 +265,14 @@ def test_a_chunked_body_that_meinheld_does_not_read_is_never_a_200(tmp_path: Pat
         assert cat(server.data) == []
 
 
+@pytest.mark.parametrize("header", ["Content-Length : 7", "Transfer-Encoding : chunked"])
+def test_a_body_behind_a_header_that_is_none_is_no_200(server: Server, header: str) -> None:
+    with server.connect() as connection:
+        connection.sendall(f'POST /collect?key=space HTTP/1.1\r\nHost: t\r\n{header}\r\n\r\n{{"a":1}}'.encode())
+        assert b" 400 " in connection.recv(4096)
+    assert stored(server, "space") == []
+
+
 def test_only_pages_on_the_list_may_read_answers_and_ask(tmp_path: Path) -> None:
     with serving(
         tmp_path / "data", "--allow-origin", "https://Videos.example:443", "--allow-origin", "http://a:81"
@@ -301,6 +309,12 @@ def test_only_pages_on_the_list_may_read_answers_and_ask(tmp_path: Path) -> None
         ("--redact", "ks,userId", "one parameter"),
         ("--redact", " ks", "one parameter"),
         ("--redact", "k%73", "decoded"),
+        ("--redact", "event:", "one parameter"),
+        ("--redact", "event[ks]", "without brackets"),
+        ("--redact", "k\udcff", "one parameter"),
+        ("--trusted-proxy", "bad", "must be a network like 10.0.0.0/8"),
+        ("--trusted-proxy", "10.0.0.1/8", "host bits"),
+        ("--spool", "", "name of a directory"),
         ("--path", "/robots.txt", "another path"),
         ("--allow-origin", "https://a.example,https://b.example", "one origin"),
         ("--allow-origin", "https://bücher.example", "as browsers send it"),

@@ -188,6 +188,8 @@ BODIES = {
     "ndjson": (f'{{"ks": "{SECRET}"}}\n{{"a":1}}\n', "application/x-ndjson"),
     "form": (f"a=1&ks={SECRET}&b=%zz", "application/x-www-form-urlencoded"),
     "broken": (f'[{{"ks": "{SECRET}", "a": 1}}, {{"b": 2}}, {{"ks": "{SECRET}', "application/json"),
+    "nested lines": (f'{{"t":3}}\n{{"ks": [\n{{"id": "{SECRET}"}}\n], "a": }}', "application/json"),
+    "torn in a form": (f'{{"ks": "{SECRET}', "application/x-www-form-urlencoded"),
     "words": (f"the ks is {SECRET}", "text/plain"),
     "in no form": (f'{{"ks":"{SECRET}","b":"c=d&e', "application/x-www-form-urlencoded"),
     "in no pairs": (f'"ks"={SECRET}', "application/x-www-form-urlencoded"),
@@ -237,6 +239,18 @@ def test_redaction_in_a_form_keeps_every_other_byte(make: Any) -> None:
         post(app, b"\xef\xbb\xbf \n a=1&ks=x&b=%zz \r\n", "text/plain", HTTP_CONTENT_ENCODING=encoding)
     for request, kept in zip(stored(app.settings), (None, b"identity"), strict=True):
         assert (request.body, request.content_encoding) == (b"\xef\xbb\xbf \n a=1&ks=redacted&b=%zz \r\n", kept)
+
+
+def test_a_body_that_compresses_worse_without_its_secrets_is_never_refused(make: Any) -> None:
+    app = make(redact=["ks"])
+    for fill in (os.urandom(11 << 10).hex(), os.urandom(16 << 10).hex()):
+        body = json.dumps([{"ks": SECRET, "n": number, "x": fill[number::99]} for number in range(99)]).encode()
+        sent = gzip.compress(body, 9)
+        assert len(sent) <= app.settings.max_body
+        post(app, sent, HTTP_CONTENT_ENCODING="gzip")
+    for request in stored(app.settings):
+        told = read_events(request)
+        assert told.problem is None or request.body == b"redacted"
 
 
 @pytest.mark.parametrize("pair", [b'"ks":1', b"ks=1"])

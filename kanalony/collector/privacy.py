@@ -24,6 +24,9 @@ log = logging.getLogger("kanalony")
 
 REPLACEMENT = b"redacted"
 _JSON_REPLACEMENT = b'"redacted"'
+_UNREADABLE = (
+    b"{redacted}"  # neither JSON nor a form, whatever the body's type: it still counts as one that cannot be read
+)
 
 _KEY_SIZE = 32
 _TOKEN_SIZE = 16
@@ -208,7 +211,7 @@ def _redact_body(
         redacted = text[:start] + pairs + text[end:]
     elif found.problem:
         objects = [redact_object(text, start, end, names, _JSON_REPLACEMENT) for start, end in found.objects]
-        redacted = b"\n".join([*objects, REPLACEMENT])
+        redacted = b"\n".join([*objects, _UNREADABLE])
     else:
         parts = []
         copied = 0
@@ -221,5 +224,9 @@ def _redact_body(
         return body, content_encoding
     is_compressed = text is not body
     if is_compressed or len(redacted) > max_body:  # many short values may become longer than a journal block
-        return gzip.compress(redacted, 1, mtime=0), "gzip"
+        for level in (1, 6):
+            compressed = gzip.compress(redacted, level, mtime=0)
+            if len(compressed) <= max_body:
+                return compressed, "gzip"
+        return REPLACEMENT, "gzip"  # which it is not, so readers count it as one that cannot be read
     return redacted, content_encoding

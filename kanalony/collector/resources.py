@@ -77,6 +77,8 @@ class Intake:
             body = content_type = encoding = None
             if get("CONTENT_LENGTH") or get("HTTP_TRANSFER_ENCODING"):
                 body, content_type, encoding = self._body(environ), get("CONTENT_TYPE"), get("HTTP_CONTENT_ENCODING")
+            elif "HTTP_CONTENT_LENGTH " in environ or "HTTP_TRANSFER_ENCODING " in environ:
+                raise ValueError("white space behind a header's name")  # meinheld lets it pass, body and all
             received_at = self.append(
                 environ["REQUEST_METHOD"],
                 environ["PATH_INFO"],

@@ -36,6 +36,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 RESPAWN_SECONDS = 1  # between two tries to start a worker that finds no room for its journal
 
 
+class _ErrorLog:
+    """What meinheld tells of errors: an exception's parts, which no format of logging's takes."""
+
+    def error(self, *parts: object, **_: object) -> None:
+        log.error("meinheld: %s", " ".join(map(str, parts)))
+
+
 class MeinheldWorker(Worker):  # type: ignore[misc]
     """A gunicorn worker around meinheld's event loop. docs/operations.md says what of meinheld it works around."""
 
@@ -65,7 +72,7 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
     def run(self) -> None:
         app: Collector = self.wsgi
         server.set_access_logger(None)
-        server.set_error_logger(self.log)
+        server.set_error_logger(_ErrorLog())
         server.set_keepalive(app.settings.keepalive)
         server.set_picoev_max_fd(resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # beyond it meinheld overwrites memory
         # Above these meinheld would answer 413 itself, uncounted, and spill bodies to files that it never frees.
@@ -276,7 +283,7 @@ def create_granian_app() -> "Collector":
     """The application in one of granian's workers, which are processes of multiprocessing: those end without atexit."""
     from kanalony.collector.app import create_app
 
-    app = create_app()
+    app = create_app(Settings())  # from the environment alone: no file can stop a worker from being replaced
     Finalize(None, app.close, exitpriority=0)
     return app
 

@@ -23,9 +23,15 @@ JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
 def _is_ours(name: str) -> bool:
     """Whether a directory with this name in it may become a data directory: that of a new file system, or one that
     another collector is just making."""
-    return name in (MARKER, "lost+found", "journal", "segments", "quarantine", "address-keys") or name.startswith(
-        _YOUNG_MARKER
-    )
+    return name in (
+        MARKER,
+        "lost+found",
+        "journal",
+        "segments",
+        "quarantine",
+        "address-keys",
+        "lake",
+    ) or name.startswith(_YOUNG_MARKER)
 
 
 def worker_name(worker_id: int) -> str:
@@ -80,6 +86,7 @@ class DataDirectory:
         self.quarantine = root / "quarantine"
         self.spools = root / "spools"
         self.address_keys = root / "address-keys"
+        self.lake = root / "lake"
         self.recovery_lock = root / "recovery.lock"
 
     @classmethod

@@ -241,6 +241,17 @@ class Segment:
             position += 1
         return self.size
 
+    def claims(self) -> Iterator[tuple[int, int, int]]:
+        """(worker, first, end) of the sequence numbers it holds: by its trailer alone when it has one, else by its good
+        frames."""
+        trailer = self._trailer_at(self.size - TRAILER_SIZE) if self.size >= TRAILER_SIZE else None
+        if trailer:
+            yield trailer.worker_id, trailer.first_sequence, trailer.first_sequence + trailer.request_count
+            return
+        for frame in self.frames():
+            first = frame.prefix.first_sequence
+            yield frame.prefix.worker_id, first, first + frame.prefix.request_count
+
     def requests(self) -> Iterator[Request]:
         """Every request of every good frame. A frame whose content is not what its prefix says is noted as damage."""
         for frame in self.frames():

@@ -116,7 +116,7 @@ def _open_segments(data: DataDirectory) -> list[Path]:
     return [path for place in data.places() for path in place.open.glob("*.lz4")]
 
 
-def _in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _T:
+def in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _T:
     """Do a step in the first place that takes it. Raises OSError of the last one when none does."""
     refused: OSError | None = None
     for place in data.places():
@@ -140,9 +140,9 @@ def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None)
     if journal and journal.damaged:
         content = journal.path.read_bytes()
         for start, end, reason in journal.damaged:
-            _in_some_place(data, lambda place: _quarantine(place, journal.path, start, content[start:end]))  # noqa: B023
+            in_some_place(data, lambda place: quarantine(place, journal.path, start, content[start:end]))  # noqa: B023
             damaged.append(Damage(journal.path, start, end, reason))
-    adopted = _in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
+    adopted = in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
     adopted.damaged += damaged
     for path in left:
         _remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
@@ -179,7 +179,7 @@ def seal_abandoned(data: DataDirectory, path: Path) -> None:
     name = SegmentName.parse(path.name)
     with _recovering(data):
         if name and path.exists():
-            _in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
+            in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
             _remove(path)
 
 
@@ -284,11 +284,11 @@ class _Copy:
                 start = len(content) - segment.torn
                 segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:
-                _quarantine(self._place, path, damage.start, content[damage.start : damage.end])
+                quarantine(self._place, path, damage.start, content[damage.start : damage.end])
             adopted.damaged += segment.damaged
 
 
-def _quarantine(data: DataDirectory, path: Path, start: int, content: bytes) -> None:
+def quarantine(data: DataDirectory, path: Path, start: int, content: bytes) -> None:
     """Keep the bytes found at an offset of a file that is about to go. Doing it again writes the same file again."""
     if content:
         with (data.quarantine / f"{path.name}.{start}-{start + len(content)}").open("wb") as file:

@@ -1,0 +1,316 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Requests to columns: the code is columns.h; this hands it records, one frame at a time."""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+cdef extern from "arpa/inet.h":
+    const char *inet_ntop(int family, const void *source, char *target, uint32_t size) noexcept nogil
+    int AF_INET
+    int AF_INET6
+
+cdef extern from "string.h":
+    size_t strlen(const char *) noexcept nogil
+
+from core cimport (
+    COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
+    FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
+    FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_put_bytes, column_put_raw_text, column_put_u64,
+    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, query_next, query_pair, get_u32, record, record_read, record_seed, sent_value, span, table_add_members,
+    table_add_pairs, table_end_row, table_name,
+)
+
+crc32c_setup()
+
+KINDS = {"int": COLUMN_INT, "float": COLUMN_FLOAT, "text": COLUMN_TEXT, "binary": COLUMN_BINARY}
+
+# Of a request, in this order; the first three are its numbers, the rest its fields.
+cdef enum:
+    _RECEIVED_AT
+    _WORKER
+    _SEQUENCE
+    _INDEX
+    _FINGERPRINT
+    _REMOTE_ADDR
+    _FIELDS
+    _REQUEST_COLUMNS = _FIELDS + 10
+    _EVENT_WEIGHT = 600  # bytes that an event takes beyond what was sent: 8 for each of most columns
+
+REQUEST_COLUMNS = (
+    ("receivedAt", "int"), ("worker", "int"), ("sequence", "int"), ("index", "int"), ("fingerprint", "binary"),
+    ("remoteAddr", "text"), ("method", "text"), ("path", "text"), ("addressToken", "binary"), ("forwardedFor", "text"),
+    ("userAgent", "text"), ("referer", "text"), ("query", "binary"), ("body", "binary"), ("contentType", "text"),
+    ("contentEncoding", "text"),
+)
+
+cdef int[10] _TAGS = [
+    FIELD_METHOD, FIELD_PATH, FIELD_ADDRESS_TOKEN, FIELD_FORWARDED_FOR, FIELD_USER_AGENT, FIELD_REFERER, FIELD_QUERY,
+    FIELD_BODY, FIELD_CONTENT_TYPE, FIELD_CONTENT_ENCODING,
+]
+
+
+cdef inline void _free(column *c) noexcept nogil:
+    free(c.valid.data)
+    free(c.fixed.data)
+    free(c.data.data)
+
+
+cdef class _Buffer:
+    """Memory taken from a column, without a copy; freed with the last array that uses it."""
+    cdef uint8_t *_data
+    cdef size_t _size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self._data, self._size, 1, flags)
+
+    def __dealloc__(self):
+        free(self._data)
+
+
+cdef _taken(bytes_buffer *b):
+    cdef _Buffer taken = _Buffer()
+    if b.data == NULL:
+        return b""  # Arrow takes no buffer at no address
+    taken._data = b.data
+    taken._size = b.size
+    memset(b, 0, sizeof(bytes_buffer))
+    return taken
+
+
+cdef size_t _repeated(record *r) noexcept nogil:
+    """Bytes of all parts of a request but its body."""
+    cdef size_t size = 0
+    cdef int tag
+    for tag in range(1, FIELD_COUNT + 1):
+        if tag != FIELD_BODY and r.fields[tag - 1].data != NULL:
+            size += r.fields[tag - 1].size
+    return size
+
+
+cdef size_t _count_pairs(span *query) noexcept nogil:
+    cdef cursor c
+    cdef query_pair pair
+    cdef size_t count = 0
+    if query.data == NULL:
+        return 0
+    c.p = query.data
+    c.end = query.data + query.size
+    while query_next(&c, &pair):
+        count += 1
+    return count
+
+
+cdef inline bytes _part(span *part):
+    return b"" if part.data == NULL else PyBytes_FromStringAndSize(<const char *>part.data, part.size)
+
+
+cdef class EventTable:
+    cdef event_table _table
+    cdef column _request[_REQUEST_COLUMNS]
+    cdef int _session
+    cdef size_t _weight
+    cdef list _names, _kinds
+
+    def __cinit__(self, parameters, spellings, session):
+        cdef int i
+        memset(&self._table, 0, sizeof(self._table))
+        memset(self._request, 0, sizeof(self._request))
+        self._names = [name.encode() for name, _ in parameters]
+        self._kinds = [kind for _, kind in parameters]
+        if len(parameters) + len(spellings) > NAME_SLOTS // 4:
+            raise ValueError(f"{len(parameters)} parameters and {len(spellings)} spellings exceed {NAME_SLOTS // 4}")
+        self._table.count = len(parameters)
+        self._table.columns = <column *>PyMem_Calloc(len(parameters), sizeof(column))
+        self._table.seen = <uint64_t *>PyMem_Calloc(len(parameters), sizeof(uint64_t))
+        self._table.first = <sent_value *>PyMem_Calloc(len(parameters), sizeof(sent_value))
+        if not self._table.columns or not self._table.seen or not self._table.first:
+            raise MemoryError
+        for i in range(len(parameters)):
+            self._table.columns[i].kind = KINDS[self._kinds[i]]
+            self._name(self._names[i], i)
+        for spelling, name in spellings:
+            other = spelling.encode()
+            self._names.append(other)
+            self._name(other, self._names.index(name.encode()))
+        for i in range(_REQUEST_COLUMNS):
+            self._request[i].kind = KINDS[REQUEST_COLUMNS[i][1]]
+        self._session = self._names.index(session.encode())
+        self._table.map_lists.kind = self._table.map_value_lists.kind = self._table.conflicts.kind = COLUMN_INT
+        self._table.map_keys.kind = self._table.map_values.kind = self._table.conflict_names.kind = COLUMN_TEXT
+
+    cdef void _name(self, bytes name, int i):
+        table_name(&self._table, <const uint8_t *>PyBytes_AS_STRING(name), len(name), i)
+
+    def __dealloc__(self):
+        cdef int i
+        cdef event_table *t = &self._table
+        if t.columns:
+            for i in range(t.count):
+                _free(&t.columns[i])
+        for i in range(_REQUEST_COLUMNS):
+            _free(&self._request[i])
+        for c in range(6):
+            _free(self._list_column(c))
+        free(t.extras.data)
+        free(t.names.data)
+        free(t.scratch.data)
+        free(t.name.data)
+        PyMem_Free(t.columns)
+        PyMem_Free(t.seen)
+        PyMem_Free(t.first)
+
+    cdef column *_list_column(self, int number) noexcept:
+        cdef event_table *t = &self._table
+        if number == 0:
+            return &t.map_lists
+        if number == 1:
+            return &t.map_keys
+        if number == 2:
+            return &t.map_value_lists
+        if number == 3:
+            return &t.map_values
+        if number == 4:
+            return &t.conflicts
+        return &t.conflict_names
+
+    @property
+    def rows(self):
+        return self._table.row
+
+    @property
+    def weight(self):
+        return self._weight
+
+    cdef int _end_event(self, record *r, uint64_t worker, uint64_t index, const uint8_t *payload, size_t size) noexcept nogil:
+        """Everything of an event but its parameters, which are in; 0 when out of memory."""
+        cdef size_t row = self._table.row
+        cdef span *field
+        cdef int i
+        cdef char text[64]
+        cdef uint64_t lanes[2]
+        cdef column *session = &self._table.columns[self._session]
+        if not (column_put_u64(&self._request[_RECEIVED_AT], row, r.received_at)
+                and column_put_u64(&self._request[_WORKER], row, worker)
+                and column_put_u64(&self._request[_SEQUENCE], row, r.sequence)
+                and column_put_u64(&self._request[_INDEX], row, index)):
+            return 0
+        # Some players send an empty session: such events are never each other's duplicates.
+        if session.rows == row + 1 and get_u32(session.fixed.data + 4 * row) != get_u32(session.fixed.data + 4 * row + 4):
+            lanes[0] = lanes[1] = 0
+            field = &r.fields[FIELD_QUERY - 1]
+            fingerprint(field.data, field.size if field.data != NULL else 0, lanes)
+            fingerprint(payload, size, lanes)
+            if not column_put_bytes(&self._request[_FINGERPRINT], row, <const uint8_t *>lanes, 16):
+                return 0
+        field = &r.fields[FIELD_REMOTE_ADDR - 1]
+        if field.data != NULL and (field.size == 4 or field.size == 16):
+            inet_ntop(AF_INET if field.size == 4 else AF_INET6, field.data, text, sizeof(text))
+            if not column_put_bytes(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, strlen(text)):
+                return 0
+        for i in range(10):
+            field = &r.fields[_TAGS[i] - 1]
+            if field.data == NULL or (_TAGS[i] == FIELD_BODY and index > 0):
+                continue
+            if self._request[_FIELDS + i].kind == COLUMN_TEXT:
+                if not column_put_raw_text(&self._request[_FIELDS + i], row, field.data, field.size):
+                    return 0
+            elif not column_put_bytes(&self._request[_FIELDS + i], row, field.data, field.size):
+                return 0
+        return table_end_row(&self._table)
+
+    def add(self, bytes content, uint64_t worker_id, uint64_t first_sequence, uint64_t begin, uint64_t end, uint64_t worker,
+            read_body, size_t limit):
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(content)
+        cdef const uint8_t *stop = p + len(content)
+        cdef const uint8_t *text
+        cdef uint32_t seed = record_seed(worker_id)
+        cdef uint64_t expected = first_sequence, index
+        cdef record r
+        cdef span query
+        cdef bint sound = True, memory = True, has_body = False
+        cdef size_t unread = 0, common
+        cdef size_t rows = self._table.row
+        with nogil:
+            while p < stop:
+                if not record_read(p, stop - p, seed, &r) or r.sequence != expected:
+                    sound = False
+                    break
+                expected += 1
+                p += r.length
+        if not sound:
+            return None
+        p = <const uint8_t *>PyBytes_AS_STRING(content)
+        expected = first_sequence
+        while p < stop and expected < end and self._weight < limit:
+            with nogil:
+                has_body = False
+                while p < stop and expected < end and self._weight < limit:
+                    record_read(p, stop - p, seed, &r)
+                    p += r.length
+                    expected += 1
+                    if r.sequence < begin:
+                        continue
+                    has_body = r.fields[FIELD_BODY - 1].data != NULL
+                    if has_body:
+                        break
+                    query = r.fields[FIELD_QUERY - 1]
+                    memory = ((query.data == NULL or table_add_pairs(&self._table, query.data, query.data + query.size))
+                              and self._end_event(&r, worker, 0, NULL, 0))
+                    if not memory:
+                        break
+                    self._weight += _EVENT_WEIGHT + r.length
+            if not memory:
+                raise MemoryError
+            if not has_body:
+                continue
+            query = r.fields[FIELD_QUERY - 1]
+            common = _repeated(&r)
+            body, objects, form, problem = read_body(
+                _part(&r.fields[FIELD_BODY - 1]), _part(&r.fields[FIELD_CONTENT_TYPE - 1]),
+                _part(&r.fields[FIELD_CONTENT_ENCODING - 1]), common, _count_pairs(&query))
+            unread += problem is not None
+            text = <const uint8_t *>PyBytes_AS_STRING(body)
+            index = 0
+            self._weight += r.length
+            for start, finish in objects or (form or (0, 0),):
+                if query.data != NULL and not table_add_pairs(&self._table, query.data, query.data + query.size):
+                    raise MemoryError
+                if objects:
+                    if not table_add_members(&self._table, text + <size_t>start, text + <size_t>finish):
+                        raise MemoryError
+                elif not table_add_pairs(&self._table, text + <size_t>start, text + <size_t>finish):
+                    raise MemoryError
+                if not self._end_event(&r, worker, index, text + <size_t>start, <size_t>finish - <size_t>start):
+                    raise MemoryError
+                self._weight += _EVENT_WEIGHT + common + <size_t>finish - <size_t>start
+                index += 1
+        return expected, self._table.row - rows, unread
+
+    def finish(self):
+        cdef int i
+        cdef event_table *t = &self._table
+        cdef column *c
+        columns = {}
+        for i in range(_REQUEST_COLUMNS):
+            columns[REQUEST_COLUMNS[i][0]] = self._take(&self._request[i], t.row)
+        for i in range(t.count):
+            columns[self._names[i].decode()] = self._take(&t.columns[i], t.row)
+            t.seen[i] = 0
+        lists = []
+        for i in range(6):
+            c = self._list_column(i)
+            lists.append(self._take(c, c.rows))
+        t.row = 0
+        self._weight = 0
+        return columns, lists
+
+    cdef _take(self, column *c, size_t rows):
+        if not column_fill(c, rows):
+            raise MemoryError
+        taken = (c.rows, c.set, _taken(&c.valid), _taken(&c.fixed), _taken(&c.data), c.misfits)
+        c.rows = c.set = c.misfits = 0
+        return taken

@@ -1,0 +1,294 @@
+"""Sealed segments to the lake, exactly once: start reading here.
+
+A run takes whatever is sealed and not in the lake's record yet, batch by batch. Of each batch it writes the files of
+rows, then the entries of the record, then the one commit that makes both true. Whatever dies before the commit has done
+nothing: the next run takes the same requests again.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kanalony.aggregate.columns import Columns
+from kanalony.aggregate.dedupe import Duplicates, Prints
+from kanalony.aggregate.enrich import Enricher
+from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.ledger import FILE_NAME, Entry, Record, covered_by
+from kanalony.errors import FormatError, StorageError
+from kanalony.segments.names import DataDirectory, sync_directory, worker_name
+from kanalony.segments.reader import Damage, Frame, Segment
+from kanalony.segments.recovery import in_some_place, quarantine
+
+log = logging.getLogger("kanalony")
+
+_BATCH_SHARE = 8  # a batch may take this part of the memory: it is held up to three times, and the window beside it
+_MERGE_ROWS = 1 << 20
+_ROW_SIZE = 1 << 10  # bytes, about
+_VACUUM_INTERVAL = 86400.0  # seconds
+
+
+@dataclass
+class Result:
+    """What a run did. `misfits` are values that did not fit their column, by column."""
+
+    segments: int = 0
+    requests: int = 0
+    repeated: int = 0
+    quarantined: int = 0
+    events: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    unread_bodies: int = 0
+    deleted: int = 0
+    misfits: Counter[str] = field(default_factory=Counter)
+    damaged: list[Damage] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.segments:,} segments, {self.requests:,} requests, {self.events:,} events: "
+        text += f"{self.rows:,} rows, {self.duplicates:,} duplicates"
+        for count, what in (
+            (self.repeated, "requests that other segments held too"),
+            (self.quarantined, "requests in quarantine"),
+            (self.unread_bodies, "bodies that could not be read"),
+            (self.deleted, "old segments deleted"),
+        ):
+            text += f"; {count:,} {what}" if count else ""
+        if self.misfits:
+            told = ", ".join(f"{name}: {count:,}" for name, count in self.misfits.most_common())
+            text += f"\nvalues that do not fit their column: {told}"
+        return text
+
+
+def _merge_rows(batch_size: int) -> int:
+    """How many rows a merged file may have: what is merged is sorted in memory."""
+    return min(_MERGE_ROWS, batch_size // _ROW_SIZE)
+
+
+@contextmanager
+def _alone(data: DataDirectory) -> Iterator[None]:
+    """Hold the lake's lock. Raises StorageError when another compaction has it."""
+    path = data.lake / "compact.lock"
+    try:
+        data.lake.mkdir(exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}", "check permissions and free space") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StorageError(
+                f"another kanalony compact (process {file.read().strip() or 'unknown'}) is at work on {data.root}",
+                "nothing was done; wait for it to end",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Compaction:
+    """Takes segments into the lake of a data directory for as long as it is open; one at a time."""
+
+    def __init__(self, data: DataDirectory, *, memory: int, keep_segments: float, enricher: Enricher) -> None:
+        """`memory` is in bytes and about what all of it may take; `keep_segments` is how many seconds a segment is kept
+        once it is in the lake."""
+        self._data = data
+        self._keep_segments = keep_segments
+        self.enricher = enricher
+        self.batch_size = memory // _BATCH_SHARE
+        self._vacuumed = -_VACUUM_INTERVAL
+
+    def __enter__(self) -> "Compaction":
+        """Raises StorageError when another one is at work, FormatError when the lake cannot be read."""
+        self._lock = _alone(self._data)
+        self._lock.__enter__()
+        try:
+            self.lake = Lake(self._data.lake / "events")
+            sync_directory(self._data.root)
+            self.record = Record(self._data.lake / FILE_NAME, self.lake.batch)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        self.covered = covered_by(self.record.entries)
+        self._complete = {entry.segment for entry in self.record.entries if entry.complete}
+        self.duplicates = Duplicates(self.lake)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+    def waiting(self) -> list[Path]:
+        """Sealed segments that are not in the lake, in order of their names, so of their start."""
+        found = {path.name: path for place in self._data.places() for path in place.sealed.glob("*.lz4")}
+        return [found[name] for name in sorted(found) if name not in self._complete]
+
+    def run(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
+        """Take segments into the lake, merge what has become small files, delete what is too old. `progress` is told
+        the requests that were dealt with since it was called last; once `stopping` says so, the run ends with a
+        batch."""
+        run = _Run(self, progress)
+        for path in paths:
+            if stopping():
+                break
+            try:
+                with Segment(path, sealed=True) as segment:
+                    run.take(segment, self._data)
+            except FileNotFoundError:
+                continue
+            except FormatError as error:
+                run.result.damaged.append(Damage(path, 0, 0, str(error)))
+                continue
+            self._complete.add(path.name)
+        run.flush()
+        while not stopping() and self.lake.merge(_merge_rows(self.batch_size)):
+            self.duplicates.forget()
+        self._delete_old(run.result)
+        if time.monotonic() - self._vacuumed > _VACUUM_INTERVAL:
+            self.lake.vacuum()
+            self._vacuumed = time.monotonic()
+        return run.result
+
+    def _delete_old(self, result: Result) -> None:
+        """Delete segments that are in the lake, durably, and older than they are to be kept."""
+        before = time.time() - self._keep_segments
+        for place in self._data.places():
+            for path in place.sealed.glob("*.lz4"):
+                if path.name in self._complete and path.stat().st_mtime < before:
+                    path.unlink()
+                    result.deleted += 1
+
+
+class _Run:
+    """The batches of a run."""
+
+    def __init__(self, compaction: Compaction, progress: Callable[[int], object]) -> None:
+        self._lake = compaction.lake
+        self._record = compaction.record
+        self._duplicates = compaction.duplicates
+        self._enricher = compaction.enricher
+        self._columns = Columns(compaction.batch_size)
+        self._covered = compaction.covered
+        self._progress = progress
+        self._entries: list[Entry] = []
+        self._spans: list[tuple[Entry, int]] = []  # whose the rows are: entry, and where its part ends
+        self.result = Result()
+
+    def take(self, segment: Segment, data: DataDirectory) -> None:
+        """Everything that is good in a segment and was not met before; what is damaged goes to quarantine."""
+        before = [entry for entry in self._record.entries if entry.segment == segment.path.name]
+        through = max((entry.through for entry in before), default=0)  # a run that was killed came this far
+        taken = sum(entry.read + entry.repeated for entry in before)
+        first = segment.next_sequence
+        self._begin(segment, through)
+        for frame in segment.frames():
+            prefix = frame.prefix
+            first = first or prefix.first_sequence
+            requests = self._take_frame(segment, frame, max(prefix.first_sequence, through))
+            if requests is None:
+                segment.note_bad_content(frame)
+            else:
+                taken += requests
+            self._progress(prefix.request_count)
+        trailer = segment.trailer
+        if trailer:
+            claimed = trailer.first_sequence, trailer.first_sequence + trailer.request_count
+        else:
+            claimed = first, segment.next_sequence
+        self._quarantine(segment, data)
+        entry = self._entries[-1]
+        entry.accepted = claimed[1] - claimed[0]
+        entry.quarantined = entry.accepted - taken if segment.damaged else 0
+        entry.claimed = claimed
+        entry.complete = True
+        self.result.segments += 1
+        self.result.damaged += segment.damaged
+
+    def _begin(self, segment: Segment, through: int) -> None:
+        worker = worker_name(segment.worker_id or 0)
+        self._entries.append(Entry(self._lake.batch + 1, segment.path.name, worker, through=through))
+
+    def _take_frame(self, segment: Segment, frame: Frame, start: int) -> int | None:
+        """The requests of a frame from `start` on that were not met before. How many there are, met before or not; None
+        when the frame is not what it should be."""
+        worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
+        end = first + frame.prefix.request_count
+        if start >= end:
+            return 0
+        entry = self._entries[-1]
+        entry.worker = worker_name(worker)
+        entry.framed += end - start
+        content = frame.records()
+        if content is None:
+            return None
+        missing = self._covered.missing(worker, start, end)
+        for begin, stop in missing:
+            while begin < stop:
+                added = self._columns.add(content, worker, first, begin, stop)
+                if added is None:
+                    return None
+                entry.read += added.end - begin
+                entry.events += added.events
+                entry.unread_bodies += added.unread
+                entry.ranges.append((begin, added.end))
+                entry.through = added.end
+                self._covered.add(worker, begin, added.end)
+                self._spans.append((entry, self._columns.rows))
+                begin = added.end
+                if self._columns.is_full:
+                    self.flush()
+                    self._begin(segment, begin)
+                    entry = self._entries[-1]
+                    entry.worker = worker_name(worker)
+        entry.repeated += end - start - sum(stop - begin for begin, stop in missing)
+        entry.through = end
+        return end - start
+
+    def _quarantine(self, segment: Segment, data: DataDirectory) -> None:
+        for damage in segment.damaged:
+            with segment.path.open("rb") as file:
+                content = os.pread(file.fileno(), damage.end - damage.start, damage.start)
+            in_some_place(data, lambda place: quarantine(place, segment.path, damage.start, content))  # noqa: B023
+
+    def flush(self) -> None:
+        """Commit what has been collected."""
+        if not self._entries:
+            return
+        batch, misfits = self._columns.finish()
+        events = pa.Table.from_batches([batch])
+        prints = Prints.of(batch["fingerprint"], batch["receivedAt"])
+        duplicates = self._duplicates.find(prints)
+        kept = np.ones(batch.num_rows, bool)
+        kept[duplicates] = False
+        if len(duplicates):
+            events = events.filter(pa.array(kept))
+        start = 0
+        for entry, end in self._spans:
+            rows = int(np.count_nonzero(kept[start:end]))
+            entry.rows += rows
+            entry.duplicates += end - start - rows
+            start = end
+        files = self._lake.write(self._enricher.add(events))
+        self._record.add(self._entries)
+        self._lake.commit(files, self._entries[0].batch)
+        self._duplicates.add(prints, kept, {file.path for file in files})
+        for entry in self._entries:
+            self.result.requests += entry.read
+            self.result.repeated += entry.repeated
+            self.result.quarantined += entry.quarantined
+            self.result.events += entry.events
+            self.result.rows += entry.rows
+            self.result.duplicates += entry.duplicates
+            self.result.unread_bodies += entry.unread_bodies
+        self.result.misfits += misfits
+        self._entries, self._spans = [], []

@@ -1,0 +1,136 @@
+"""What was sent twice: an event with the same fingerprint as one that was kept, received within ten minutes of it.
+
+A fingerprint is 128 bits of all that a player sent, so of partner, session, event index, type and payload; see
+columns.h. Here 96 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
+window.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kanalony.aggregate.lake import Lake
+
+WINDOW = 600_000
+"""Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""
+
+_MERGE_ROWS = 4 << 20
+_TAG = np.uint64(0xFFFFFFFF00000000)
+_TIME = np.uint64(0xFFFFFFFF)  # 49 days of milliseconds: two within the window differ in these
+
+_U64 = npt.NDArray[np.uint64]
+_I64 = npt.NDArray[np.int64]
+
+
+@dataclass
+class _Chunk:
+    """Events of some files, by key. `tags` are 32 further bits of the fingerprint and, below them, the time."""
+
+    paths: set[Path]
+    first: int
+    last: int
+    keys: _U64
+    tags: _U64
+
+
+@dataclass(frozen=True)
+class Prints:
+    """The fingerprints of those `rows` that have one, and their times of receipt in ms."""
+
+    rows: _I64
+    keys: _U64
+    tags: _U64
+    times: _I64
+
+    @classmethod
+    def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Prints":
+        """Of columns of binary and of timestamps in µs."""
+        rows = np.flatnonzero(pc.is_valid(fingerprints).to_numpy(zero_copy_only=False))
+        halves = np.frombuffer(b"".join(fingerprints.drop_null().to_pylist()), np.uint64).reshape(-1, 2)
+        times = received_at.cast(pa.int64()).to_numpy()[rows] // 1000
+        tags = (halves[:, 1] & _TAG) | (times.astype(np.uint64) & _TIME)
+        return cls(rows, np.ascontiguousarray(halves[:, 0]), tags, times)
+
+
+class Duplicates:
+    """Finds them, with the lake's fingerprints of the times in question in memory."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._chunks: list[_Chunk] = []
+
+    def find(self, prints: Prints) -> _I64:
+        """The rows that are duplicates of others here or in the lake."""
+        if not len(prints.rows):
+            return np.empty(0, np.int64)
+        self._load(int(prints.times.min()) - WINDOW, int(prints.times.max()) + WINDOW)
+        order = np.argsort(prints.keys)
+        keys = prints.keys[order]
+        again = keys[1:] == keys[:-1]
+        suspect = np.concatenate([again, [False]]) | np.concatenate([[False], again])
+        kept: dict[tuple[int, int], list[int]] = {}
+        for chunk in self._chunks:
+            at = np.searchsorted(chunk.keys, keys)
+            met = (at < len(chunk.keys)) & (chunk.keys[np.minimum(at, len(chunk.keys) - 1)] == keys)
+            suspect |= met
+            for key, position in set(zip(keys[met].tolist(), at[met].tolist(), strict=True)):
+                for tag in chunk.tags[position : np.searchsorted(chunk.keys, np.uint64(key), "right")].tolist():
+                    kept.setdefault((key, tag >> 32), []).append(tag & 0xFFFFFFFF)
+        suspects = order[suspect]
+        suspects = suspects[np.lexsort((suspects, prints.times[suspects]))]  # by time, then by row
+        found = []
+        for key, tag, i in zip(
+            prints.keys[suspects].tolist(), prints.tags[suspects].tolist(), suspects.tolist(), strict=True
+        ):
+            times = kept.setdefault((key, tag >> 32), [])
+            time = tag & 0xFFFFFFFF
+            if any(min((time - other) % (1 << 32), (other - time) % (1 << 32)) <= WINDOW for other in times):
+                found.append(prints.rows[i])
+            else:
+                times.append(time)
+        return np.array(found, np.int64)
+
+    def add(self, prints: Prints, kept: npt.NDArray[np.bool_], paths: set[Path]) -> None:
+        """Rows that are in these files of the lake now; `kept` is by row of the batch."""
+        chosen = kept[prints.rows]
+        if chosen.any():
+            self._append(paths, prints.keys[chosen], prints.tags[chosen], prints.times[chosen])
+
+    def forget(self) -> None:
+        """The lake's files are others now."""
+        self._chunks = []
+
+    def _load(self, first: int, last: int) -> None:
+        self._chunks = [chunk for chunk in self._chunks if chunk.last >= first and chunk.first <= last]
+        loaded = {path for chunk in self._chunks for path in chunk.paths}
+        for file in self._lake.files:
+            if file.path not in loaded and file.last // 1000 >= first and file.first // 1000 <= last:
+                told = pq.read_table(file.path, columns=["fingerprint", "receivedAt"]).combine_chunks()
+                prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
+                if len(prints.rows):
+                    self._append({file.path}, prints.keys, prints.tags, prints.times)
+
+    def _append(self, paths: set[Path], keys: _U64, tags: _U64, times: _I64) -> None:
+        order = np.argsort(keys)
+        chunk = _Chunk(set(paths), int(times.min()), int(times.max()), keys[order], tags[order])
+        # Few large ones are searched faster than many small ones; merged by size, each is merged a few times only.
+        while self._chunks and len(chunk.keys) >= len(self._chunks[-1].keys) // 2:
+            other = self._chunks[-1]
+            if len(chunk.keys) + len(other.keys) > _MERGE_ROWS:
+                break
+            self._chunks.pop()
+            keys = np.concatenate([other.keys, chunk.keys])
+            order = np.argsort(keys, kind="stable")
+            chunk = _Chunk(
+                other.paths | chunk.paths,
+                min(other.first, chunk.first),
+                max(other.last, chunk.last),
+                keys[order],
+                np.concatenate([other.tags, chunk.tags])[order],
+            )
+        self._chunks.append(chunk)

@@ -1,0 +1,261 @@
+"""What an event says between the lines: browser, page, user, country. Nothing is dropped for what it says.
+
+Everything is looked up once for each distinct value: a batch has few user agents and many events.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import maxminddb
+import pyarrow as pa
+import ua_parser
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from kanalony.errors import WrongUse
+
+SCHEMA = pa.schema(
+    [
+        ("browser", pa.string()),
+        ("operatingSystem", pa.string()),
+        ("device", pa.string()),
+        ("isBot", pa.bool_()),
+        ("botReason", pa.string()),
+        ("syndicationDomain", pa.string()),
+        ("referrerPage", pa.string()),
+        ("ksPartnerId", pa.int64()),
+        ("ksUserId", pa.string()),
+        ("country", pa.string()),
+        ("region", pa.string()),
+        ("city", pa.string()),
+    ]
+)
+"""The columns added here. Unknown is null."""
+
+Secrets = dict[int, str]
+
+_CACHED = 200_000  # values of each kind that are remembered
+_DESKTOPS = {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Chrome OS", "FreeBSD"}
+_TOOL = re.compile(
+    r"\b(curl|wget|python|java|okhttp|go-http-client|libwww|ruby|perl|httpclient|axios|node-fetch|postman|bot|crawler"
+    r"|spider|monitor|scanner)\b|bot/",
+    re.I,
+)
+_NOTHING = {"", "null", "undefined", "none", "about:blank"}
+_ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*(%25)*%3a", re.I)
+_BASE64_URL = re.compile(r"(aHR0c|SFRUU)[A-Za-z0-9+/_-]*={0,2}")  # of what begins with http or HTTP
+_BARE_HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/|$)")
+_KS_OVERHEAD = 36  # bytes of random and hash before what a version 2 says
+
+
+class Agent(NamedTuple):
+    """What a user agent is. `bot_reason` says why it is taken for no person, if it is."""
+
+    browser: str | None
+    operating_system: str | None
+    device: str | None
+    bot_reason: str | None
+
+
+class Page(NamedTuple):
+    """Where a player stands: host, and host[:port]/path in lower case."""
+
+    domain: str | None
+    url: str | None
+
+
+class Session(NamedTuple):
+    """Whose a ks is. The user is known only when nobody can have made it up."""
+
+    partner_id: int | None
+    user_id: str | None
+
+
+class Place(NamedTuple):
+    country: str | None
+    region: str | None
+    city: str | None
+
+
+def read_agent(user_agent: str | None) -> Agent:
+    """What ua-parser makes of a user agent; crawlers by its list, tools by their names."""
+    if not user_agent:
+        return Agent(None, None, None, "no user agent")
+    told = ua_parser.parse(user_agent)
+    browser = told.user_agent.family if told.user_agent else None
+    system = told.os.family if told.os else None
+    device = told.device.family if told.device else None
+    reason = None
+    if device == "Spider":
+        reason = f"crawler: {browser}"
+    elif "Headless" in user_agent:
+        reason = "headless browser"
+    elif tool := _TOOL.search(user_agent):
+        reason = f"tool: {tool[0].lower().rstrip('/')}"
+    if device is None and system in _DESKTOPS:
+        device = "Desktop"
+    return Agent(browser, system, device, reason)
+
+
+def read_referrer(referrer: str | None) -> Page:
+    """The page of a referrer as players send it: a URL, maybe percent-encoded once more or twice, or in base64."""
+    text = (referrer or "").strip()
+    if text.lower() in _NOTHING:
+        return Page(None, None)
+    if _BASE64_URL.fullmatch(text):
+        text = _from_base64(text.rstrip("="))
+    for _ in range(3):
+        if not _ENCODED_URL.match(text):
+            break
+        text = unquote(text)
+    if "://" not in text and not text.startswith("//") and _BARE_HOST.match(text):
+        text = f"//{text}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return Page(None, None)
+    if not host:
+        return Page(None, None)
+    name = f"[{host}]" if ":" in host else host
+    return Page(host, (f"{name}:{port}" if port is not None else name) + (parts.path.lower() or "/"))
+
+
+def _from_base64(text: str) -> str:
+    text = text.replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4)).decode()
+    except ValueError:
+        return ""
+
+
+def read_ks(ks: str | None, secrets: Secrets) -> Session:
+    """Whose a Kaltura session is, of version 1 (signed) or 2 (encrypted). Never raises: what cannot be read is
+    nobody's, and a secret that does not fit leaves the partner."""
+    text = (ks or "").replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        content = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:  # not base64, or not even ASCII
+        return Session(None, None)
+    if content.startswith(b"v2|"):
+        return _read_encrypted(content, secrets)
+    signature, _, info = content.partition(b"|")
+    fields = info.decode(errors="replace").split(";")
+    if not re.fullmatch(r"[0-9]{1,18}", fields[0]):
+        return Session(None, None)
+    partner = int(fields[0])
+    user = fields[5] if len(fields) > 5 else ""
+    if partner in secrets and hashlib.sha1(secrets[partner].encode() + info).hexdigest().encode() != signature.lower():
+        user = ""
+    return Session(partner, user or None)
+
+
+def _read_encrypted(content: bytes, secrets: Secrets) -> Session:
+    _, partner_id, ciphertext = (*content.split(b"|", 2), b"", b"")[:3]
+    if not re.fullmatch(rb"[0-9]{1,18}", partner_id):
+        return Session(None, None)
+    partner = int(partner_id)
+    if partner not in secrets or not ciphertext or len(ciphertext) % 16:
+        return Session(partner, None)
+    key = hashlib.sha1(secrets[partner].encode()).digest()[:16]
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).decryptor()
+    plain = (decryptor.update(ciphertext) + decryptor.finalize())[_KS_OVERHEAD:].rstrip(b"\0")
+    # Of a wrong secret comes noise, which is no text.
+    if not plain or not all(0x20 <= byte < 0x7F for byte in plain):
+        return Session(partner, None)
+    return Session(partner, parse_qs(plain.decode()).get("_u", [""])[0] or None)
+
+
+def read_secrets(path: Path) -> Secrets:
+    """Partners' secrets from a file with a line `PARTNER_ID SECRET` for each. Raises WrongUse, naming the line but not
+    what stands there."""
+    secrets: Secrets = {}
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"{path} cannot be read: {error}", "name a text file with --ks-secrets") from error
+    for number, line in enumerate(lines, 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or not re.fullmatch(r"[0-9]{1,18}", words[0]):
+            raise WrongUse(f"{path}, line {number} is not of the form PARTNER_ID SECRET", "mend that line")
+        secrets[int(words[0])] = words[1]
+    return secrets
+
+
+def open_geoip(path: Path) -> maxminddb.Reader:
+    """A database of places. Raises WrongUse when it is none."""
+    try:
+        return maxminddb.open_database(path)
+    except (OSError, maxminddb.InvalidDatabaseError) as error:
+        raise WrongUse(f"{path} cannot be read: {error}", "name a MaxMind database (.mmdb) with --geoip") from error
+
+
+def read_place(address: str | None, database: maxminddb.Reader) -> Place:
+    """Where an address is, in English."""
+    try:
+        told: Any = database.get(ip_address(address or ""))
+    except ValueError:  # none, or IPv6 in a database of IPv4
+        return Place(None, None, None)
+    if not isinstance(told, dict):
+        return Place(None, None, None)
+    country = told.get("country") or {}
+    regions = told.get("subdivisions") or [{}]
+    return Place(_name(country) or country.get("iso_code"), _name(regions[0]), _name(told.get("city") or {}))
+
+
+def _name(place: dict[str, Any]) -> str | None:
+    name: str | None = (place.get("names") or {}).get("en")
+    return name
+
+
+class Enricher:
+    """Adds the columns of SCHEMA to events."""
+
+    def __init__(self, secrets: Secrets, geoip: maxminddb.Reader | None) -> None:
+        self._agent = _Remembered(read_agent)
+        self._referrer = _Remembered(read_referrer)
+        self._ks = _Remembered(lambda ks: read_ks(ks, secrets))
+        self._place = _Remembered(lambda address: read_place(address, geoip) if geoip else Place(None, None, None))
+
+    def add(self, events: pa.Table) -> pa.Table:
+        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs."""
+        browsers, systems, devices, reasons = _looked_up(
+            events["userAgent"], self._agent, [*SCHEMA.types[:3], pa.string()]
+        )
+        added = [browsers, systems, devices, reasons.is_valid(), reasons]
+        added += _looked_up(events["referrer"], self._referrer, [pa.string()] * 2)
+        added += _looked_up(events["ks"], self._ks, [pa.int64(), pa.string()])
+        added += _looked_up(events["remoteAddr"], self._place, [pa.string()] * 3)
+        for field, column in zip(SCHEMA, added, strict=True):
+            events = events.append_column(field, column)
+        return events
+
+
+class _Remembered(dict[Any, tuple[Any, ...]]):
+    def __init__(self, read: Callable[[Any], tuple[Any, ...]]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, value: Any) -> tuple[Any, ...]:
+        if len(self) >= _CACHED:
+            self.clear()
+        self[value] = told = self._read(value)
+        return told
+
+
+def _looked_up(column: pa.ChunkedArray, read: _Remembered, types: list[pa.DataType]) -> list[pa.Array]:
+    """For each part of what `read` tells about a value, a column."""
+    if column.null_count == len(column):
+        return [pa.repeat(pa.scalar(part, kind), len(column)) for part, kind in zip(read[None], types, strict=True)]
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    told = [read[value] for value in encoded.dictionary.to_pylist()]
+    return [
+        pa.array(parts, kind).take(encoded.indices) for parts, kind in zip(zip(*told, strict=True), types, strict=True)
+    ]

@@ -1,0 +1,310 @@
+"""The lake: one Delta table of events, as Parquet files that any tool opens. docs/lake.md describes its columns.
+
+Files are written, and durable, before the commit that names them, so a commit is all there is to being done: a run that
+dies before leaves files nobody sees, which `vacuum` deletes in time.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction, Transaction
+
+from kanalony.aggregate import columns, enrich
+from kanalony.errors import FormatError
+from kanalony.segments.names import sync_directory
+
+SCHEMA = pa.schema([("date", pa.date32()), *columns.SCHEMA, *enrich.SCHEMA])
+"""The columns of the table of events. Versions to come may add some, and take none away."""
+
+_APP = "kanalony-compact"
+_PARTITION = "date"
+_ORDER = [(_PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
+_COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
+_ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
+_DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
+_CHECKPOINT_COMMITS = 50
+_MERGE_FILES = 8  # small files of a day that are worth a merge
+_RETENTION_HOURS = 7 * 24  # how long readers of an older version find its files
+
+
+@dataclass(frozen=True)
+class LakeFile:
+    """A file of the table. `first` and `last` are the times of receipt it holds, in µs since 1970."""
+
+    path: Path
+    day: date
+    rows: int
+    size: int
+    first: int
+    last: int
+
+
+class ReadOnlyLake:
+    """The table of events as it is now; empty when there is none."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises FormatError when the directory holds something else."""
+        self.root = root
+        try:
+            table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
+        except DeltaError as error:
+            raise _no_table(root, error) from error
+        self.batch = (table.transaction_version(_APP) or 0) if table else 0
+        self.files = _listed(table, root) if table else []
+
+
+class Lake:
+    """The table of events, for its one writer."""
+
+    def __init__(self, root: Path) -> None:
+        """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Raises
+        FormatError when it is no such table."""
+        self.root = root
+        if (root / "_delta_log").is_dir():
+            _drop_torn_commit(root / "_delta_log")
+        try:
+            if DeltaTable.is_deltatable(str(root)):
+                self._table = DeltaTable(root)
+                self._add_columns()
+            else:
+                root.mkdir(parents=True, exist_ok=True)
+                self._table = DeltaTable.create(root, SCHEMA, partition_by=[_PARTITION], name="events")
+                sync_directory(root.parent)
+        except DeltaError as error:
+            raise _no_table(root, error) from error
+        self._sync_log()
+        self._files = {file.path: file for file in _listed(self._table, root)}
+
+    @property
+    def batch(self) -> int:
+        """The number of the last batch that was committed; 0 when there was none."""
+        return self._table.transaction_version(_APP) or 0
+
+    @property
+    def files(self) -> list[LakeFile]:
+        """Those of the last commit."""
+        return list(self._files.values())
+
+    def write(self, events: pa.Table) -> list[LakeFile]:
+        """Write rows to files of their days, sorted, and make them durable; not part of the table before `commit`."""
+        if not events.num_rows:
+            return []
+        days = pc.cast(pc.floor_temporal(events["receivedAt"], unit="day"), pa.date32())
+        events = events.append_column(_PARTITION, days)
+        events = _taken(events, pc.sort_indices(events, sort_keys=_ORDER))
+        written = []
+        start = 0
+        for run in pc.run_end_encode(events[_PARTITION].combine_chunks()).run_ends.to_pylist():
+            day = events[_PARTITION][start].as_py()
+            written.append(self._write_file(events.slice(start, run - start).drop_columns([_PARTITION]), day))
+            start = run
+        return written
+
+    def _write_file(self, events: pa.Table, day: date) -> LakeFile:
+        directory = self.root / f"{_PARTITION}={day}"
+        directory.mkdir(exist_ok=True)
+        path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
+        with path.open("wb") as file:
+            pq.write_table(
+                events,
+                file,
+                row_group_size=_ROW_GROUP,
+                compression="zstd",
+                compression_level=_COMPRESSION_LEVEL,
+                use_dictionary=_repetitive(events),
+                write_statistics=["receivedAt", "partnerId", "entryId", "eventType"],
+                store_schema=False,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(directory)
+        sync_directory(self.root)
+        times = pc.min_max(events["receivedAt"].cast(pa.int64())).as_py()
+        return LakeFile(path, day, events.num_rows, path.stat().st_size, times["min"], times["max"])
+
+    def commit(self, files: Iterable[LakeFile], batch: int) -> None:
+        """Make files part of the table, and note the number of the batch, at once. Durable when this returns."""
+        self._commit([_add(file, self.root, is_new=True) for file in files], [Transaction(_APP, batch)])
+        self._files |= {file.path: file for file in files}
+
+    def merge(self, max_rows: int) -> bool:
+        """Put small files of a day together, sorted anew, into one of up to `max_rows`. Whether there was anything to
+        do. The rows stay the same."""
+        by_day: dict[date, list[LakeFile]] = {}
+        for file in self.files:
+            if file.rows <= max_rows // 2:
+                by_day.setdefault(file.day, []).append(file)
+        for small in by_day.values():
+            chosen: list[LakeFile] = []
+            for file in sorted(small, key=lambda file: file.rows):
+                if sum(other.rows for other in chosen) + file.rows <= max_rows:
+                    chosen.append(file)
+            if len(chosen) >= _MERGE_FILES:
+                self._merge(chosen)
+                return True
+        return False
+
+    def _merge(self, files: list[LakeFile]) -> None:
+        schema = pa.schema([field for field in self._arrow_schema() if field.name != _PARTITION])
+        events = pa.concat_tables(_conform(pq.ParquetFile(file.path).read(), schema) for file in files)
+        events = _taken(events, pc.sort_indices(events, sort_keys=_ORDER[1:]))
+        merged = self._write_file(events, files[0].day)
+        actions: list[AddAction | RemoveAction] = [_add(merged, self.root, is_new=False)]
+        actions += [
+            RemoveAction(
+                _relative(file.path, self.root),
+                False,
+                int(time.time() * 1000),
+                size=file.size,
+                partition_values={_PARTITION: str(file.day)},
+            )
+            for file in files
+        ]
+        self._commit(actions, [])
+        for file in files:
+            del self._files[file.path]
+        self._files[merged.path] = merged
+
+    def vacuum(self) -> int:
+        """Delete files that no version of the last week has; how many."""
+        return len(self._table.vacuum(_RETENTION_HOURS, dry_run=False, full=True))
+
+    def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> None:
+        self._table.create_write_transaction(
+            actions,
+            "append",
+            self._table.schema(),
+            [_PARTITION],
+            commit_properties=CommitProperties(app_transactions=transactions),
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
+        )
+        self._table.update_incremental()
+        self._sync_log()
+        if self._table.version() % _CHECKPOINT_COMMITS == 0:
+            self._table.create_checkpoint()
+            self._sync_log()
+
+    def _sync_log(self) -> None:
+        """Make the last commit durable: the Delta library does not."""
+        log = self.root / "_delta_log"
+        version = f"{self._table.version():020d}"
+        for path in log.iterdir():
+            if path.name.startswith((version, "_last_checkpoint")):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_directory(log)
+
+    def _arrow_schema(self) -> pa.Schema:
+        return pa.schema(self._table.schema().to_arrow())
+
+    def _add_columns(self) -> None:
+        known = self._arrow_schema()
+        for name in set(SCHEMA.names) & set(known.names):
+            if not _is_same(known.field(name).type, SCHEMA.field(name).type):
+                raise FormatError(
+                    f"column {name} of {self.root} is {known.field(name).type}, not {SCHEMA.field(name).type}",
+                    "use the version of kanalony that wrote it",
+                )
+        missing = [field for field in SCHEMA if field.name not in known.names]
+        if missing:
+            fields: list[Field] = Schema.from_arrow(pa.schema(missing)).fields
+            self._table.alter.add_columns(fields)
+            self._table.update_incremental()
+
+
+def _no_table(root: Path, error: Exception) -> FormatError:
+    return FormatError(f"{root} is not a table of events: {error}", "move it away to make a new one")
+
+
+def _listed(table: DeltaTable, root: Path) -> list[LakeFile]:
+    listed = pa.table(table.get_add_actions(flatten=True))
+    if not listed.num_rows:
+        return []
+    names = ("path", f"partition.{_PARTITION}", "num_records", "size_bytes")
+    columns = [listed[name].to_pylist() for name in names]
+    columns += [listed[f"{side}.receivedAt"].cast(pa.int64()).to_pylist() for side in ("min", "max")]
+    return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
+
+
+def _drop_torn_commit(log: Path) -> None:
+    """Delete the last commit when a power loss left it without its end: what it says was never taken as done."""
+    commits = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
+    if not commits:
+        return
+    try:
+        for line in commits[-1].read_text().splitlines() or [""]:
+            json.loads(line)
+    except ValueError:
+        commits[-1].unlink()
+        sync_directory(log)
+
+
+def _taken(events: pa.Table, indices: pa.Array) -> pa.Table:
+    """Rows in another order. Columns without values need not be moved."""
+    arrays = [
+        pa.nulls(len(indices), column.type) if column.null_count == len(column) else column.take(indices)
+        for column in events.columns
+    ]
+    return pa.table(arrays, schema=events.schema)
+
+
+def _repetitive(events: pa.Table) -> list[str]:
+    """The columns of text that are worth a dictionary, by a sample of them."""
+    sample = events.slice(0, 4096)
+    return [
+        name
+        for name, column in zip(events.schema.names, sample.columns, strict=True)
+        if pa.types.is_string(column.type) and len(column.unique()) < _DICTIONARIES * len(sample)
+    ]
+
+
+def _conform(events: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with all columns of a schema: a file of an older version lacks some."""
+    arrays = [
+        events[field.name].cast(field.type) if field.name in events.schema.names else pa.nulls(len(events), field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def _is_same(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether types are the same but for the names of what they hold."""
+    if one.num_fields and one.id == other.id:
+        return True
+    return bool(one == other)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _add(file: LakeFile, root: Path, *, is_new: bool) -> AddAction:
+    stats = {
+        "numRecords": file.rows,
+        "minValues": {"receivedAt": _iso(file.first)},
+        "maxValues": {"receivedAt": _iso(file.last)},
+        "nullCount": {"receivedAt": 0},
+    }
+    return AddAction(
+        _relative(file.path, root),
+        file.size,
+        {_PARTITION: str(file.day)},
+        int(time.time() * 1000),
+        is_new,
+        json.dumps(stats),
+    )
+
+
+def _iso(microseconds: int) -> str:
+    return str(pc.strftime(pa.scalar(microseconds, pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ"))

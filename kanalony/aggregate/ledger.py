@@ -1,0 +1,264 @@
+"""What became of every request: accepted = read + repeated + quarantined, events = rows + duplicates, file by file.
+
+The record is a text file of JSON lines, one for each segment in each batch, written and durable before the batch is
+committed to the lake. Lines of a batch that was never committed are void, and removed by the next run: so rows and
+record enter together, with the one commit.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kanalony.aggregate.lake import LakeFile, ReadOnlyLake
+from kanalony.errors import FormatError
+from kanalony.segments.journal import read_journal
+from kanalony.segments.names import DataDirectory, is_sealed, sync_directory
+from kanalony.segments.reader import Coverage, Segment
+
+FILE_NAME = "segments.ndjson"
+
+Range = tuple[int, int]
+
+
+@dataclass
+class Entry:
+    """What one batch took from one segment. Counts are requests up to `quarantined`, then events.
+
+    `accepted` are the requests that the segment stands for by its trailer, `claimed` their sequence numbers [first,
+    end); both are told once, in the entry with which the segment is `complete`. `ranges` are the sequence numbers that
+    were read, `through` is the one behind the last that was dealt with: a run that is killed goes on there.
+    """
+
+    batch: int
+    segment: str
+    worker: str
+    accepted: int = 0
+    framed: int = 0
+    read: int = 0
+    repeated: int = 0
+    quarantined: int = 0
+    unread_bodies: int = 0
+    events: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    through: int = 0
+    complete: bool = False
+    claimed: Range | None = None
+    ranges: list[Range] = field(default_factory=list)
+
+
+class Record:
+    """The file of entries."""
+
+    def __init__(self, path: Path, committed: int) -> None:
+        """Reads it, and removes what is void: entries of batches after the last that was committed. Raises FormatError
+        when the record of committed batches is not there: to go on would store everything twice."""
+        self._path = path
+        self.entries = read_entries(path)
+        valid = [entry for entry in self.entries if entry.batch <= committed]
+        if max((entry.batch for entry in valid), default=0) != committed:
+            raise FormatError(
+                f"{path} does not hold batch {committed}, which the lake has",
+                "put it back from a backup, or move the whole lake directory away to make a new one from the segments",
+            )
+        if len(valid) < len(self.entries) or _is_torn(path):
+            self._replace(valid)
+        self.entries = valid
+
+    def add(self, entries: list[Entry]) -> None:
+        """Note what is about to be committed; durable when this returns."""
+        is_new = not self._path.exists()
+        with self._path.open("a") as file:
+            file.writelines(_line(entry) for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_directory(self._path.parent)
+        self.entries += entries
+
+    def _replace(self, entries: list[Entry]) -> None:
+        young = self._path.with_suffix(".young")
+        with young.open("w") as file:
+            file.writelines(_line(entry) for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        young.replace(self._path)
+        sync_directory(self._path.parent)
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
+
+
+def _is_torn(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """All entries, void ones too. A last line that was not finished is none."""
+    if not path.exists():
+        return []
+    entries = []
+    *lines, _ = path.read_text().split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            told = json.loads(line)
+            entry = Entry(**told)
+        except (ValueError, TypeError) as error:
+            raise FormatError(
+                f"{path}, line {number} is no entry of a ledger", "put the file back from a backup"
+            ) from error
+        entry.ranges = [(first, end) for first, end in entry.ranges]
+        entry.claimed = entry.claimed and (entry.claimed[0], entry.claimed[1])
+        entries.append(entry)
+    return entries
+
+
+def covered_by(entries: Iterable[Entry]) -> Coverage:
+    """The requests that entries have read."""
+    covered = Coverage()
+    for entry in entries:
+        for first, end in entry.ranges:
+            covered.add(int(entry.worker, 16), first, end)
+    return covered
+
+
+@dataclass
+class Account:
+    """A line of the ledger: a segment, or the sum. `stored` rows were counted in the lake's files."""
+
+    segment: str
+    accepted: int = 0
+    framed: int = 0
+    read: int = 0
+    repeated: int = 0
+    quarantined: int = 0
+    events: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    stored: int = 0
+    complete: bool = False
+
+    @property
+    def balanced(self) -> bool:
+        return (
+            (self.accepted == self.read + self.repeated + self.quarantined or not self.complete)
+            and self.framed >= self.read + self.repeated
+            and self.events == self.rows + self.duplicates
+            and self.rows == self.stored
+        )
+
+
+@dataclass
+class Ledger:
+    """The accounts of all segments that were read, and what is not in any: `pending` requests wait to be compacted,
+    `missing` ones were numbered by a collector and are nowhere."""
+
+    accounts: list[Account]
+    pending: int
+    missing: int
+    lake_rows: int
+
+    @property
+    def total(self) -> Account:
+        total = Account("sum", complete=all(account.complete for account in self.accounts))
+        for name in ("accepted", "framed", "read", "repeated", "quarantined", "events", "rows", "duplicates", "stored"):
+            setattr(total, name, sum(getattr(account, name) for account in self.accounts))
+        return total
+
+    @property
+    def balanced(self) -> bool:
+        return (
+            all(account.balanced for account in self.accounts)
+            and not self.missing
+            and self.lake_rows == self.total.stored
+        )
+
+
+def read_ledger(data: DataDirectory) -> Ledger:
+    """The ledger of a data directory, with the rows counted in the lake's own files. Only reads; may run at any time.
+    Raises FormatError when the lake or its record cannot be read."""
+    while True:
+        lake = ReadOnlyLake(data.lake / "events")
+        ledger = _read_ledger(data, lake)
+        # Else a segment may have been compacted, and deleted, between two looks.
+        if ReadOnlyLake(lake.root).batch == lake.batch:
+            return ledger
+
+
+def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
+    entries = [entry for entry in read_entries(data.lake / FILE_NAME) if entry.batch <= lake.batch]
+    accounts: dict[str, Account] = {}
+    for entry in entries:
+        account = accounts.setdefault(entry.segment, Account(entry.segment))
+        for name in ("accepted", "framed", "read", "repeated", "quarantined", "events", "rows", "duplicates"):
+            setattr(account, name, getattr(account, name) + getattr(entry, name))
+        account.complete |= entry.complete
+    lake_rows = _count_rows(lake.files, entries, accounts)
+    pending, missing = _unaccounted(data, entries, accounts)
+    return Ledger([accounts[name] for name in sorted(accounts)], pending, missing, lake_rows)
+
+
+def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str, Account]) -> int:
+    """Count the rows of each segment by their workers and sequence numbers; all rows, whosever they are."""
+    ranges: dict[str, list[tuple[int, int, str]]] = {}
+    for entry in entries:
+        ranges.setdefault(entry.worker, []).extend((first, end, entry.segment) for first, end in entry.ranges)
+    sorted_ranges = {worker: sorted(parts) for worker, parts in ranges.items()}
+    total = 0
+    for file in files:
+        for batch in pq.ParquetFile(file.path).iter_batches(1 << 20, columns=["worker", "sequence"]):
+            total += batch.num_rows
+            grouped = pa.Table.from_batches([batch]).group_by("worker").aggregate([("sequence", "list")])
+            for worker, sequences in zip(grouped["worker"].to_pylist(), grouped["sequence_list"], strict=True):
+                parts = sorted_ranges.get(worker, [(0, 0, "")])
+                numbers = sequences.values.to_numpy()
+                at = np.maximum(np.searchsorted([first for first, _, _ in parts], numbers, "right") - 1, 0)
+                inside = (numbers >= np.array([first for first, _, _ in parts])[at]) & (
+                    numbers < np.array([end for _, end, _ in parts])[at]
+                )
+                for part, count in zip(*np.unique(at[inside], return_counts=True), strict=True):
+                    accounts[parts[part][2]].stored += int(count)
+    return total
+
+
+def _unaccounted(data: DataDirectory, entries: list[Entry], accounts: dict[str, Account]) -> tuple[int, int]:
+    """(requests that wait in segments and journals, requests that are nowhere)."""
+    known = Coverage()
+    ends: dict[int, int] = {}
+
+    def met(worker: int, first: int, end: int) -> int:
+        """How many of these requests had not been met."""
+        count = sum(stop - start for start, stop in known.missing(worker, first, end))
+        known.add(worker, first, end)
+        ends[worker] = max(ends.get(worker, 0), end)
+        return count
+
+    for entry in entries:
+        for first, end in [*entry.ranges, *([entry.claimed] if entry.claimed else [])]:
+            met(int(entry.worker, 16), first, end)
+    pending = 0
+    for path in data.journals():
+        try:
+            contents = read_journal(path)
+        except (FileNotFoundError, FormatError):
+            continue
+        pending += sum(met(contents.worker_id, run.first_sequence, run.end_sequence) for run in contents.runs)
+    for path in data.segments():
+        account = accounts.get(path.name)
+        if account and account.complete:
+            continue
+        try:
+            with Segment(path, is_sealed(path)) as segment:
+                for worker, first, end in segment.claims():
+                    pending += met(worker, first, end)
+        except (FileNotFoundError, FormatError):
+            continue
+    missing = sum(end - first for worker, last in ends.items() for first, end in known.missing(worker, 1, last))
+    return pending, missing

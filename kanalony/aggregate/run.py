@@ -1,0 +1,163 @@
+"""What `kanalony compact` and `kanalony ledger` show and wait for."""
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+import click
+from tabulate import tabulate
+
+from kanalony.aggregate.compact import Compaction, Result
+from kanalony.aggregate.enrich import Enricher, open_geoip, read_secrets
+from kanalony.aggregate.ledger import Ledger
+from kanalony.errors import FormatError
+from kanalony.segments.journal import is_in_use
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Damage, Segment
+from kanalony.settings import Settings
+
+log = logging.getLogger("kanalony")
+
+_LINE_INTERVAL = 10.0  # seconds between lines of progress where there is no terminal
+
+_COLUMNS = (
+    ("segment", "segment"),
+    ("accepted", "accepted"),
+    ("framed", "framed"),
+    ("read", "read"),
+    ("repeated", "repeated"),
+    ("quarantined", "quarantined"),
+    ("events", "events"),
+    ("rows", "rows"),
+    ("duplicates", "duplicates"),
+    ("stored", "in the lake"),
+)
+
+
+def compact(data: DataDirectory, settings: Settings, every: float | None, terminal: TextIO) -> list[Damage]:
+    """Take what is sealed into the lake, once or again and again until SIGTERM or Ctrl-C; the damage that was met.
+    Raises StorageError when another compaction is at work, WrongUse for files of settings that cannot be read."""
+    secrets = read_secrets(settings.ks_secrets) if settings.ks_secrets else {}
+    geoip = open_geoip(settings.geoip) if settings.geoip else None
+    enricher = Enricher(secrets, geoip)
+    damaged: list[Damage] = []
+    with (
+        _stopping() as stop,
+        Compaction(data, memory=settings.memory, keep_segments=settings.keep_segments, enricher=enricher) as compaction,
+    ):
+        while True:
+            waiting = compaction.waiting()
+            total = sum(_count(path) for path in waiting)
+            with _progress(total, terminal) as progress:
+                result = compaction.run(waiting, progress, stop.is_set)
+            damaged += result.damaged
+            if every is None or result.segments or result.deleted:
+                _tell(result)
+            if every is None or stop.wait(every):
+                break
+    left = [path for path in data.journals() if not is_in_use(path)]
+    if left:
+        log.warning(
+            "%d journals of dead workers hold requests; `kanalony recover` or the next start seals them", len(left)
+        )
+    return damaged
+
+
+def _tell(result: Result) -> None:
+    for line in str(result).splitlines():
+        log.info("%s", line)
+
+
+def _count(path: Path) -> int:
+    """How many requests a segment says it holds."""
+    try:
+        with Segment(path, sealed=True) as segment:
+            return (segment.header and sum(end - first for _, first, end in segment.claims())) or 0
+    except (FileNotFoundError, FormatError):
+        return 0
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set: what is being done is finished then."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(total: int, terminal: TextIO) -> Iterator[Callable[[int], object]]:
+    """What to call with requests that were dealt with: a bar, or a line now and then where there is no terminal."""
+    started = time.monotonic()
+    done = 0
+    if terminal.isatty() and total:
+        rates: list[str] = []
+        with click.progressbar(
+            rates, total, "requests", show_pos=True, item_show_func=lambda rate: rate, file=terminal
+        ) as bar:
+
+            def show(count: int) -> None:
+                nonlocal done
+                done += count
+                bar.update(count, f"{done / (time.monotonic() - started or 1):,.0f}/s")
+
+            yield show
+        return
+    told = started
+
+    def tell(count: int) -> None:
+        nonlocal done, told
+        done += count
+        now = time.monotonic()
+        if now - told >= _LINE_INTERVAL:
+            told = now
+            rate = done / (now - started)
+            log.info(
+                "%s of %s requests, %s/s, %.0f s left", f"{done:,}", f"{total:,}", f"{rate:,.0f}", (total - done) / rate
+            )
+
+    yield tell
+
+
+def ledger_table(ledger: Ledger) -> str:
+    """The ledger for people."""
+    rows = [[getattr(account, name) for name, _ in _COLUMNS] for account in [*ledger.accounts, ledger.total]]
+    texts = [[value if isinstance(value, str) else f"{value:,}" for value in row] for row in rows]
+    table = tabulate(
+        texts,
+        [title for _, title in _COLUMNS],
+        colalign=["left", *["right"] * (len(_COLUMNS) - 1)],
+        disable_numparse=True,
+    )
+    lines = [table, "", f"{ledger.pending:,} requests wait to be compacted"]
+    if ledger.missing:
+        lines.append(f"{ledger.missing:,} requests were accepted and are nowhere")
+    if ledger.lake_rows != ledger.total.stored:
+        lines.append(f"{ledger.lake_rows - ledger.total.stored:,} rows in the lake belong to no segment")
+    lines += [f"not balanced: {account.segment}" for account in ledger.accounts if not account.balanced]
+    lines.append("balanced" if ledger.balanced else "NOT BALANCED")
+    return "\n".join(lines)
+
+
+def ledger_json(ledger: Ledger) -> str:
+    """The ledger for programs: one object."""
+    told = {
+        "balanced": ledger.balanced,
+        "pending": ledger.pending,
+        "missing": ledger.missing,
+        "lake_rows": ledger.lake_rows,
+        "sum": {name: getattr(ledger.total, name) for name, _ in _COLUMNS[1:]},
+        "segments": [{**asdict(account), "balanced": account.balanced} for account in ledger.accounts],
+    }
+    return json.dumps(told, indent=1)

@@ -1,0 +1,80 @@
+"""A small language for tests of the lake: segments with chosen times, compactions, rows read back."""
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars
+
+from kanalony._frames import crc32c
+from kanalony.aggregate.compact import Compaction, Result
+from kanalony.aggregate.enrich import Enricher
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.writer import SegmentWriter
+
+NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z, in µs
+SECOND = 1_000_000
+MEMORY = 256 << 20
+
+TAGS = {"method": 1, "path": 2, "address": 3, "user_agent": 5, "query": 7, "body": 8, "content_type": 9}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request, as a player sent it and when it was received (µs since 1970)."""
+
+    at: int
+    query: bytes
+    body: bytes = b""
+    user_agent: bytes = b"Mozilla/5.0"
+    address: bytes = b"\xcb\x00q\x07"
+
+    def record(self, worker: int, sequence: int) -> bytes:
+        """As docs/segment-format.md has it."""
+        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "address": self.address}
+        parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
+        fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
+        rest = struct.pack("<IQQ", 28 + len(fields), sequence, self.at) + fields
+        return b"KNEV" + struct.pack("<I", crc32c(struct.pack("<Q", worker) + rest)) + rest
+
+
+def varint(number: int) -> bytes:
+    digits = [number & 0x7F]
+    while number := number >> 7:
+        digits.append(number & 0x7F)
+    return bytes([*(digit | 0x80 for digit in digits[:-1]), digits[-1]])
+
+
+def seal(data: DataDirectory, frames: Iterable[Iterable[Sent]], *, worker: int = 0xA1, first: int = 1) -> Path:
+    """A sealed segment of one worker, with its requests from sequence number `first` on."""
+    writer = SegmentWriter(data, "test", worker, 0, first)
+    for frame in map(list, frames):
+        records = b"".join(sent.record(worker, first + number) for number, sent in enumerate(frame))
+        writer.add(records, first)
+        first += len(frame)
+    writer.seal()
+    return data.sealed / writer.name
+
+
+def compact(
+    data: DataDirectory,
+    *,
+    memory: int = MEMORY,
+    keep_segments: float = float("inf"),
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:
+    with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=Enricher({}, None)) as compaction:
+        return compaction.run(compaction.waiting(), lambda _: None, stopping)
+
+
+def rows(data: DataDirectory) -> list[dict[str, Any]]:
+    """The rows of the lake, in order of receipt, as polars reads them."""
+    table = polars.read_delta(str(data.lake / "events")).sort("worker", "sequence", "index")
+    return table.sort("receivedAt", maintain_order=True).to_dicts()
+
+
+def queries(data: DataDirectory) -> Counter[bytes]:
+    return Counter(row["query"] for row in rows(data))

@@ -1,0 +1,207 @@
+"""Requests become columns: every value where the vocabulary wants it, and nothing lost that has no place there."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from kanalony.aggregate.columns import SCHEMA, Columns
+from kanalony.events import PARAMETERS
+from kanalony.segments.names import DataDirectory
+from kanalony.simulate.viewers import simulate
+from tests.aggregate import reference
+from tests.files import Fields, new_journal
+
+NAMES = [
+    *reference.KINDS,
+    *reference.SPELLINGS,
+    "event:partnerId",
+    "event%3AentryId",
+    "event:",
+    "callback",
+    "_",
+    "é",
+    "",
+]
+NUMBERS = [
+    "0",
+    "-1",
+    "007",
+    "1.50",
+    "1e3",
+    "-2.5E-3",
+    "",
+    ".5",
+    "5.",
+    "+1",
+    "0x1",
+    "inf",
+    "nan",
+    " 1",
+    "9" * 18,
+    "9" * 19,
+]
+VALUES = st.sampled_from(NUMBERS) | st.text(max_size=12) | st.floats().map(str) | st.integers().map(str)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDirectory:
+    return DataDirectory.writable(tmp_path / "data")
+
+
+def post(body: bytes, query: bytes | None = None, content_type: bytes = b"application/json") -> Fields:
+    return (b"POST", b"/collect", None, None, None, None, query, body, content_type, None, None)
+
+
+def get(query: bytes | None) -> Fields:
+    return (b"GET", b"/collect", None, None, None, None, query, None, None, None, None)
+
+
+def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.RecordBatch, Counter[str], int]:
+    """(the events of requests, misfits, bodies that could not be read)."""
+    journal = new_journal(data, block_size=1 << 20, block_count=2)
+    for request in requests:
+        assert journal.blocks.append(*request)
+    journal.blocks.hand_over(0)
+    block = journal.blocks.full_block(0)
+    assert block
+    columns = Columns(1 << 30)
+    with block[0] as records:
+        added = columns.add(bytes(records), journal.worker_id, 1, 0, 1 << 62)
+    assert added
+    batch, misfits = columns.finish()
+    batch.validate(full=True)
+    assert batch.num_rows == added.events
+    journal.remove()
+    return batch, misfits, added.unread
+
+
+def assert_row(told: dict[str, Any], pairs: list[tuple[str, str]]) -> list[str]:
+    """A row is what the reference makes of its parameters; the names of its misfits."""
+    typed, rest, conflicts, misfits = reference.row(pairs)
+    assert {name: told[name] for name in reference.KINDS if told[name] is not None} == typed
+    assert {name: list(map(nested, values)) for name, values in told["parameters"]} == {
+        name: list(map(nested, values)) for name, values in rest.items()
+    }
+    assert told["conflicts"] == conflicts
+    return misfits
+
+
+def nested(value: str) -> Any:
+    """Values nested in JSON are the same whatever white space is in them."""
+    try:
+        return json.loads(value) if value[:1] in "[{" else value
+    except ValueError:
+        return value
+
+
+def test_every_parameter_of_the_vocabulary_has_the_column_of_the_reference() -> None:
+    assert {parameter.name: parameter.kind for parameter in PARAMETERS} == reference.KINDS
+    assert {s: p.name for p in PARAMETERS for s in p.spellings} == reference.SPELLINGS
+    assert len(set(SCHEMA.names)) == len(SCHEMA.names)
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=8), min_size=1, max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+def test_queries_and_json_bodies_become_the_columns_of_the_reference(
+    data: DataDirectory, events: list[list[tuple[str, str]]]
+) -> None:
+    from urllib.parse import quote_plus
+
+    requests, expected = [], []
+    for number, pairs in enumerate(events):
+        clean = [(n, v.encode("utf-8", "replace").decode()) for n, v in pairs]
+        query = "&".join(f"{n if '%' in n else quote_plus(n)}={quote_plus(v)}" for n, v in clean).encode()
+        members = ",".join(f"{json.dumps(n)}:{json.dumps(v)}" for n, v in clean)
+        body = f"{{{members}}}".encode()
+        if number % 3 == 0:
+            requests.append(get(query))
+            expected.append(reference.query_pairs(query))
+        elif number % 3 == 1:
+            requests.append(post(body, b"partnerId=5&entryId=x"))
+            expected.append([("partnerId", "5"), ("entryId", "x"), *reference.json_pairs(body.decode())])
+        else:
+            requests.append(post(query or b"a", None, b"application/x-www-form-urlencoded"))
+            expected.append(reference.query_pairs(query or b"a"))
+    batch, misfits, unread = batch_of(data, requests)
+    told = [name for row, pairs in zip(batch.to_pylist(), expected, strict=True) for name in assert_row(row, pairs)]
+    assert misfits == Counter(told)
+    assert unread == 0
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
+@example([b"entryId=\xff\xc3%28&\xf0\x9f%98=%ed%a0%80&a=%f4%90%80%80&b=%e2%82&b=%e2%82a"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+def test_any_bytes_in_a_query_become_valid_columns(data: DataDirectory, queries: list[bytes]) -> None:
+    batch, _, _ = batch_of(data, map(get, queries))
+    for row, query in zip(batch.to_pylist(), queries, strict=True):
+        assert_row(row, reference.query_pairs(query))
+        assert row["query"] == (query or None)
+
+
+def test_parts_of_the_request_stand_with_each_of_its_events(data: DataDirectory) -> None:
+    body = b'[{"eventType":3},{"eventType":99}]'
+    request = (b"POST", b"/e", b"\x7f\0\0\1", b"10.0.0.1", b"\xffagent", b"http://a/", b"partnerId=5", body, b"text/x")
+    address = bytes.fromhex("20010db8000100020003000400050006")
+    batch, _, unread = batch_of(
+        data, [(*request, b"identity", b"t" * 16), (b"GET", b"/collect", address, *[None] * 8), post(b"{", b"a=1")]
+    )
+    first, second, third, fourth = batch.to_pylist()
+    assert unread == 1
+    assert [row["index"] for row in (first, second, third, fourth)] == [0, 1, 0, 0]
+    assert [row["sequence"] for row in (first, second, third, fourth)] == [1, 1, 2, 3]
+    assert (first["body"], second["body"], fourth["body"]) == (body, None, b"{")
+    assert third["remoteAddr"] == "2001:db8:1:2:3:4:5:6"
+    for row in (first, second):
+        assert row["remoteAddr"] == "127.0.0.1"
+        assert (row["method"], row["path"], row["forwardedFor"], row["referer"]) == (
+            "POST",
+            "/e",
+            "10.0.0.1",
+            "http://a/",
+        )
+        assert (row["userAgent"], row["contentType"], row["contentEncoding"]) == ("\ufffdagent", "text/x", "identity")
+        assert (row["addressToken"], row["query"], row["partnerId"]) == (b"t" * 16, b"partnerId=5", 5)
+
+
+def test_the_same_payload_has_the_same_fingerprint_and_no_session_has_none(data: DataDirectory) -> None:
+    same = b"sessionId=s&eventIndex=1&x=%20"
+    batch, _, _ = batch_of(
+        data,
+        [
+            get(same),
+            get(same),
+            get(same + b"&"),
+            get(b"sessionId=&eventIndex=1"),
+            get(b"eventIndex=1"),
+            post(b'[{"i":1},{"i":2},{"i":1}]', b"sessionId=s"),
+            post(b'{"i":1}', b"sessionId=s"),
+            post(b'{"sessionId":"","i":1}'),
+        ],
+    )
+    prints = batch.column("fingerprint").to_pylist()
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[3] is prints[4] is prints[9] is None
+    assert prints[5] == prints[7] == prints[8] != prints[6]
+    assert all(len(value) == 16 for value in prints if value)
+
+
+def test_fingerprints_never_change_since_they_are_stored(data: DataDirectory) -> None:
+    batch, _, _ = batch_of(data, [get(b"sessionId=s&eventIndex=1"), post(b'{"a":"0123456789"}', b"sessionId=s")])
+    told = [value.hex() for value in batch.column("fingerprint").to_pylist()]
+    assert told == ["b333c4b2fae5e1276d2e917c762e6a9c", "8968783ff76b0256eec1969bb7e135b5"]
+
+
+def test_simulated_traffic_is_decoded_as_by_hand(data: DataDirectory) -> None:
+    events = list(itertools.islice(simulate(50, "7"), 1000))
+    batch, misfits, _ = batch_of(data, [get(event.query.encode()) for event in events])
+    assert misfits == Counter()
+    for row, event in zip(batch.to_pylist(), events, strict=True):
+        assert_row(row, reference.query_pairs(event.query.encode()))

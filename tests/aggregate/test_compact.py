@@ -1,0 +1,436 @@
+"""Segments become a lake, exactly once, whatever comes in between."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars
+import pyarrow.parquet as pq
+import pytest
+
+from kanalony.aggregate.compact import Compaction
+from kanalony.aggregate.dedupe import WINDOW
+from kanalony.aggregate.lake import Lake, ReadOnlyLake
+from kanalony.aggregate.ledger import Record, read_ledger
+from kanalony.errors import FormatError, StorageError
+from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import MEMORY, NOON, SECOND, Sent, compact, queries, rows, seal
+from tests.files import journal_file
+from tests.serving import KANALONY, run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDirectory:
+    return DataDirectory.writable(tmp_path / "data")
+
+
+def sent(number: int, *, at: int = 0, session: str = "s") -> Sent:
+    return Sent(NOON + at * SECOND, f"eventType=3&partnerId=5&sessionId={session}&eventIndex={number}".encode())
+
+
+def assert_balanced(data: DataDirectory, **expected: int) -> None:
+    """The ledger balances, and its sum is as expected."""
+    ledger = read_ledger(data)
+    assert [account for account in ledger.accounts if not account.balanced] == []
+    assert ledger.balanced
+    assert {name: getattr(ledger.total, name) for name in expected} == expected
+
+
+def test_each_request_is_a_row_once_however_often_it_is_compacted(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(100)], [sent(n) for n in range(100, 150)]])
+    result = compact(data)
+    assert (result.segments, result.requests, result.rows) == (1, 150, 150)
+    seal(data, [[sent(n) for n in range(150, 200)]], first=151)
+    assert compact(data).rows == 50
+    assert compact(data).segments == 0
+    assert queries(data) == Counter(sent(n).query for n in range(200))
+    assert_balanced(data, accepted=200, framed=200, read=200, rows=200, duplicates=0, stored=200)
+
+
+def test_rows_are_sorted_by_partner_entry_and_time_within_files_of_their_day(data: DataDirectory) -> None:
+    day = 86_400
+    many = [
+        Sent(NOON + (n % 2) * day * SECOND - n * SECOND, b"partnerId=%d&entryId=e%d&eventIndex=%d" % (n % 3, n % 5, n))
+        for n in range(300)
+    ]
+    seal(data, [many])
+    compact(data)
+    lake = ReadOnlyLake(data.lake / "events")
+    assert {str(file.day): file.rows for file in lake.files} == {"2026-01-01": 150, "2026-01-02": 150}
+    for file in lake.files:
+        assert file.path.parent.name == f"date={file.day}"
+        table = pq.read_table(file.path, columns=["partnerId", "entryId", "receivedAt"], partitioning=None).to_pylist()
+        keys = [(row["partnerId"], row["entryId"], row["receivedAt"]) for row in table]
+        assert keys == sorted(keys)
+    assert {str(row["date"]) for row in rows(data)} == {"2026-01-01", "2026-01-02"}
+
+
+def test_duckdb_and_polars_open_the_tables(data: DataDirectory) -> None:
+    batch = b'[{"eventType":1,"zz":"a"},{"eventType":2,"zz":["b"]}]'
+    seal(data, [[sent(1), Sent(NOON + 1, b"partnerId=5&partnerId=6", batch)]])
+    compact(data)
+    lake = data.lake / "events"
+    files = [str(file.path) for file in ReadOnlyLake(lake).files]
+    names = "eventType, partnerId, parameters['zz'], parameters['partnerId'], conflicts, body is null, date::varchar"
+    cursor = duckdb.connect().execute(
+        f"select {names} from read_parquet({files!r}, hive_partitioning=true) order by receivedAt, index"
+    )
+    found = cursor.fetchall()
+    assert found == [
+        (3, 5, None, None, [], True, "2026-01-01"),
+        (1, 5, ["a"], ["6"], ["partnerId"], False, "2026-01-01"),
+        (2, 5, ['["b"]'], ["6"], ["partnerId"], True, "2026-01-01"),
+    ]
+    table = polars.scan_delta(str(lake)).filter(polars.col("eventType") > 1).collect()
+    assert sorted(table["eventType"].to_list()) == [2, 3]
+
+
+# Duplicates
+
+
+def test_the_same_event_within_ten_minutes_is_one_and_later_it_is_another(data: DataDirectory) -> None:
+    window = WINDOW // 1000
+    times = [0, 1, window, window + 1, 2 * window + 1, 2 * window + 2]
+    seal(data, [[sent(1, at=at) for at in times]])
+    assert compact(data).duplicates == 3
+    assert [(row["receivedAt"].timestamp() - NOON / SECOND) for row in rows(data)] == [0, window + 1, 2 * window + 2]
+    assert_balanced(data, events=6, rows=3, duplicates=3)
+
+
+def test_duplicates_are_found_across_runs_and_when_they_come_late(data: DataDirectory) -> None:
+    seal(data, [[sent(1, at=1000), sent(2, at=1000)]], worker=1)
+    assert compact(data).duplicates == 0
+    seal(data, [[sent(1, at=1500), sent(2, at=2000), sent(3)]], worker=2)
+    assert compact(data).duplicates == 1
+    seal(data, [[sent(1, at=500), sent(2, at=100), sent(3, at=1)]], worker=3)  # older than what is in the lake
+    assert compact(data).duplicates == 2
+    assert queries(data) == Counter({sent(1).query: 1, sent(2).query: 3, sent(3).query: 1})
+    assert_balanced(data, events=8, rows=5, duplicates=3)
+
+
+def test_events_without_a_session_are_never_duplicates(data: DataDirectory) -> None:
+    seal(data, [[sent(1, session="")] * 5, [Sent(NOON, b"eventType=3")] * 5])
+    assert compact(data).duplicates == 0
+    assert len(rows(data)) == 10
+
+
+def test_events_that_differ_in_anything_that_was_sent_are_not_duplicates(data: DataDirectory) -> None:
+    one = b"sessionId=s&eventIndex=1&position=1"
+    seal(
+        data, [[Sent(NOON, one), Sent(NOON, one + b"0"), Sent(NOON, one, b"{}"), Sent(NOON, one, user_agent=b"other")]]
+    )
+    assert compact(data).duplicates == 1
+
+
+# Damage, copies, order
+
+
+def test_what_is_damaged_goes_to_quarantine_and_the_rest_to_the_lake(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 50, 10)])
+    content = path.read_bytes()
+    at = content.index(b"KFRM", content.index(b"KFRM") + 4) + 200  # in the second frame
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    result = compact(data)
+    assert (result.rows, result.quarantined, len(result.damaged)) == (40, 10, 2)  # the range, and what is missing
+    (kept,) = data.quarantine.iterdir()
+    assert kept.read_bytes() in path.read_bytes()
+    assert compact(data).segments == 0
+    assert_balanced(data, accepted=50, framed=40, read=40, quarantined=10, rows=40)
+    # A sound copy brings back what was lost, and only that.
+    (data.sealed / f"{path.name[:-4]}0.lz4".replace("_test_", "_copy_")).write_bytes(content)
+    result = compact(data)
+    assert (result.rows, result.repeated) == (10, 40)
+    assert queries(data) == Counter(sent(n).query for n in range(50))
+    assert_balanced(data, read=50, repeated=40, quarantined=10)
+
+
+def test_a_segment_without_header_and_trailer_gives_its_good_frames(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 30, 10)], first=101)
+    content = path.read_bytes()
+    path.write_bytes(bytes(20) + content[20:-60])
+    result = compact(data)
+    assert (result.rows, result.quarantined) == (30, 0)
+    ledger = read_ledger(data)
+    assert all(account.balanced for account in ledger.accounts)
+    assert ledger.missing == 100, "the requests before this segment are nowhere"
+
+
+def test_a_copy_under_another_name_adds_nothing(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n, session="") for n in range(20)]])
+    shutil.copy(path, data.sealed / path.name.replace("_test_", "_copy_"))
+    result = compact(data)
+    assert (result.segments, result.rows, result.repeated) == (2, 20, 20)
+    shutil.copy(path, data.sealed / path.name.replace("_test_", "_later_"))
+    assert compact(data).repeated == 20
+    assert len(rows(data)) == 20
+    assert_balanced(data, accepted=60, read=20, repeated=40, rows=20)
+
+
+def test_a_file_that_is_no_segment_is_told_and_left_alone(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    alien = data.sealed / "20260101T000000.000000Z_x_00000000000000ff_0000000000000001.lz4"
+    alien.write_bytes(b"not a segment at all")
+    result = compact(data)
+    assert result.rows == 1
+    assert len(result.damaged) == 1
+    assert alien.exists()
+
+
+def test_spool_directories_are_compacted_too(data: DataDirectory, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    data.add_spools([spool])
+    seal(DataDirectory(spool), [[sent(1)]], worker=1)
+    seal(data, [[sent(2)]], worker=2)
+    assert compact(data).rows == 2
+
+
+def test_what_is_not_sealed_is_pending_in_the_ledger_and_what_is_nowhere_unbalances_it(data: DataDirectory) -> None:
+    gone = seal(data, [[sent(1), sent(2)]])
+    seal(data, [[sent(3)]], first=3)
+    journal_file(data, [(b"GET", b"/collect", *[None] * 9)] * 4)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (7, 0, True)
+    gone.unlink()
+    compact(data)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (4, 2, False)
+
+
+def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    compact(data)
+    assert read_ledger(data).balanced
+    from deltalake import DeltaTable
+
+    DeltaTable(data.lake / "events").delete("eventIndex = 3")
+    ledger = read_ledger(data)
+    assert (ledger.total.rows, ledger.total.stored, ledger.balanced) == (10, 9, False)
+
+
+# Batches, files, memory
+
+
+def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))  # some 70 events a batch
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 500)
+    seal(data, [[sent(n, at=n) for n in range(k, k + 300)] for k in (0, 300, 600, 900)])
+    result = compact(data)
+    assert result.rows == 1200
+    lake = ReadOnlyLake(data.lake / "events")
+    assert lake.batch > 10
+    assert len(lake.files) <= 8
+    assert max(file.rows for file in lake.files) > 400
+    assert [row["eventIndex"] for row in rows(data)] == list(range(1200))
+    seal(data, [[sent(n, at=n) for n in range(1200)]], worker=2)
+    assert compact(data).duplicates == 1200, "they are found in merged files as well"
+    assert_balanced(data, read=2400, rows=1200, duplicates=1200)
+
+
+def test_one_request_of_many_events_does_not_exceed_a_batch_by_more_than_itself(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    body = b"[" + b",".join(b'{"eventIndex":%d}' % n for n in range(500)) + b"]"
+    seal(data, [[Sent(NOON + n, b"sessionId=%d" % n, body) for n in range(5)]])
+    result = compact(data)
+    assert (result.requests, result.events, result.rows) == (5, 2500, 2500)
+    assert ReadOnlyLake(data.lake / "events").batch == 6  # and one that says the segment is complete
+    assert_balanced(data, accepted=5, read=5, events=2500, rows=2500)
+
+
+def test_segments_are_deleted_when_they_are_in_the_lake_and_old_enough(data: DataDirectory) -> None:
+    old, young = seal(data, [[sent(1)]], worker=1), seal(data, [[sent(2)]], worker=2)
+    os.utime(old, (0, 0))
+    assert compact(data, keep_segments=float("inf")).deleted == 0
+    third = seal(data, [[sent(3)]], worker=3)
+    os.utime(third, (0, 0))
+    assert compact(data, keep_segments=3600).deleted == 2
+    assert [path.exists() for path in (old, young, third)] == [False, True, False]
+    assert compact(data, keep_segments=3600).segments == 0
+    assert_balanced(data, accepted=3, rows=3)
+
+
+# Killed anywhere
+
+
+class Killed(BaseException):
+    pass
+
+
+STEPS: list[tuple[Any, str]] = [
+    (Lake, "write"),
+    (Lake, "_write_file"),
+    (Record, "add"),
+    (Lake, "commit"),
+    (Lake, "_commit"),
+    (Lake, "_sync_log"),
+    (Lake, "_merge"),
+]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
+def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 400)
+    real = getattr(owner, name)
+    for worker in (1, 2):
+        seal(data, [[sent(n, session=f"s{worker}") for n in range(k, k + 200)] for k in (0, 200, 400)], worker=worker)
+    deaths = 0
+    for death in (1, 3, 7, 1, 2, 12):
+        calls = 0
+
+        def dying(*arguments: Any, death: int = death, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == death and not after:
+                raise Killed
+            told = real(*arguments, **options)
+            if calls == death:
+                raise Killed
+            return told
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, dying)
+            try:
+                compact(data)
+            except Killed:
+                deaths += 1
+    assert deaths
+    compact(data)
+    assert len(rows(data)) == 1200
+    assert set(queries(data).values()) == {1}
+    assert_balanced(data, accepted=1200, framed=1200, read=1200, rows=1200, duplicates=0)
+
+
+def test_a_commit_that_a_power_loss_tore_is_taken_back(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    compact(data)
+    seal(data, [[sent(n) for n in range(10, 20)]], first=11)
+    compact(data)
+    last = max((data.lake / "events" / "_delta_log").glob("*.json"))
+    for kept in (b"", last.read_bytes()[:-40]):
+        last.write_bytes(kept)
+        assert compact(data).rows == 10
+        assert len(rows(data)) == 20
+        assert_balanced(data, read=20, rows=20)
+
+
+def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    compact(data)
+    record = data.lake / "segments.ndjson"
+    whole = record.read_bytes()
+    record.write_bytes(whole + b'{"batch": 2, "segm')
+    assert compact(data).segments == 0
+    assert record.read_bytes() == whole
+    assert_balanced(data, rows=10)
+    record.unlink()
+    with pytest.raises(FormatError, match="does not hold batch 1"):
+        compact(data)
+    record.write_bytes(b"nonsense\n")
+    with pytest.raises(FormatError, match="line 1"):
+        compact(data)
+
+
+def test_without_its_lake_everything_is_made_again_from_the_segments(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    compact(data)
+    shutil.rmtree(data.lake / "events")
+    assert compact(data).rows == 10
+    assert_balanced(data, rows=10)
+
+
+def test_a_second_run_leaves_at_once_and_says_so(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    with Compaction(data, memory=MEMORY, keep_segments=0, enricher=None):  # type: ignore[arg-type]
+        with pytest.raises(StorageError, match=f"process {os.getpid()}"):
+            compact(data)
+        done = run("compact", "--data", data.root)
+        assert done.returncode == 2
+        assert "another kanalony compact" in done.stderr
+    assert compact(data).rows == 1
+
+
+def test_a_segment_that_appears_during_a_run_is_for_the_next(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]], worker=1)
+    with Compaction(data, memory=MEMORY, keep_segments=1e9, enricher=None) as compaction:  # type: ignore[arg-type]
+        waiting = compaction.waiting()
+    seal(data, [[sent(2)]], worker=2)
+    assert len(waiting) == 1
+    assert compact(data).rows == 2
+
+
+# The command
+
+
+@pytest.fixture
+def process(data: DataDirectory) -> Iterator[subprocess.Popen[str]]:
+    seal(data, [[sent(1)]], worker=1)
+    command = [*KANALONY, "compact", "--data", str(data.root), "--every", "1s"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_every_goes_on_until_sigterm_and_drains(data: DataDirectory, process: subprocess.Popen[str]) -> None:
+    assert process.stderr
+    killer = threading.Timer(60, process.kill)  # so that a run that hangs is a failure
+    killer.start()
+    assert "1 rows" in process.stderr.readline()
+    seal(data, [[sent(2), sent(3)]], worker=2)
+    assert "2 rows" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    killer.cancel()
+    assert len(rows(data)) == 3
+
+
+def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirectory) -> None:
+    path = seal(data, [[sent(1), sent(1), Sent(NOON, b"partnerId=x", b"{")]])
+    done = run("compact", "--data", data.root)
+    assert done.returncode == 0, done.stderr
+    assert "3 requests, 3 events: 2 rows, 1 duplicates; 1 bodies that could not be read" in done.stderr
+    assert "do not fit their column: partnerId: 1" in done.stderr
+    done = run("ledger", "--data", data.root)
+    assert done.returncode == 0
+    assert path.name in done.stdout
+    assert done.stdout.endswith("balanced\n")
+    path.write_bytes(path.read_bytes()[:-10])
+    shutil.move(path, data.sealed / path.name.replace("_test_", "_torn_"))
+    done = run("compact", "--data", data.root)
+    assert done.returncode == 1
+    assert done.stderr.count("damage: ") == 1
+    (data.lake / "events" / "_delta_log").rename(data.lake / "hidden")
+    done = run("ledger", "--data", data.root, "--format", "json")
+    assert done.returncode == 1
+    assert '"balanced": false' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--every", "soon"], "--every is 'soon': must be a length of time like 60s"),
+        (["--memory", "1"], "--memory is '1'"),
+        (["--keep-segments", "a week"], "--keep-segments is 'a week'"),
+        (["--geoip", "nowhere.mmdb"], "nowhere.mmdb cannot be read"),
+        (["--ks-secrets", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--data", "nowhere"], "nowhere is not a kanalony data directory"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], told: str) -> None:
+    done = run("compact", "--data", data.root, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
