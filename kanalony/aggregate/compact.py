@@ -227,16 +227,18 @@ class _Run:
             return 0
         entry = self._entries[-1]
         entry.worker = worker_name(worker)
-        entry.framed += end - start
         content = frame.records()
         if content is None:
+            entry.framed += end - start
             return None
         missing = self._covered.missing(worker, start, end)
         for begin, stop in missing:
             while begin < stop:
                 added = self._columns.add(content, worker, first, begin, stop)
                 if added is None:
+                    entry.framed += end - begin
                     return None
+                entry.framed += added.end - begin
                 entry.read += added.end - begin
                 entry.events += added.events
                 entry.unread_bodies += added.unread
@@ -250,7 +252,9 @@ class _Run:
                     self._begin(segment, begin)
                     entry = self._entries[-1]
                     entry.worker = worker_name(worker)
-        entry.repeated += end - start - sum(stop - begin for begin, stop in missing)
+        repeated = end - start - sum(stop - begin for begin, stop in missing)
+        entry.framed += repeated
+        entry.repeated += repeated
         entry.through = end
         return end - start
 

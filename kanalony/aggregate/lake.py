@@ -150,7 +150,8 @@ class Lake:
             for file in sorted(small, key=lambda file: file.rows):
                 if sum(other.rows for other in chosen) + file.rows <= max_rows:
                     chosen.append(file)
-            if len(chosen) >= _MERGE_FILES:
+            # What makes a file that is not small any more, or fewer of those that are.
+            if len(chosen) >= _MERGE_FILES or sum(file.rows for file in chosen) > max_rows // 2:
                 self._merge(chosen)
                 return True
         return False

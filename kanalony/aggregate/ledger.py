@@ -193,7 +193,8 @@ def read_ledger(data: DataDirectory) -> Ledger:
 
 
 def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
-    entries = [entry for entry in read_entries(data.lake / FILE_NAME) if entry.batch <= lake.batch]
+    told = read_entries(data.lake / FILE_NAME)
+    entries = [entry for entry in told if entry.batch <= lake.batch]
     accounts: dict[str, Account] = {}
     for entry in entries:
         account = accounts.setdefault(entry.segment, Account(entry.segment))
@@ -201,7 +202,7 @@ def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
             setattr(account, name, getattr(account, name) + getattr(entry, name))
         account.complete |= entry.complete
     lake_rows = _count_rows(lake.files, entries, accounts)
-    pending, missing = _unaccounted(data, entries, accounts)
+    pending, missing = _unaccounted(data, entries, told, accounts)
     return Ledger([accounts[name] for name in sorted(accounts)], pending, missing, lake_rows)
 
 
@@ -228,8 +229,11 @@ def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str,
     return total
 
 
-def _unaccounted(data: DataDirectory, entries: list[Entry], accounts: dict[str, Account]) -> tuple[int, int]:
-    """(requests that wait in segments and journals, requests that are nowhere)."""
+def _unaccounted(
+    data: DataDirectory, entries: list[Entry], told: list[Entry], accounts: dict[str, Account]
+) -> tuple[int, int]:
+    """(requests that wait in segments and journals, requests that are nowhere). `told` has void entries as well: that
+    the requests existed is known from those too."""
     known = Coverage()
     ends: dict[int, int] = {}
 
@@ -243,6 +247,9 @@ def _unaccounted(data: DataDirectory, entries: list[Entry], accounts: dict[str, 
     for entry in entries:
         for first, end in [*entry.ranges, *([entry.claimed] if entry.claimed else [])]:
             met(int(entry.worker, 16), first, end)
+    for entry in told:
+        worker = int(entry.worker, 16)
+        ends[worker] = max([ends.get(worker, 0), *(end for _, end in entry.ranges)])
     pending = 0
     for path in data.journals():
         try:
