@@ -7,6 +7,7 @@ import click
 
 from benchmarks import abuse as abuse_benchmark
 from benchmarks import append as append_benchmark
+from benchmarks import compact as compact_benchmark
 from benchmarks import environment, faults
 
 DIRECTORY = click.option(
@@ -78,6 +79,26 @@ def abuse(mutated: int) -> None:
         outcome.figure(f"{way}: acknowledged, honest", acknowledged)
         outcome.figure(f"{way}: acknowledged but missing", missing, 0)
     _tell(outcome)
+
+
+@main.command()
+@click.option("--events", type=click.IntRange(1000), default=1_000_000, show_default=True)
+@click.option("--memory", default="1GiB", show_default=True, help="What `kanalony compact` may take.")
+@DIRECTORY
+def compact(events: int, memory: str, directory: Path | None) -> None:
+    """Segments to columns, and all the way into the lake: time per event, memory."""
+    click.echo(compact_benchmark.CAVEATS)
+    outcome = faults.Outcome()
+    compact_benchmark.measure(outcome, events, memory, directory)
+    _tell(outcome)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
+@DIRECTORY
+def compact_crash(rounds: int, directory: Path | None) -> None:
+    """kill -9 of `kanalony compact` at random moments: every event is in the lake, once, and the ledger balances."""
+    _tell(compact_benchmark.crash(rounds, directory))
 
 
 if __name__ == "__main__":

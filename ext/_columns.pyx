@@ -10,7 +10,6 @@ from libc.string cimport memset
 
 cdef extern from "arpa/inet.h":
     const char *inet_ntop(int family, const void *source, char *target, uint32_t size) noexcept nogil
-    int AF_INET
     int AF_INET6
 
 cdef extern from "string.h":
@@ -20,7 +19,7 @@ from core cimport (
     COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
     FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
     FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_put_bytes, column_put_raw_text, column_put_u64,
-    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, query_next, query_pair, get_u32, record, record_read, record_seed, sent_value, span, table_add_members,
+    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
     table_add_pairs, table_end_row, table_name,
 )
 
@@ -208,8 +207,12 @@ cdef class EventTable:
                 return 0
         field = &r.fields[FIELD_REMOTE_ADDR - 1]
         if field.data != NULL and (field.size == 4 or field.size == 16):
-            inet_ntop(AF_INET if field.size == 4 else AF_INET6, field.data, text, sizeof(text))
-            if not column_put_bytes(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, strlen(text)):
+            if field.size == 4:
+                size = ipv4_text(field.data, text)
+            else:
+                inet_ntop(AF_INET6, field.data, text, sizeof(text))
+                size = strlen(text)
+            if not column_put_bytes(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size):
                 return 0
         for i in range(10):
             field = &r.fields[_TAGS[i] - 1]
@@ -249,7 +252,7 @@ cdef class EventTable:
             with nogil:
                 has_body = False
                 while p < stop and expected < end and self._weight < limit:
-                    record_read(p, stop - p, seed, &r)
+                    record_split(p, &r)  # checked above
                     p += r.length
                     expected += 1
                     if r.sequence < begin:

@@ -170,6 +170,19 @@ static inline int column_put_raw_text(column *c, size_t row, const uint8_t *p, s
     return dst && column_end_bytes(c, utf8_repair(p, size, dst));
 }
 
+/* An IPv4 address as text: inet_ntop prints it by way of sprintf, which shows. */
+static inline size_t ipv4_text(const uint8_t address[4], char *dst) {
+    char *out = dst;
+    for (int i = 0; i < 4; i++) {
+        uint8_t b = address[i];
+        if (i) *out++ = '.';
+        if (b >= 100) *out++ = (char)('0' + b / 100);
+        if (b >= 10) *out++ = (char)('0' + b / 10 % 10);
+        *out++ = (char)('0' + b % 10);
+    }
+    return (size_t)(out - dst);
+}
+
 /* A value as it was sent: percent-encoded, or a JSON value. Decoded it is never longer. */
 typedef struct {
     const uint8_t *p, *end;

@@ -46,6 +46,7 @@ cdef extern from "record.h":
     void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
                       const span *fields) noexcept nogil
     void record_commit(uint8_t *dst) noexcept nogil
+    int record_split(const uint8_t *p, record *out) noexcept nogil
     int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) noexcept nogil
     size_t record_find(const uint8_t *base, size_t start, size_t size, uint32_t seed, uint64_t after, size_t *budget,
                        record *out) noexcept nogil
@@ -113,6 +114,7 @@ cdef extern from "columns.h":
         bytes_buffer names
         bytes_buffer scratch
         bytes_buffer name
+    size_t ipv4_text(const uint8_t *address, char *dst) noexcept nogil
     int column_fill(column *c, size_t rows) noexcept nogil
     int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
     int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil

@@ -71,12 +71,9 @@ static inline void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64
 /* The acknowledgement: the record counts from this store on. */
 static inline void record_commit(uint8_t *dst) { put_u32_release(dst, RECORD_MARK); }
 
-/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number. */
-static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) {
-    if (room < RECORD_HEADER || get_u32(p) != RECORD_MARK) return 0;
+/* The record at p filled in, when its fields are valid; its length and checksum are known to be. */
+static inline int record_split(const uint8_t *p, record *out) {
     out->length = get_u32(p + 8);
-    if (out->length < RECORD_HEADER || out->length > room) return 0;
-    if (get_u32(p + 4) != crc32c(seed, p + 8, out->length - 8)) return 0;
     out->sequence = get_u64(p + 12);
     out->received_at = get_u64(p + 20);
     memset(out->fields, 0, sizeof out->fields);
@@ -91,6 +88,14 @@ static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, reco
         }
     }
     return 1;
+}
+
+/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number. */
+static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) {
+    if (room < RECORD_HEADER || get_u32(p) != RECORD_MARK) return 0;
+    uint32_t length = get_u32(p + 8);
+    if (length < RECORD_HEADER || length > room) return 0;
+    return get_u32(p + 4) == crc32c(seed, p + 8, length - 8) && record_split(p, out);
 }
 
 /* The offset in [from, size) of the next valid record with a sequence number above `after`; `size` when there is none, or

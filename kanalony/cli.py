@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 done and something is wrong with the data, 2 wrong use or 
 
 import json
 import logging
+import os
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -280,6 +281,7 @@ def compact(data: Path | None, every: str | None, config: Path | None, **flags: 
     goes on where this one was. Exits with 1 when a segment was damaged; what is good in it is in the lake, what is not
     is in DATA/quarantine.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that nobody needs
     from kanalony.aggregate.run import compact
 
     settings = load_settings(config, **flags)

@@ -222,7 +222,7 @@ class Enricher:
         self._agent = _Remembered(read_agent)
         self._referrer = _Remembered(read_referrer)
         self._ks = _Remembered(lambda ks: read_ks(ks, secrets))
-        self._place = _Remembered(lambda address: read_place(address, geoip) if geoip else Place(None, None, None))
+        self._place = _Remembered(lambda address: read_place(address, geoip)) if geoip else None
 
     def add(self, events: pa.Table) -> pa.Table:
         """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs."""
@@ -232,7 +232,10 @@ class Enricher:
         added = [browsers, systems, devices, reasons.is_valid(), reasons]
         added += _looked_up(events["referrer"], self._referrer, [pa.string()] * 2)
         added += _looked_up(events["ks"], self._ks, [pa.int64(), pa.string()])
-        added += _looked_up(events["remoteAddr"], self._place, [pa.string()] * 3)
+        if self._place:
+            added += _looked_up(events["remoteAddr"], self._place, [pa.string()] * 3)
+        else:
+            added += [pa.nulls(len(events), pa.string())] * 3
         for field, column in zip(SCHEMA, added, strict=True):
             events = events.append_column(field, column)
         return events
