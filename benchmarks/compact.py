@@ -27,8 +27,9 @@ BATCH_SIZE = 128 << 20
 COLUMNS_AIM = 400_000
 LAKE_AIM = 150_000
 CAVEATS = """\
-caveats   Simulated traffic: few user agents and referrers, no ks, no bodies. `per core` is events by seconds of processor
-          time, of all threads; the start of the process is in it."""
+caveats   Simulated traffic: few user agents and referrers, no ks, no bodies; all of it received within minutes, so all
+          of it is in the window of duplicates. `per core` is events by seconds of processor time of all threads; the
+          start of the process is in it."""
 
 
 def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int = 64 << 20) -> Counter[str]:

@@ -19,7 +19,7 @@ from core cimport (
     COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
     FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
     FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_put_bytes, column_put_raw_text, column_put_u64,
-    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
+    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, give_back_memory, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
     table_add_pairs, table_end_row, table_name,
 )
 
@@ -105,6 +105,10 @@ cdef size_t _count_pairs(span *query) noexcept nogil:
 
 cdef inline bytes _part(span *part):
     return b"" if part.data == NULL else PyBytes_FromStringAndSize(<const char *>part.data, part.size)
+
+
+def release_memory():
+    give_back_memory()
 
 
 cdef class EventTable:

@@ -5,6 +5,7 @@
 #ifndef KANALONY_COLUMNS_H
 #define KANALONY_COLUMNS_H
 
+#include <malloc.h>
 #include <stdlib.h>
 
 #include "json.h"
@@ -457,6 +458,13 @@ static inline void fingerprint(const uint8_t *p, size_t size, uint64_t lanes[2])
     }
     lanes[0] = a;
     lanes[1] = b;
+}
+
+/* Give back what was freed: batch after batch of large buffers would leave half of it in the allocator's hands. */
+static inline void give_back_memory(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 #endif

@@ -114,6 +114,7 @@ cdef extern from "columns.h":
         bytes_buffer names
         bytes_buffer scratch
         bytes_buffer name
+    void give_back_memory() noexcept nogil
     size_t ipv4_text(const uint8_t *address, char *dst) noexcept nogil
     int column_fill(column *c, size_t rows) noexcept nogil
     int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil

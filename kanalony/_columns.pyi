@@ -11,6 +11,9 @@ _Column = tuple[int, int, Buffer, Buffer, Buffer, int]
 """(rows, rows that are not null, validity bitmap, 64-bit values or 32-bit offsets, bytes, values that did not fit), the
 buffers as the Arrow columnar format has them, not copied."""
 
+def release_memory() -> None:
+    """Give freed memory back to the system: what the allocator keeps of one batch, the next does not always find."""
+
 class EventTable:
     """Events as columns, built up request by request."""
 

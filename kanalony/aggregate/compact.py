@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from kanalony._columns import release_memory
 from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.dedupe import Duplicates, Prints
 from kanalony.aggregate.enrich import Enricher
@@ -296,3 +297,5 @@ class _Run:
             self.result.unread_bodies += entry.unread_bodies
         self.result.misfits += misfits
         self._entries, self._spans = [], []
+        del batch, events
+        release_memory()

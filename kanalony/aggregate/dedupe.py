@@ -19,7 +19,7 @@ from kanalony.aggregate.lake import Lake
 WINDOW = 600_000
 """Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""
 
-_MERGE_ROWS = 4 << 20
+_MERGE_ROWS = 2 << 20
 _TAG = np.uint64(0xFFFFFFFF00000000)
 _TIME = np.uint64(0xFFFFFFFF)  # 49 days of milliseconds: two within the window differ in these
 

@@ -47,7 +47,7 @@ _TOOL = re.compile(
     re.I,
 )
 _NOTHING = {"", "null", "undefined", "none", "about:blank"}
-_ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*(%25)*%3a", re.I)
+_ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*%(25)*3a", re.I)
 _BASE64_URL = re.compile(r"(aHR0c|SFRUU)[A-Za-z0-9+/_-]*={0,2}")  # of what begins with http or HTTP
 _BARE_HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/|$)")
 _KS_OVERHEAD = 36  # bytes of random and hash before what a version 2 says
@@ -232,7 +232,7 @@ class Enricher:
         added = [browsers, systems, devices, reasons.is_valid(), reasons]
         added += _looked_up(events["referrer"], self._referrer, [pa.string()] * 2)
         added += _looked_up(events["ks"], self._ks, [pa.int64(), pa.string()])
-        if self._place:
+        if self._place is not None:  # empty at first
             added += _looked_up(events["remoteAddr"], self._place, [pa.string()] * 3)
         else:
             added += [pa.nulls(len(events), pa.string())] * 3

@@ -1,0 +1,205 @@
+"""What events say between the lines: never an error, whatever they hold."""
+
+import base64
+import hashlib
+from ipaddress import ip_network
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
+
+from kanalony.aggregate.columns import SCHEMA as COLUMNS
+from kanalony.aggregate.enrich import (
+    SCHEMA,
+    Agent,
+    Enricher,
+    Page,
+    Place,
+    Session,
+    open_geoip,
+    read_agent,
+    read_ks,
+    read_place,
+    read_referrer,
+    read_secrets,
+)
+from kanalony.errors import WrongUse
+
+SECRETS = {585231: "0123456789abcdef0123456789abcdef"}
+URL = "https://News.example:8080/Path/a?x=1#f"
+PAGE = Page("news.example", "news.example:8080/path/a")
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "told"),
+    [
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 Version/17.5 Mobile/15E148 "
+            "Safari/604.1",
+            Agent("Mobile Safari", "iOS", "iPhone", None),
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/126.0.0.0 Safari/537.36",
+            Agent("Chrome", "Windows", "Desktop", None),
+        ),
+        (
+            "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+            Agent("Googlebot", None, "Spider", "crawler: Googlebot"),
+        ),
+        ("curl/7.88.1", Agent("curl", None, None, "tool: curl")),
+        ("python-requests/2.32", Agent("Python Requests", None, None, "tool: python")),
+        ("", Agent(None, None, None, "no user agent")),
+        (None, Agent(None, None, None, "no user agent")),
+        ("\x00 nonsense", Agent(None, None, None, None)),
+    ],
+)
+def test_user_agents(user_agent: str | None, told: Agent) -> None:
+    assert read_agent(user_agent) == told
+
+
+def test_a_headless_browser_is_a_bot() -> None:
+    told = read_agent("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/120.0.0.0 Safari/537.36")
+    assert (told.operating_system, told.bot_reason) == ("Linux", "headless browser")
+
+
+@pytest.mark.parametrize(
+    ("referrer", "page"),
+    [
+        (URL, PAGE),
+        (quote(URL, safe=""), PAGE),
+        (quote(quote(URL, safe=""), safe=""), PAGE),
+        (base64.b64encode(URL.encode()).decode(), PAGE),
+        (base64.urlsafe_b64encode(URL.encode()).decode().rstrip("="), PAGE),
+        (f" {URL} ", PAGE),
+        ("//news.example:8080/Path/a", PAGE),
+        ("news.example:8080/path/a", PAGE),
+        ("http://a.example", Page("a.example", "a.example/")),
+        ("http://user:password@a.example/x", Page("a.example", "a.example/x")),
+        ("http://[2001:DB8::1]:81/x", Page("2001:db8::1", "[2001:db8::1]:81/x")),
+        ("https://news.example.org/élections/", Page("news.example.org", "news.example.org/élections/")),
+        ("android-app://com.example.app/", Page("com.example.app", "com.example.app/")),
+        ("null", Page(None, None)),
+        ("", Page(None, None)),
+        (None, Page(None, None)),
+        ("file:///home/x", Page(None, None)),
+        ("nonsense", Page(None, None)),
+        ("http://[::1", Page(None, None)),
+        ("http://a:port/", Page(None, None)),
+        ("aHR0c///", Page(None, None)),
+    ],
+)
+def test_referrers_in_the_forms_that_occur(referrer: str | None, page: Page) -> None:
+    assert read_referrer(referrer) == page
+
+
+def ks_1(info: str, secret: str = SECRETS[585231]) -> str:
+    signature = hashlib.sha1(secret.encode() + info.encode()).hexdigest()
+    return base64.b64encode(f"{signature}|{info}".encode()).decode()
+
+
+def ks_2(content: str, partner: int = 585231, secret: str = SECRETS[585231]) -> str:
+    plain = bytes(16) + hashlib.sha1(content.encode()).digest() + content.encode()
+    plain += bytes(-len(plain) % 16)
+    key = hashlib.sha1(secret.encode()).digest()[:16]
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).encryptor()
+    ciphertext = encryptor.update(plain) + encryptor.finalize()
+    return base64.urlsafe_b64encode(b"v2|%d|" % partner + ciphertext).decode()
+
+
+INFO = "585231;585231;1735160676;0;1435074276.7619;jane@example.com;view:*,widget:1;;"
+
+
+@pytest.mark.parametrize(
+    ("ks", "session"),
+    [
+        (ks_1(INFO), Session(585231, "jane@example.com")),
+        (ks_1(INFO).rstrip("="), Session(585231, "jane@example.com")),
+        (ks_1(INFO, "another secret"), Session(585231, None)),
+        (ks_1(INFO.replace("585231", "7")), Session(7, "jane@example.com")),  # in clear, and no secret to check it with
+        (ks_1("585231;585231;1;0;1.1;;"), Session(585231, None)),
+        (ks_1("585231"), Session(585231, None)),
+        (ks_2("_e=1735160676&_t=0&_u=jane%40example.com&view=*"), Session(585231, "jane@example.com")),
+        (ks_2("_e=1735160676&_t=0"), Session(585231, None)),
+        (ks_2("_u=jane", secret="another secret"), Session(585231, None)),
+        (ks_2("_u=jane", partner=7), Session(7, None)),
+        (base64.b64encode(b"v2|585231|short").decode(), Session(585231, None)),
+        (base64.b64encode(b"v2|x|").decode(), Session(None, None)),
+        (base64.b64encode(b"no session").decode(), Session(None, None)),
+        ("redacted", Session(None, None)),
+        ("é!", Session(None, None)),
+        ("", Session(None, None)),
+        (None, Session(None, None)),
+    ],
+)
+def test_sessions_of_both_versions(ks: str | None, session: Session) -> None:
+    assert read_ks(ks, SECRETS) == session
+
+
+@given(st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()))
+def test_nothing_that_can_be_sent_is_an_error(text: str) -> None:
+    read_agent(text)
+    read_referrer(text)
+    read_ks(text, SECRETS)
+    read_ks(base64.b64encode(b"v2|585231|" + text.encode("utf-8", "replace")).decode(), SECRETS)
+
+
+def test_secrets_come_from_a_file_and_are_never_told(tmp_path: Path) -> None:
+    path = tmp_path / "secrets"
+    path.write_text("# partners\n585231 abc # ours\n\n7\tdef\n")
+    assert read_secrets(path) == {585231: "abc", 7: "def"}
+    for text in ("585231\n", "x abc\n", "1 two words\n"):
+        path.write_text(f"7 def\n{text}")
+        with pytest.raises(WrongUse, match="line 2") as caught:
+            read_secrets(path)
+        assert "abc" not in str(caught.value)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, languages=["en"])
+    place = {
+        "country": {"iso_code": "FR", "names": {"en": "France", "fr": "France"}},
+        "subdivisions": [{"iso_code": "IDF", "names": {"en": "Île-de-France"}}],
+        "city": {"names": {"en": "Paris"}},
+    }
+    writer.insert_network(IPSet([str(ip_network("203.0.113.0/24"))]), place)
+    writer.insert_network(IPSet(["2001:db8::/32"]), {"country": {"iso_code": "XK"}})
+    writer.to_db_file(str(tmp_path / "places.mmdb"))
+    return tmp_path / "places.mmdb"
+
+
+def test_places_of_addresses(database: Path) -> None:
+    with open_geoip(database) as reader:
+        assert read_place("203.0.113.0", reader) == Place("France", "Île-de-France", "Paris")  # as truncated ones are
+        assert read_place("2001:db8::1", reader) == Place("XK", None, None)
+        for address in ("192.0.2.1", "", None, "nowhere"):
+            assert read_place(address, reader) == Place(None, None, None)
+
+
+def test_columns_are_added_for_every_event_and_unknown_is_null(database: Path) -> None:
+    told = {
+        "userAgent": ["curl/7.88.1", None, "curl/7.88.1"],
+        "referrer": [None, "null", URL],
+        "ks": [ks_1(INFO), None, "x"],
+        "remoteAddr": [None, "203.0.113.9", "192.0.2.1"],
+    }
+    columns = [pa.array(told.get(field.name, [None] * 3), field.type) for field in COLUMNS]
+    with open_geoip(database) as reader:
+        enriched = Enricher(SECRETS, reader).add(pa.table(columns, schema=COLUMNS))
+    assert enriched.schema.names == [*COLUMNS.names, *SCHEMA.names]
+    first, second, third = enriched.select(SCHEMA.names).to_pylist()
+    unknown = dict.fromkeys(SCHEMA.names)
+    bot = {"browser": "curl", "isBot": True, "botReason": "tool: curl"}
+    page = {"syndicationDomain": PAGE.domain, "referrerPage": PAGE.url}
+    assert first == unknown | bot | {"ksPartnerId": 585231, "ksUserId": "jane@example.com"}
+    place = {"country": "France", "region": "Île-de-France", "city": "Paris"}
+    assert second == unknown | {"isBot": True, "botReason": "no user agent"} | place
+    assert third == unknown | bot | page
+    plain = Enricher({}, None).add(pa.table(columns, schema=COLUMNS)).to_pylist()
+    assert [row["country"] for row in plain] == [None] * 3

@@ -1,0 +1,201 @@
+"""Random histories of a lake against a model: whatever comes, late, twice, damaged, copied, and wherever a run dies."""
+
+import shutil
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanalony.aggregate.dedupe import WINDOW, Duplicates, Prints
+from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.ledger import Record, read_ledger
+from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import MEMORY, NOON, Sent, compact, rows, seal
+
+MINUTE = 60_000_000
+STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Record, "add"), (Lake, "_commit"), (Lake, "_sync_log")]
+
+
+class Killed(BaseException):
+    pass
+
+
+@dataclass
+class Segment:
+    """What is in a segment: (sequence number, request) of each frame. `damaged` is the frame that is, if one is; of one
+    that a run may have `begun` with nobody can tell any more what was read of it before."""
+
+    path: Path
+    worker: int
+    frames: list[list[tuple[int, Sent]]]
+    damaged: int | None = None
+    begun: bool = False
+
+
+@dataclass
+class Model:
+    """What must be in the lake, and in the segments still to come."""
+
+    data: DataDirectory
+    waiting: list[Segment] = field(default_factory=list)
+    read: dict[tuple[int, int], Sent] = field(default_factory=dict)
+    next_sequence: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+    copies: int = 0
+
+    def append(self, worker: int, minutes: list[int], payloads: list[int]) -> None:
+        requests = [
+            # Few payloads, so that many are duplicates; payload 0 has no session, and is never one.
+            Sent(NOON + minute * MINUTE, b"sessionId=%b&eventIndex=1" % (b"s%d" % payload if payload else b""))
+            for minute, payload in zip(minutes, payloads, strict=False)
+        ]
+        first = self.next_sequence[worker]
+        self.next_sequence[worker] += len(requests)
+        numbered = list(enumerate(requests, first))
+        frames = [numbered[start : start + 7] for start in range(0, len(numbered), 7)]
+        path = seal(self.data, [[sent for _, sent in frame] for frame in frames], worker=worker, first=first)
+        self.waiting.append(Segment(path, worker, frames))
+
+    def damage(self, which: int, frame: int) -> None:
+        whole = [segment for segment in self.waiting if segment.damaged is None and not segment.begun]
+        if whole:
+            segment = whole[which % len(whole)]
+            segment.damaged = frame % len(segment.frames)
+            content = bytearray(segment.path.read_bytes())
+            at = -1
+            for _ in range(segment.damaged + 1):
+                at = content.index(b"KFRM", at + 1)
+            content[at + 120] ^= 0x55
+            segment.path.write_bytes(content)
+
+    def copy(self, which: int) -> None:
+        if self.waiting:
+            segment = self.waiting[which % len(self.waiting)]
+            self.copies += 1
+            time, _, worker, first = segment.path.name.split("_")
+            path = segment.path.with_name(f"{time}_copy{self.copies}_{worker}_{first}")
+            shutil.copy(segment.path, path)
+            self.waiting.append(Segment(path, segment.worker, segment.frames, segment.damaged))
+
+    def compacted(self) -> None:
+        for segment in self.waiting:
+            for number, frame in enumerate(segment.frames):
+                if number != segment.damaged:
+                    self.read |= {(segment.worker, sequence): sent for sequence, sent in frame}
+        self.waiting = []
+
+    def check(self) -> None:
+        """The lake against the model: rows are some of what was read, and what is missing is a duplicate of a row."""
+        kept = {(int(row["worker"], 16), row["sequence"]) for row in rows(self.data)}
+        assert len(kept) == len(rows(self.data))
+        assert kept <= set(self.read)
+        times: dict[bytes, list[int]] = defaultdict(list)
+        for key in kept:
+            times[self.read[key].query].append(self.read[key].at)
+        for key in set(self.read) - kept:
+            sent = self.read[key]
+            assert sent.query[10:11] == b"s", "without a session it is no duplicate"
+            assert any(abs(sent.at - time) <= WINDOW * 1000 for time in times[sent.query])
+        for query, met in times.items():
+            apart = np.diff(sorted(met))
+            assert query[10:11] != b"s" or (apart > WINDOW * 1000).all(), "two rows are duplicates"
+        ledger = read_ledger(self.data)
+        assert [account for account in ledger.accounts if not account.balanced] == []
+        assert (ledger.total.read, ledger.total.rows) == (len(self.read), len(kept))
+        assert ledger.lake_rows == len(kept)
+
+
+MINUTES = st.lists(st.integers(-40, 40), min_size=1, max_size=40)
+PAYLOADS = st.lists(st.integers(0, 6), min_size=40, max_size=40)
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 3), MINUTES, PAYLOADS),
+        st.tuples(st.just("damage"), st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(st.just("copy"), st.integers(0, 9)),
+        st.tuples(st.just("compact")),
+        st.tuples(st.just("kill"), st.sampled_from(STEPS), st.integers(1, 4), st.booleans()),
+    ),
+    min_size=3,
+    max_size=14,
+)
+
+
+@given(OPERATIONS)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (8 << 10))  # some 10 events a batch
+        patch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 40)
+        model = Model(DataDirectory.writable(Path(temporary) / "data"))
+        for name, *arguments in [*operations, ("compact",)]:
+            if name == "compact":
+                compact(model.data)
+                model.compacted()
+                model.check()
+            elif name == "kill":
+                kill(model.data, *arguments)
+                for segment in model.waiting:
+                    segment.begun = True
+            else:
+                getattr(model, name)(*arguments)
+
+
+def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> None:
+    """Compact, and die at the nth time that a step is taken, before or after it."""
+    owner, name = step
+    real = getattr(owner, name)
+    calls = 0
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth and not after:
+            raise Killed
+        told = real(*arguments, **options)
+        if calls == nth:
+            raise Killed
+        return told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, dying)
+        try:
+            compact(data)
+        except Killed:
+            return
+
+
+class NoFiles:
+    files: tuple[()] = ()
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4 * WINDOW)), min_size=1, max_size=30), max_size=8),
+    st.data(),
+)
+@settings(deadline=None)
+def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, int]]], draw: st.DataObject) -> None:
+    duplicates = Duplicates(NoFiles())  # type: ignore[arg-type]
+    kept_before: list[tuple[int, int]] = []
+    for number, batch in enumerate(batches):
+        kinds = np.array([kind for kind, _ in batch], np.uint64)
+        times = np.array([time for _, time in batch], np.int64) + (1 << 32) - 2 * WINDOW  # where 32 bits wrap
+        # Kinds 0 to 2 and 3 to 5 have the same key, and differ in the tag only.
+        tags = ((kinds // np.uint64(3)) << np.uint64(32)) | (times.astype(np.uint64) & np.uint64(0xFFFFFFFF))
+        prints = Prints(np.arange(len(batch)), kinds % np.uint64(3), tags, times)
+        found = set(duplicates.find(prints).tolist())
+        expected = set()
+        kept = np.ones(len(batch), bool)
+        for row in sorted(range(len(batch)), key=lambda row: (batch[row][1], row)):
+            kind, time = batch[row]
+            if any(kind == other and abs(time - at) <= WINDOW for other, at in kept_before):
+                expected.add(row)
+                kept[row] = False
+            else:
+                kept_before.append((kind, time))
+        assert found == expected
+        duplicates.add(prints, kept, {Path(str(number))})
