@@ -44,6 +44,8 @@ bench-short: $(READY)
 	$(BIN)/python -m benchmarks crash --rounds 5
 	$(BIN)/python -m benchmarks restart --rounds 3
 	$(BIN)/python -m benchmarks soak --seconds 20
+	$(BIN)/python -m benchmarks compact --events 50000
+	$(BIN)/python -m benchmarks compact-crash --rounds 4
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -33,6 +33,10 @@ def shape(output: str) -> str:
         (r"\b[0-9a-f]{16}\b", "WORKER"),
         (r"curl/[\d.]+", "CURL"),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
+        (r"TIMEZ?_\S+_WORKER_WORKER\.lz4|\d{8}T\d{6}\.\d{6}Z_\S+\.lz4", "SEGMENT"),
+        (r"[\d,.]+ (?:m?s\b|\([\d,]+/s\))|\([\d,]+/s\)", "FIGURE"),
+        (r"[-─]{3,}", "---"),
+        (r" +", " "),
     ]:
         output = re.sub(pattern, name, output)
     return output.strip()
@@ -43,8 +47,9 @@ def run_line(command: str, server: Server) -> str:
     words = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
     if words[0] == ".venv/bin/kanalony":
         words = [*KANALONY, *words[1:]]
+    words[0] = sys.executable if words[0] == ".venv/bin/python" else words[0]
     done = subprocess.run(words, cwd=server.data.parent, check=True, capture_output=True, text=True, timeout=60)
-    return done.stdout
+    return done.stdout or done.stderr
 
 
 def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
@@ -65,6 +70,15 @@ def test_a_batch_is_answered_and_printed_as_it_says(tmp_path: Path) -> None:
     tool("curl")
     with serving(tmp_path / "data") as server:
         for command, output in console("Talking to it"):
+            assert shape(run_line(command, server)) == shape(output), command
+
+
+def test_events_become_tables_as_it_says(tmp_path: Path) -> None:
+    (simulate, printed), *rest = console("From events to tables")
+    with serving(tmp_path / "data") as server:
+        assert shape(run_line(f"{simulate} --url http://127.0.0.1:{server.port}", server)) == shape(printed)
+        server.stop()
+        for command, output in rest:
             assert shape(run_line(command, server)) == shape(output), command
 
 

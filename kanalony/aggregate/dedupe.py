@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.lake import Lake, read_file
 
 WINDOW = 600_000
 """Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""
@@ -63,6 +62,7 @@ class Duplicates:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._chunks: list[_Chunk] = []
+        self._barren: set[Path] = set()  # files without fingerprints
 
     def find(self, prints: Prints) -> _I64:
         """The rows that are duplicates of others here or in the lake."""
@@ -104,15 +104,18 @@ class Duplicates:
     def forget(self) -> None:
         """The lake's files are others now."""
         self._chunks = []
+        self._barren = set()
 
     def _load(self, first: int, last: int) -> None:
         self._chunks = [chunk for chunk in self._chunks if chunk.last >= first and chunk.first <= last]
-        loaded = {path for chunk in self._chunks for path in chunk.paths}
+        loaded = self._barren.union(*(chunk.paths for chunk in self._chunks))
         for file in self._lake.files:
             if file.path not in loaded and file.last // 1000 >= first and file.first // 1000 <= last:
-                told = pq.read_table(file.path, columns=["fingerprint", "receivedAt"]).combine_chunks()
+                told = read_file(file.path, ["fingerprint", "receivedAt"])
                 prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
-                if len(prints.rows):
+                if not len(prints.rows):
+                    self._barren.add(file.path)
+                else:
                     self._append({file.path}, prints.keys, prints.tags, prints.times)
 
     def _append(self, paths: set[Path], keys: _U64, tags: _U64, times: _I64) -> None:

@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from kanalony.aggregate import columns, enrich
-from kanalony.errors import FormatError
+from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import sync_directory
 
 SCHEMA = pa.schema([("date", pa.date32()), *columns.SCHEMA, *enrich.SCHEMA])
@@ -49,6 +49,17 @@ class LakeFile:
     size: int
     first: int
     last: int
+
+
+def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A file of the table, or some of its columns. Raises FormatError when it cannot be read."""
+    try:
+        return pq.ParquetFile(path).read(columns)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(
+            f"{path} cannot be read: {error}",
+            "put it back from a backup, or move the lake directory away to make a new one from the segments",
+        ) from error
 
 
 class ReadOnlyLake:
@@ -160,7 +171,7 @@ class Lake:
 
     def _merge(self, files: list[LakeFile]) -> None:
         schema = pa.schema([field for field in self._arrow_schema() if field.name != _PARTITION])
-        events = pa.concat_tables(_conform(pq.ParquetFile(file.path).read(), schema) for file in files)
+        events = pa.concat_tables(_conform(read_file(file.path), schema) for file in files)
         order = pc.sort_indices(events, sort_keys=_ORDER[1:])
         events = _taken(_encoded(events.combine_chunks()), order)
         merged = self._write_file(events, files[0].day)
@@ -185,19 +196,23 @@ class Lake:
         return len(self._table.vacuum(_RETENTION_HOURS, dry_run=False, full=True))
 
     def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> None:
-        self._table.create_write_transaction(
-            actions,
-            "append",
-            self._table.schema(),
-            [_PARTITION],
-            commit_properties=CommitProperties(app_transactions=transactions),
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
-        )
-        self._table.update_incremental()
-        self._sync_log()
-        if self._table.version() % _CHECKPOINT_COMMITS == 0:
-            self._table.create_checkpoint()
+        hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+        try:
+            self._table.create_write_transaction(
+                actions,
+                "append",
+                self._table.schema(),
+                [_PARTITION],
+                commit_properties=CommitProperties(app_transactions=transactions),
+                post_commithook_properties=hooks,
+            )
+            self._table.update_incremental()
             self._sync_log()
+            if self._table.version() % _CHECKPOINT_COMMITS == 0:
+                self._table.create_checkpoint()
+                self._sync_log()
+        except DeltaError as error:
+            raise StorageError(f"{self.root} cannot be written: {error}", "free some disk space") from error
 
     def _sync_log(self) -> None:
         """Make the last commit durable: the Delta library does not."""

@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kanalony.aggregate.lake import LakeFile, ReadOnlyLake
+from kanalony.aggregate.lake import LakeFile, ReadOnlyLake, read_file
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
 from kanalony.segments.names import DataDirectory, is_sealed, sync_directory
@@ -214,18 +212,17 @@ def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str,
     sorted_ranges = {worker: sorted(parts) for worker, parts in ranges.items()}
     total = 0
     for file in files:
-        for batch in pq.ParquetFile(file.path).iter_batches(1 << 20, columns=["worker", "sequence"]):
-            total += batch.num_rows
-            grouped = pa.Table.from_batches([batch]).group_by("worker").aggregate([("sequence", "list")])
-            for worker, sequences in zip(grouped["worker"].to_pylist(), grouped["sequence_list"], strict=True):
-                parts = sorted_ranges.get(worker, [(0, 0, "")])
-                numbers = sequences.values.to_numpy()
-                at = np.maximum(np.searchsorted([first for first, _, _ in parts], numbers, "right") - 1, 0)
-                inside = (numbers >= np.array([first for first, _, _ in parts])[at]) & (
-                    numbers < np.array([end for _, end, _ in parts])[at]
-                )
-                for part, count in zip(*np.unique(at[inside], return_counts=True), strict=True):
-                    accounts[parts[part][2]].stored += int(count)
+        found = read_file(file.path, ["worker", "sequence"])
+        total += found.num_rows
+        grouped = found.group_by("worker").aggregate([("sequence", "list")])
+        for worker, sequences in zip(grouped["worker"].to_pylist(), grouped["sequence_list"], strict=True):
+            parts = sorted_ranges.get(worker, [(0, 0, "")])
+            numbers = sequences.values.to_numpy()
+            firsts, ends = (np.array([part[side] for part in parts]) for side in (0, 1))
+            at = np.maximum(np.searchsorted(firsts, numbers, "right") - 1, 0)
+            inside = (numbers >= firsts[at]) & (numbers < ends[at])
+            for part, count in zip(*np.unique(at[inside], return_counts=True), strict=True):
+                accounts[parts[part][2]].stored += int(count)
     return total
 
 

@@ -48,26 +48,41 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
     geoip = open_geoip(settings.geoip) if settings.geoip else None
     enricher = Enricher(secrets, geoip)
     damaged: list[Damage] = []
-    with (
-        _stopping() as stop,
-        Compaction(data, memory=settings.memory, keep_segments=settings.keep_segments, enricher=enricher) as compaction,
-    ):
-        while True:
-            waiting = compaction.waiting()
-            total = sum(_count(path) for path in waiting)
-            with _progress(total, terminal) as progress:
-                result = compaction.run(waiting, progress, stop.is_set)
-            damaged += result.damaged
-            if every is None or result.segments or result.deleted:
-                _tell(result)
-            if every is None or stop.wait(every):
-                break
+    begun = False
+
+    def compaction() -> Compaction:
+        return Compaction(data, memory=settings.memory, keep_segments=settings.keep_segments, enricher=enricher)
+
+    with _stopping() as stop:
+        while not stop.is_set():
+            try:
+                with compaction() as opened:
+                    begun = True
+                    while True:
+                        result = _run(opened, stop, terminal)
+                        damaged += result.damaged
+                        if every is None or result.segments or result.deleted:
+                            _tell(result)
+                        if every is None or stop.wait(every):
+                            stop.set()
+                            break
+            except OSError as error:  # a full disk, say, which may have room again
+                if every is None or not begun:
+                    raise
+                log.error("%s; nothing is lost, trying again in %g s", error, every)
+                stop.wait(every)
     left = [path for path in data.journals() if not is_in_use(path)]
     if left:
         log.warning(
             "%d journals of dead workers hold requests; `kanalony recover` or the next start seals them", len(left)
         )
     return damaged
+
+
+def _run(compaction: Compaction, stop: threading.Event, terminal: TextIO) -> Result:
+    waiting = compaction.waiting()
+    with _progress(sum(_count(path) for path in waiting), terminal) as progress:
+        return compaction.run(waiting, progress, stop.is_set)
 
 
 def _tell(result: Result) -> None:
@@ -134,12 +149,8 @@ def ledger_table(ledger: Ledger) -> str:
     """The ledger for people."""
     rows = [[getattr(account, name) for name, _ in _COLUMNS] for account in [*ledger.accounts, ledger.total]]
     texts = [[value if isinstance(value, str) else f"{value:,}" for value in row] for row in rows]
-    table = tabulate(
-        texts,
-        [title for _, title in _COLUMNS],
-        colalign=["left", *["right"] * (len(_COLUMNS) - 1)],
-        disable_numparse=True,
-    )
+    titles = [title for _, title in _COLUMNS]
+    table = tabulate(texts, titles, "plain", colalign=["left", *["right"] * (len(titles) - 1)], disable_numparse=True)
     lines = [table, "", f"{ledger.pending:,} requests wait to be compacted"]
     if ledger.missing:
         lines.append(f"{ledger.missing:,} requests were accepted and are nowhere")

@@ -437,3 +437,113 @@ def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], 
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert told in done.stderr
+
+
+# Versions
+
+
+def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lake-1 was written by a version that knew no places, no ks, no customVar3, and sent no such columns."""
+    shutil.copytree(Path(__file__).parent / "lake-1", data.lake)
+    before = rows(data)
+    assert len(before) == 20
+    assert "country" not in before[0]
+    assert_balanced(data, read=20, rows=20)
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 1000)
+    monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 2)
+    new = Sent(NOON + 30 * SECOND, b"partnerId=1&entryId=0_abc&customVar3=new&sessionId=s")
+    again = Sent(NOON + 30 * SECOND, b"eventType=3&partnerId=1&entryId=0_abc&sessionId=s&eventIndex=7&customVar2=old")
+    seal(data, [[new, again]], worker=2)
+    result = compact(data)
+    assert (result.rows, result.duplicates) == (1, 1), "its duplicates are found as well"
+    after = rows(data)
+    assert after[-1]["customVar3"] == "new"
+    assert [{name: row[name] for name in before[0]} for row in after[:20]] == before
+    assert {row["country"] for row in after} == {None}
+    assert len(ReadOnlyLake(data.lake / "events").files) == 1, "old and new rows were merged"
+    assert_balanced(data, read=22, rows=21, duplicates=1)
+
+
+def test_a_lake_with_a_column_of_another_type_is_refused(data: DataDirectory) -> None:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+    DeltaTable.create(data.lake / "events", pa.schema([("date", pa.date32()), ("partnerId", pa.string())]))
+    with pytest.raises(FormatError, match="column partnerId"):
+        compact(data)
+    shutil.rmtree(data.lake / "events")
+    (data.lake / "events" / "_delta_log").mkdir(parents=True)
+    (data.lake / "events" / "_delta_log" / "00000000000000000000.json").write_text("{}\n")
+    with pytest.raises(FormatError, match="not a table of events"):
+        compact(data)
+
+
+# Disks
+
+
+def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kanalony.cli import main
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    seal(data, [[sent(n) for n in range(10)]])
+    for target in ("kanalony.aggregate.lake.os.fsync", "kanalony.aggregate.lake.DeltaTable.create_write_transaction"):
+        error = full if "fsync" in target else _commit_failed
+        with monkeypatch.context() as patch:
+            patch.setattr(target, error)
+            with pytest.raises(SystemExit) as caught:
+                main(["compact", "--data", str(data.root)])
+        assert caught.value.code == 2
+        assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]) == 1
+    assert compact(data).rows == 10
+    assert_balanced(data, rows=10)
+
+
+def _commit_failed(*_: object, **__: object) -> None:
+    from deltalake.exceptions import CommitFailedError
+
+    raise CommitFailedError("Generic LocalFileSystem error: No space left on device")
+
+
+def test_every_tries_again_when_the_disk_was_full(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from kanalony.aggregate import run
+    from kanalony.settings import Settings
+
+    seal(data, [[sent(1)]])
+    real = Lake.write
+    calls = 0
+
+    def write(self: Lake, events: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise OSError(28, "No space left on device")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, events)
+
+    monkeypatch.setattr(Lake, "write", write)
+    with Path(os.devnull).open("w") as terminal:
+        assert run.compact(data, Settings(data=data.root), 0.01, terminal) == []
+    assert calls == 3
+    assert "nothing is lost" in caplog.text
+    assert len(rows(data)) == 1
+
+
+def test_a_file_of_the_lake_that_is_damaged_is_named(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    compact(data)
+    (file,) = ReadOnlyLake(data.lake / "events").files
+    file.path.write_bytes(b"PAR1 no more")
+    seal(data, [[sent(1)]], worker=2)
+    done = run("compact", "--data", data.root)
+    assert done.returncode == 2
+    assert file.path.name in done.stderr.splitlines()[-1]
+    done = run("ledger", "--data", data.root)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

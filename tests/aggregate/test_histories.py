@@ -1,19 +1,22 @@
 """Random histories of a lake against a model: whatever comes, late, twice, damaged, copied, and wherever a run dies."""
 
 import shutil
+import struct
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.aggregate.dedupe import WINDOW, Duplicates, Prints
-from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.lake import Lake, LakeFile
 from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Sent, compact, rows, seal
@@ -169,33 +172,56 @@ def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> N
             return
 
 
-class NoFiles:
-    files: tuple[()] = ()
+class FakeLake:
+    """Files of fingerprints and times, in memory."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Path, pa.Table] = {}
+
+    @property
+    def files(self) -> list[LakeFile]:
+        listed = []
+        for path, table in self.tables.items():
+            times = table["receivedAt"].cast(pa.int64()).to_pylist()
+            listed.append(LakeFile(path, date(2026, 1, 1), len(times), 0, min(times), max(times)))
+        return listed
+
+
+def fingerprint(kind: int) -> bytes | None:
+    """Kinds 1 to 3 and 4 to 6 have the same first half, and differ in the other only; 0 has none."""
+    return struct.pack("<QQ", kind % 3, kind // 4 << 40) if kind else None
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4 * WINDOW)), min_size=1, max_size=30), max_size=8),
-    st.data(),
+    st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4 * WINDOW)), min_size=1, max_size=30), max_size=8)
 )
 @settings(deadline=None)
-def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, int]]], draw: st.DataObject) -> None:
-    duplicates = Duplicates(NoFiles())  # type: ignore[arg-type]
+def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, int]]]) -> None:
+    lake = FakeLake()
+    duplicates = Duplicates(lake)  # type: ignore[arg-type]
     kept_before: list[tuple[int, int]] = []
-    for number, batch in enumerate(batches):
-        kinds = np.array([kind for kind, _ in batch], np.uint64)
-        times = np.array([time for _, time in batch], np.int64) + (1 << 32) - 2 * WINDOW  # where 32 bits wrap
-        # Kinds 0 to 2 and 3 to 5 have the same key, and differ in the tag only.
-        tags = ((kinds // np.uint64(3)) << np.uint64(32)) | (times.astype(np.uint64) & np.uint64(0xFFFFFFFF))
-        prints = Prints(np.arange(len(batch)), kinds % np.uint64(3), tags, times)
-        found = set(duplicates.find(prints).tolist())
-        expected = set()
-        kept = np.ones(len(batch), bool)
-        for row in sorted(range(len(batch)), key=lambda row: (batch[row][1], row)):
-            kind, time = batch[row]
-            if any(kind == other and abs(time - at) <= WINDOW for other, at in kept_before):
-                expected.add(row)
-                kept[row] = False
-            else:
-                kept_before.append((kind, time))
-        assert found == expected
-        duplicates.add(prints, kept, {Path(str(number))})
+    base = (1 << 32) * 400 - 2 * WINDOW  # where the 32 bits of a time wrap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanalony.aggregate.dedupe.read_file", lambda path, columns: lake.tables[path].select(columns))
+        for number, batch in enumerate(batches):
+            told = pa.table(
+                {
+                    "fingerprint": pa.array([fingerprint(kind) for kind, _ in batch], pa.binary()),
+                    "receivedAt": pa.array([(base + time) * 1000 for _, time in batch], pa.timestamp("us", "UTC")),
+                }
+            )
+            prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
+            found = set(duplicates.find(prints).tolist())
+            expected = set()
+            for row in sorted(range(len(batch)), key=lambda row: (batch[row][1], row)):
+                kind, time = batch[row]
+                if kind and any(kind == other and abs(time - at) <= WINDOW for other, at in kept_before):
+                    expected.add(row)
+                else:
+                    kept_before.append((kind, time))
+            assert found == expected
+            kept = np.array([row not in expected for row in range(len(batch))])
+            path = Path(str(number))
+            if kept.any():
+                lake.tables[path] = told.filter(pa.array(kept))
+            duplicates.add(prints, kept, {path})
