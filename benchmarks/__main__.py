@@ -33,7 +33,8 @@ def append(events: int, directory: Path | None) -> None:
 def _tell(outcome: faults.Outcome) -> None:
     click.echo(environment.header())
     click.echo("\n".join(outcome.lines))
-    click.echo("aims missed: " + ", ".join(outcome.missed) if outcome.missed else "all aims reached")
+    missed = [*outcome.missed, *outcome.slow]
+    click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
     sys.exit(1 if outcome.missed else 0)
 
 

@@ -61,7 +61,7 @@ def measure(outcome: Outcome, events: int, memory: str, directory: Path | None) 
         outcome.figure("events", events)
         # As often as it takes for a figure that holds, of what is measured in the same run.
         rate = max(_columns_rate(data, events) for _ in range(3))
-        outcome.lines.append(f"{'to columns, per core':<36}{rate:,.0f} events/s   (aim: {COLUMNS_AIM:,})")
+        outcome.rate("to columns, per core", rate, COLUMNS_AIM)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.monotonic()
         command = [*KANALONY, "compact", "--data", str(data.root), "--memory", memory]
@@ -75,7 +75,7 @@ def measure(outcome: Outcome, events: int, memory: str, directory: Path | None) 
         if process.returncode:
             raise RuntimeError(f"kanalony compact ended with {process.returncode}")
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        outcome.lines.append(f"{'to the lake, per core':<36}{events / cpu:,.0f} events/s   (aim: {LAKE_AIM:,})")
+        outcome.rate("to the lake, per core", events / cpu, LAKE_AIM)
         outcome.figure("to the lake, by the clock", f"{events / seconds:,.0f} events/s")
         outcome.figure("most memory, MiB", most)
         lake = ReadOnlyLake(data.lake / "events")

@@ -25,10 +25,12 @@ MANY = 10_000_000  # more events than any round sends
 
 @dataclass
 class Outcome:
-    """What a benchmark found. `missed` names the aims that were not reached."""
+    """What a benchmark found. `missed` names the aims that were not reached, `slow` those of speed: they depend on the
+    machine, and fail nothing."""
 
     lines: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
 
     def figure(self, name: str, value: object, aim: object = None) -> None:
         """Add a figure; with an aim, it must equal it."""
@@ -38,6 +40,12 @@ class Outcome:
         )
         if aim is not None and value != aim:
             self.missed.append(name)
+
+    def rate(self, name: str, value: float, aim: float) -> None:
+        """Add events per second, with an aim."""
+        self.lines.append(f"{name:<36}{value:,.0f} events/s   (aim: {aim:,.0f})")
+        if value < aim:
+            self.slow.append(name)
 
 
 class Simulation:

@@ -225,20 +225,17 @@ class Enricher:
         self._place = _Remembered(lambda address: read_place(address, geoip)) if geoip else None
 
     def add(self, events: pa.Table) -> pa.Table:
-        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs."""
-        browsers, systems, devices, reasons = _looked_up(
-            events["userAgent"], self._agent, [*SCHEMA.types[:3], pa.string()]
-        )
-        added = [browsers, systems, devices, reasons.is_valid(), reasons]
-        added += _looked_up(events["referrer"], self._referrer, [pa.string()] * 2)
-        added += _looked_up(events["ks"], self._ks, [pa.int64(), pa.string()])
+        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs; text that repeats is dictionary-encoded."""
+        columns = dict(zip(events.schema.names, events.columns, strict=True))
+        added = _looked_up(columns, "userAgent", self._agent, 4)
+        added.insert(3, added[3].is_valid())
+        added += _looked_up(columns, "referrer", self._referrer, 2)
+        added += _looked_up(columns, "ks", self._ks, 2, pa.int64())
         if self._place is not None:  # empty at first
-            added += _looked_up(events["remoteAddr"], self._place, [pa.string()] * 3)
+            added += _looked_up(columns, "remoteAddr", self._place, 3)
         else:
             added += [pa.nulls(len(events), pa.string())] * 3
-        for field, column in zip(SCHEMA, added, strict=True):
-            events = events.append_column(field, column)
-        return events
+        return pa.table([*columns.values(), *added], [*columns, *SCHEMA.names])
 
 
 class _Remembered(dict[Any, tuple[Any, ...]]):
@@ -253,12 +250,18 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
         return told
 
 
-def _looked_up(column: pa.ChunkedArray, read: _Remembered, types: list[pa.DataType]) -> list[pa.Array]:
-    """For each part of what `read` tells about a value, a column."""
-    if column.null_count == len(column):
-        return [pa.repeat(pa.scalar(part, kind), len(column)) for part, kind in zip(read[None], types, strict=True)]
-    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-    told = [read[value] for value in encoded.dictionary.to_pylist()]
-    return [
-        pa.array(parts, kind).take(encoded.indices) for parts, kind in zip(zip(*told, strict=True), types, strict=True)
-    ]
+def _looked_up(
+    columns: dict[str, pa.ChunkedArray], name: str, read: _Remembered, parts: int, first: pa.DataType | None = None
+) -> list[pa.Array]:
+    """For each part of what `read` tells about a value of a column, a column: of text, or the first of another type.
+    The column itself is dictionary-encoded by the way: that is what finding its distinct values comes to."""
+    encoded = columns[name] = columns[name].combine_chunks().dictionary_encode()
+    told = [*(read[value] for value in encoded.dictionary.to_pylist()), read[None]]
+    at = encoded.indices.fill_null(len(told) - 1)
+    found = [pa.array([tell[0] for tell in told], first).take(at)] if first else []
+    for part in range(len(found), parts):
+        texts: dict[str, int] = {}
+        codes = [None if tell[part] is None else texts.setdefault(tell[part], len(texts)) for tell in told]
+        text = pa.array(texts, pa.string())
+        found.append(pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()).take(at), text))
+    return found
