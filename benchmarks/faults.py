@@ -62,10 +62,17 @@ class Simulation:
 
     def end(self, *, stop: bool, seconds: float = 60) -> str:
         """Wait for its end, or stop it, and return what it printed."""
-        if stop:
-            self._process.send_signal(signal.SIGINT)
+        end = time.monotonic() + seconds
         try:
-            return self._process.communicate(timeout=seconds)[0]
+            while True:
+                if stop:
+                    self._process.send_signal(signal.SIGINT)
+                try:
+                    # One that comes while Python imports may be lost: an exception in a weak reference's callback is.
+                    return self._process.communicate(timeout=5 if stop else seconds)[0]
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > end:
+                        raise
         finally:
             self._process.kill()
 

@@ -32,6 +32,7 @@ from kanalony.segments.recovery import in_some_place, quarantine
 log = logging.getLogger("kanalony")
 
 _BATCH_SHARE = 8  # a batch may take this part of the memory: it is held up to three times, and the window beside it
+_BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20
 _ROW_SIZE = 1 << 10  # bytes, about
 _VACUUM_INTERVAL = 86400.0  # seconds
@@ -107,7 +108,7 @@ class Compaction:
         self._data = data
         self._keep_segments = keep_segments
         self.enricher = enricher
-        self.batch_size = memory // _BATCH_SHARE
+        self.batch_size = min(memory // _BATCH_SHARE, _BATCH_MAX)
         self._vacuumed = -_VACUUM_INTERVAL
 
     def __enter__(self) -> "Compaction":

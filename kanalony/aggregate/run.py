@@ -71,6 +71,10 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
                     raise
                 log.error("%s; nothing is lost, trying again in %g s", error, every)
                 stop.wait(every)
+    if any(True for place in data.places() for _ in place.open.glob("*.lz4")):
+        log.info(
+            "segments that are still being written are for the next run: they are sealed by size, age, or stopping"
+        )
     left = [path for path in data.journals() if not is_in_use(path)]
     if left:
         log.warning(
