@@ -105,7 +105,10 @@ def _columns_rate(data: DataDirectory, events: int) -> float:
                 content = frame.records()
                 first = frame.prefix.first_sequence
                 while content and first < frame.prefix.first_sequence + frame.prefix.request_count:
-                    added = columns.add(content, frame.prefix.worker_id, frame.prefix.first_sequence, first, 1 << 62)
+                    told = frame.prefix
+                    added = columns.add(
+                        content, told.worker_id, told.first_sequence, told.request_count, first, 1 << 62
+                    )
                     if added is None:
                         raise RuntimeError("a frame is not what it should be")
                     first = added.end

@@ -19,7 +19,7 @@ from core cimport (
     COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
     FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
     FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_put_bytes, column_put_raw_text, column_put_u64,
-    crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, give_back_memory, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
+    count_high, crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, give_back_memory, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
     table_add_pairs, table_end_row, table_name,
 )
 
@@ -38,6 +38,7 @@ cdef enum:
     _FIELDS
     _REQUEST_COLUMNS = _FIELDS + 10
     _EVENT_WEIGHT = 600  # bytes that an event takes beyond what was sent: 8 for each of most columns
+    _MAP_ENTRY_WEIGHT = 48
 
 REQUEST_COLUMNS = (
     ("receivedAt", "int"), ("worker", "int"), ("sequence", "int"), ("index", "int"), ("fingerprint", "binary"),
@@ -45,6 +46,8 @@ REQUEST_COLUMNS = (
     ("userAgent", "text"), ("referer", "text"), ("query", "binary"), ("body", "binary"), ("contentType", "text"),
     ("contentEncoding", "text"),
 )
+
+cdef uint64_t _LAST_TIME = 253402300799999999  # the end of the year 9999, where many tools' calendars end
 
 cdef int[10] _TAGS = [
     FIELD_METHOD, FIELD_PATH, FIELD_ADDRESS_TOKEN, FIELD_FORWARDED_FOR, FIELD_USER_AGENT, FIELD_REFERER, FIELD_QUERY,
@@ -129,8 +132,9 @@ cdef class EventTable:
         self._table.count = len(parameters)
         self._table.columns = <column *>PyMem_Calloc(len(parameters), sizeof(column))
         self._table.seen = <uint64_t *>PyMem_Calloc(len(parameters), sizeof(uint64_t))
+        self._table.clashed = <uint64_t *>PyMem_Calloc(len(parameters), sizeof(uint64_t))
         self._table.first = <sent_value *>PyMem_Calloc(len(parameters), sizeof(sent_value))
-        if not self._table.columns or not self._table.seen or not self._table.first:
+        if not (self._table.columns and self._table.seen and self._table.clashed and self._table.first):
             raise MemoryError
         for i in range(len(parameters)):
             self._table.columns[i].kind = KINDS[self._kinds[i]]
@@ -164,6 +168,7 @@ cdef class EventTable:
         free(t.name.data)
         PyMem_Free(t.columns)
         PyMem_Free(t.seen)
+        PyMem_Free(t.clashed)
         PyMem_Free(t.first)
 
     cdef column *_list_column(self, int number) noexcept:
@@ -186,7 +191,10 @@ cdef class EventTable:
 
     @property
     def weight(self):
-        return self._weight
+        return self._size()
+
+    cdef inline size_t _size(self) noexcept nogil:
+        return self._weight + _MAP_ENTRY_WEIGHT * self._table.kept
 
     cdef int _end_event(self, record *r, uint64_t worker, uint64_t index, const uint8_t *payload, size_t size) noexcept nogil:
         """Everything of an event but its parameters, which are in; 0 when out of memory."""
@@ -196,7 +204,7 @@ cdef class EventTable:
         cdef char text[64]
         cdef uint64_t lanes[2]
         cdef column *session = &self._table.columns[self._session]
-        if not (column_put_u64(&self._request[_RECEIVED_AT], row, r.received_at)
+        if not (column_put_u64(&self._request[_RECEIVED_AT], row, min(r.received_at, _LAST_TIME))
                 and column_put_u64(&self._request[_WORKER], row, worker)
                 and column_put_u64(&self._request[_SEQUENCE], row, r.sequence)
                 and column_put_u64(&self._request[_INDEX], row, index)):
@@ -229,17 +237,18 @@ cdef class EventTable:
                 return 0
         return table_end_row(&self._table)
 
-    def add(self, bytes content, uint64_t worker_id, uint64_t first_sequence, uint64_t begin, uint64_t end, uint64_t worker,
-            read_body, size_t limit):
+    def add(self, bytes content, uint64_t worker_id, uint64_t first_sequence, uint64_t count, uint64_t begin, uint64_t end,
+            uint64_t worker, read_body, size_t limit):
         cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(content)
         cdef const uint8_t *stop = p + len(content)
         cdef const uint8_t *text
+        cdef const uint8_t *payload
         cdef uint32_t seed = record_seed(worker_id)
         cdef uint64_t expected = first_sequence, index
         cdef record r
         cdef span query
         cdef bint sound = True, memory = True, has_body = False
-        cdef size_t unread = 0, common
+        cdef size_t unread = 0, common, size
         cdef size_t rows = self._table.row
         with nogil:
             while p < stop:
@@ -248,14 +257,14 @@ cdef class EventTable:
                     break
                 expected += 1
                 p += r.length
-        if not sound:
+        if not sound or expected != first_sequence + count:
             return None
         p = <const uint8_t *>PyBytes_AS_STRING(content)
         expected = first_sequence
-        while p < stop and expected < end and self._weight < limit:
+        while p < stop and expected < end and self._size() < limit:
             with nogil:
                 has_body = False
-                while p < stop and expected < end and self._weight < limit:
+                while p < stop and expected < end and self._size() < limit:
                     record_split(p, &r)  # checked above
                     p += r.length
                     expected += 1
@@ -269,7 +278,7 @@ cdef class EventTable:
                               and self._end_event(&r, worker, 0, NULL, 0))
                     if not memory:
                         break
-                    self._weight += _EVENT_WEIGHT + r.length
+                    self._weight += _EVENT_WEIGHT + r.length + query.size + 2 * count_high(p - r.length, r.length)
             if not memory:
                 raise MemoryError
             if not has_body:
@@ -283,6 +292,7 @@ cdef class EventTable:
             text = <const uint8_t *>PyBytes_AS_STRING(body)
             index = 0
             self._weight += r.length
+            common += query.size + 2 * count_high(p - r.length, r.length - r.fields[FIELD_BODY - 1].size)
             for start, finish in objects or (form or (0, 0),):
                 if query.data != NULL and not table_add_pairs(&self._table, query.data, query.data + query.size):
                     raise MemoryError
@@ -291,9 +301,15 @@ cdef class EventTable:
                         raise MemoryError
                 elif not table_add_pairs(&self._table, text + <size_t>start, text + <size_t>finish):
                     raise MemoryError
-                if not self._end_event(&r, worker, index, text + <size_t>start, <size_t>finish - <size_t>start):
+                payload = text + <size_t>start
+                size = <size_t>finish - <size_t>start
+                self._weight += _EVENT_WEIGHT + common + size + 2 * count_high(payload, size)
+                if not objects and not form:
+                    # Of what cannot be read all is the payload: two of those are the same only byte for byte.
+                    payload = r.fields[FIELD_BODY - 1].data
+                    size = r.fields[FIELD_BODY - 1].size
+                if not self._end_event(&r, worker, index, payload, size):
                     raise MemoryError
-                self._weight += _EVENT_WEIGHT + common + <size_t>finish - <size_t>start
                 index += 1
         return expected, self._table.row - rows, unread
 
@@ -306,12 +322,12 @@ cdef class EventTable:
             columns[REQUEST_COLUMNS[i][0]] = self._take(&self._request[i], t.row)
         for i in range(t.count):
             columns[self._names[i].decode()] = self._take(&t.columns[i], t.row)
-            t.seen[i] = 0
+            t.seen[i] = t.clashed[i] = 0
         lists = []
         for i in range(6):
             c = self._list_column(i)
             lists.append(self._take(c, c.rows))
-        t.row = 0
+        t.row = t.kept = 0
         self._weight = 0
         return columns, lists
 

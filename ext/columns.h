@@ -184,6 +184,14 @@ static inline size_t ipv4_text(const uint8_t address[4], char *dst) {
     return (size_t)(out - dst);
 }
 
+/* How many bytes are no ASCII: as many times two more may it take when they are no UTF-8 either. */
+static inline size_t count_high(const uint8_t *p, size_t size) {
+    size_t count = 0;
+    for (; size >= 8; p += 8, size -= 8) count += (size_t)__builtin_popcountll(get_u64(p) & 0x8080808080808080u);
+    for (; size; p++, size--) count += *p >> 7;
+    return count;
+}
+
 /* A value as it was sent: percent-encoded, or a JSON value. Decoded it is never longer. */
 typedef struct {
     const uint8_t *p, *end;
@@ -283,6 +291,8 @@ typedef struct {
     int count;          /* parameters with a column */
     column *columns;
     uint64_t *seen;     /* row + 1 in which a parameter was met last */
+    uint64_t *clashed;  /* row + 1 in which it had two values last */
+    uint64_t kept;      /* entries of the map */
     sent_value *first;  /* and its value */
     name_slot slots[NAME_SLOTS];
     size_t row;
@@ -314,10 +324,13 @@ static inline int table_find(const event_table *t, const uint8_t *name, size_t s
 }
 
 static inline int table_keep(event_table *t, const uint8_t *name, size_t size, const sent_value *value) {
-    uint8_t *dst = buffer_extend(&t->names, size);
+    int valid = utf8_valid(name, size);
+    uint8_t *dst = buffer_extend(&t->names, valid ? size : 3 * size);
     uint8_t *slot = buffer_extend(&t->extras, sizeof(extra));
     if (!dst || !slot) return 0;
-    memcpy(dst, name, size);
+    /* Repaired before they are compared: a map has each name once. */
+    if (valid) memcpy(dst, name, size);
+    else size = utf8_repair(name, size, dst);
     extra e = {t->names.size, (uint32_t)size, (uint32_t)(t->extras.size / sizeof(extra)), *value};
     memcpy(slot, &e, sizeof e);
     t->names.size += size;
@@ -344,9 +357,15 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, co
     if (i < 0) return table_keep(t, name, size, value);
     column *c = &t->columns[i];
     if (t->seen[i] == t->row + 1) {
-        int equal = values_equal(t, &t->first[i], value);
-        if (equal < 0) return 0;
-        if (!equal && !column_put_bytes(&t->conflict_names, t->conflict_names.rows, name, size)) return 0;
+        /* Told once; and values that are equal are about as long, so this takes no longer than what was sent. */
+        if (t->clashed[i] != t->row + 1) {
+            int equal = values_equal(t, &t->first[i], value);
+            if (equal < 0) return 0;
+            if (!equal) {
+                t->clashed[i] = t->row + 1;
+                if (!column_put_bytes(&t->conflict_names, t->conflict_names.rows, name, size)) return 0;
+            }
+        }
         return table_keep(t, name, size, value);
     }
     t->seen[i] = t->row + 1;
@@ -388,16 +407,13 @@ static inline int table_end_row(event_table *t) {
         if (i == 0 || extras[i].name_size != extras[i - 1].name_size ||
             memcmp(name, t->names.data + extras[i - 1].name, extras[i].name_size)) {
             /* a new key: its list begins with this value */
-            sent_value key = {name, name + extras[i].name_size, 0};
-            if (!column_begin(&t->map_keys, t->map_keys.rows)) return 0;
-            uint8_t *dst = buffer_extend(&t->map_keys.data, 3 * extras[i].name_size);
-            if (!dst) return 0;
-            if (!column_end_bytes(&t->map_keys, utf8_repair(key.p, extras[i].name_size, dst))) return 0;
+            if (!column_put_bytes(&t->map_keys, t->map_keys.rows, name, extras[i].name_size)) return 0;
             if (i && !column_put_u64(&t->map_value_lists, t->map_value_lists.rows, t->map_values.rows)) return 0;
         }
         if (!column_put_text(&t->map_values, t->map_values.rows, &extras[i].value, &t->scratch)) return 0;
     }
     if (count && !column_put_u64(&t->map_value_lists, t->map_value_lists.rows, t->map_values.rows)) return 0;
+    t->kept += count;
     t->extras.size = t->names.size = 0;
     t->row++;
     return column_put_u64(&t->map_lists, t->map_lists.rows, t->map_keys.rows) &&

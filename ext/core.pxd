@@ -102,6 +102,8 @@ cdef extern from "columns.h":
         int count
         column *columns
         uint64_t *seen
+        uint64_t *clashed
+        uint64_t kept
         sent_value *first
         size_t row
         column map_lists
@@ -115,6 +117,7 @@ cdef extern from "columns.h":
         bytes_buffer scratch
         bytes_buffer name
     void give_back_memory() noexcept nogil
+    size_t count_high(const uint8_t *p, size_t size) noexcept nogil
     size_t ipv4_text(const uint8_t *address, char *dst) noexcept nogil
     int column_fill(column *c, size_t rows) noexcept nogil
     int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil

@@ -36,6 +36,7 @@ class EventTable:
         content: bytes,
         worker_id: int,
         first_sequence: int,
+        count: int,
         begin: int,
         end: int,
         worker: int,
@@ -47,9 +48,9 @@ class EventTable:
     ) -> tuple[int, int, int] | None:
         """Add the events of records with sequence numbers in [begin, end), until `weight` has reached the limit.
         (sequence number behind the last one, events added, bodies that could not be read), or None, with nothing added,
-        unless content is nothing but valid records of this worker, numbered from first_sequence. `worker` goes into the
-        column of that name; `read_body` is kanalony.bodies.read_body, given the bytes of the request's other parts and
-        the number of its query's parameters."""
+        unless content is just `count` valid records of this worker, numbered from first_sequence. `worker` goes into
+        the column of that name; `read_body` is kanalony.bodies.read_body, given the bytes of the request's other parts
+        and the number of its query's parameters."""
 
     def finish(self) -> tuple[dict[str, _Column], list[_Column]]:
         """The columns of all events added, by name, and begin anew. And six that make up lists: for each row where its

@@ -296,6 +296,8 @@ def _interval(every: str | None) -> float | None:
     except ValueError as error:
         raise WrongUse(f"--every is {every!r}: {error}", "see kanalony compact --help") from error
     assert interval is None or isinstance(interval, float)
+    if interval is not None and not 0 < interval < 1e7:
+        raise WrongUse(f"--every is {every!r}: must be more than nothing, and not for ever", "name a time like 60s")
     return interval
 
 

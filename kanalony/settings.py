@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     """Of `kanalony compact`: bytes it may take. More makes larger files in the lake."""
 
     keep_segments: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
-    """Of `kanalony compact`: how long segments are kept once they are in the lake, as 7d, 12h or forever."""
+    """Of `kanalony compact`: age at which segments that are in the lake are deleted, as 7d, 12h; or forever."""
 
     geoip: Path | None = None
     """Of `kanalony compact`: MaxMind database (.mmdb) that tells country, region and city of addresses."""

@@ -59,11 +59,13 @@ class Columns:
     def is_full(self) -> bool:
         return self._table.weight >= self._limit
 
-    def add(self, content: bytes, worker_id: int, first_sequence: int, begin: int, end: int) -> Added | None:
-        """Add the events of a frame's records, decompressed, with sequence numbers in [begin, end), as far as there is
-        room. None, with nothing added, when the content is not what it should be."""
+    def add(
+        self, content: bytes, worker_id: int, first_sequence: int, count: int, begin: int, end: int
+    ) -> Added | None:
+        """Add the events of a frame's `count` records, decompressed, with sequence numbers in [begin, end), as far as
+        there is room. None, with nothing added, when the content is not what it should be."""
         worker = self._workers.setdefault(worker_id, len(self._workers))
-        added = self._table.add(content, worker_id, first_sequence, begin, end, worker, _read_body, self._limit)
+        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, _read_body, self._limit)
         return added and Added(*added)
 
     def finish(self) -> tuple[pa.RecordBatch, Counter[str]]:

@@ -5,6 +5,7 @@ rows, then the entries of the record, then the one commit that makes both true. 
 nothing: the next run takes the same requests again.
 """
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -16,14 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kanalony._columns import release_memory
 from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.dedupe import Duplicates, Prints
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
-from kanalony.aggregate.ledger import FILE_NAME, Entry, Record, covered_by
+from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory, sync_directory, worker_name
 from kanalony.segments.reader import Damage, Frame, Segment
@@ -70,9 +73,9 @@ class Result:
         return text
 
 
-def _merge_rows(batch_size: int) -> int:
-    """How many rows a merged file may have: what is merged is sorted in memory."""
-    return min(_MERGE_ROWS, batch_size // _ROW_SIZE)
+def _merge_bounds(batch_size: int) -> tuple[int, int]:
+    """How many rows, and bytes uncompressed, a merged file may have: what is merged is sorted in memory."""
+    return min(_MERGE_ROWS, batch_size // _ROW_SIZE), batch_size // 2
 
 
 @contextmanager
@@ -103,13 +106,12 @@ class Compaction:
     """Takes segments into the lake of a data directory for as long as it is open; one at a time."""
 
     def __init__(self, data: DataDirectory, *, memory: int, keep_segments: float, enricher: Enricher) -> None:
-        """`memory` is in bytes and about what all of it may take; `keep_segments` is how many seconds a segment is kept
-        once it is in the lake."""
+        """`memory` is in bytes and about what all of it may take; `keep_segments` is the age in seconds at
+        which segments that are in the lake are deleted."""
         self._data = data
         self._keep_segments = keep_segments
         self.enricher = enricher
         self.batch_size = min(memory // _BATCH_SHARE, _BATCH_MAX)
-        self._vacuumed = -_VACUUM_INTERVAL
 
     def __enter__(self) -> "Compaction":
         """Raises StorageError when another one is at work, FormatError when the lake cannot be read."""
@@ -122,8 +124,6 @@ class Compaction:
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
-        self.covered = covered_by(self.record.entries)
-        self._complete = {entry.segment for entry in self.record.entries if entry.complete}
         self.duplicates = Duplicates(self.lake)
         return self
 
@@ -132,43 +132,62 @@ class Compaction:
 
     def waiting(self) -> list[Path]:
         """Sealed segments that are not in the lake, in order of their names, so of their start."""
-        found = {path.name: path for place in self._data.places() for path in place.sealed.glob("*.lz4")}
-        return [found[name] for name in sorted(found) if name not in self._complete]
+        return sorted(
+            (path for path, identity in self._sealed() if identity not in self.record.complete),
+            key=lambda path: path.name,
+        )
+
+    def _sealed(self) -> Iterator[tuple[Path, Identity]]:
+        for place in self._data.places():
+            for path in place.sealed.glob("*.lz4"):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, identity_of(path)
 
     def run(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
         """Take segments into the lake, merge what has become small files, delete what is too old. `progress` is told
         the requests that were dealt with since it was called last; once `stopping` says so, the run ends with a
-        batch."""
+        batch. After an error this is not to be used again: open another one, which goes on where the lake is."""
         run = _Run(self, progress)
         for path in paths:
             if stopping():
                 break
+            segment = Segment(path, sealed=True)
             try:
-                with Segment(path, sealed=True) as segment:
-                    run.take(segment, self._data)
+                identity = identity_of(path)
+                segment.__enter__()
             except FileNotFoundError:
                 continue
-            except FormatError as error:
+            except (FormatError, OSError) as error:
                 run.result.damaged.append(Damage(path, 0, 0, str(error)))
                 continue
-            self._complete.add(path.name)
+            # From here on an error is the lake's or the disk's, and ends the run.
+            try:
+                run.take(segment, identity, self._data)
+            finally:
+                segment.__exit__()
         run.flush()
-        while not stopping() and self.lake.merge(_merge_rows(self.batch_size)):
+        while not stopping() and self.lake.merge(*_merge_bounds(self.batch_size)):
             self.duplicates.forget()
         self._delete_old(run.result)
-        if time.monotonic() - self._vacuumed > _VACUUM_INTERVAL:
-            self.lake.vacuum()
-            self._vacuumed = time.monotonic()
+        self._vacuum()
         return run.result
+
+    def _vacuum(self) -> None:
+        """Once a day."""
+        marker = self._data.lake / "vacuumed"
+        if not marker.exists():
+            marker.touch()
+        elif time.time() - marker.stat().st_mtime > _VACUUM_INTERVAL:
+            self.lake.vacuum()
+            marker.touch()
 
     def _delete_old(self, result: Result) -> None:
         """Delete segments that are in the lake, durably, and older than they are to be kept."""
         before = time.time() - self._keep_segments
-        for place in self._data.places():
-            for path in place.sealed.glob("*.lz4"):
-                if path.name in self._complete and path.stat().st_mtime < before:
-                    path.unlink()
-                    result.deleted += 1
+        for path, identity in self._sealed():
+            if identity in self.record.complete and path.stat().st_mtime < before:
+                path.unlink()
+                result.deleted += 1
 
 
 class _Run:
@@ -180,19 +199,22 @@ class _Run:
         self._duplicates = compaction.duplicates
         self._enricher = compaction.enricher
         self._columns = Columns(compaction.batch_size)
-        self._covered = compaction.covered
+        self._covered = compaction.record.covered
         self._progress = progress
         self._entries: list[Entry] = []
         self._spans: list[tuple[Entry, int]] = []  # whose the rows are: entry, and where its part ends
         self.result = Result()
 
-    def take(self, segment: Segment, data: DataDirectory) -> None:
+    def take(self, segment: Segment, identity: Identity, data: DataDirectory) -> None:
         """Everything that is good in a segment and was not met before; what is damaged goes to quarantine."""
-        before = [entry for entry in self._record.entries if entry.segment == segment.path.name]
+        self._identity = identity
+        before = self._record.begun.get(identity, [])
         through = max((entry.through for entry in before), default=0)  # a run that was killed came this far
         taken = sum(entry.read + entry.repeated for entry in before)
         first = segment.next_sequence
-        self._begin(segment, through)
+        trailer = segment.read_trailer()
+        claimed = (trailer.first_sequence, trailer.first_sequence + trailer.request_count) if trailer else None
+        self._begin(segment, through).claimed = claimed
         for frame in segment.frames():
             prefix = frame.prefix
             first = first or prefix.first_sequence
@@ -202,23 +224,22 @@ class _Run:
             else:
                 taken += requests
             self._progress(prefix.request_count)
-        trailer = segment.trailer
-        if trailer:
-            claimed = trailer.first_sequence, trailer.first_sequence + trailer.request_count
-        else:
-            claimed = first, segment.next_sequence
         self._quarantine(segment, data)
         entry = self._entries[-1]
-        entry.accepted = claimed[1] - claimed[0]
-        entry.quarantined = entry.accepted - taken if segment.damaged else 0
-        entry.claimed = claimed
+        entry.claimed = claimed or (first, max(segment.next_sequence, segment.announced))
+        entry.torn = not claimed
+        count = entry.claimed[1] - entry.claimed[0]
+        entry.quarantined = max(0, count - taken) if segment.damaged else 0
+        entry.accepted = taken + entry.quarantined if segment.damaged else count
         entry.complete = True
         self.result.segments += 1
         self.result.damaged += segment.damaged
 
-    def _begin(self, segment: Segment, through: int) -> None:
+    def _begin(self, segment: Segment, through: int) -> Entry:
+        name, size, modified = self._identity
         worker = worker_name(segment.worker_id or 0)
-        self._entries.append(Entry(self._lake.batch + 1, segment.path.name, worker, through=through))
+        self._entries.append(Entry(self._lake.batch + 1, name, size, modified, worker, through=through))
+        return self._entries[-1]
 
     def _take_frame(self, segment: Segment, frame: Frame, start: int) -> int | None:
         """The requests of a frame from `start` on that were not met before. How many there are, met before or not; None
@@ -228,7 +249,6 @@ class _Run:
         if start >= end:
             return 0
         entry = self._entries[-1]
-        entry.worker = worker_name(worker)
         content = frame.records()
         if content is None:
             entry.framed += end - start
@@ -236,7 +256,7 @@ class _Run:
         missing = self._covered.missing(worker, start, end)
         for begin, stop in missing:
             while begin < stop:
-                added = self._columns.add(content, worker, first, begin, stop)
+                added = self._columns.add(content, worker, first, frame.prefix.request_count, begin, stop)
                 if added is None:
                     entry.framed += end - begin
                     return None
@@ -251,9 +271,7 @@ class _Run:
                 begin = added.end
                 if self._columns.is_full:
                     self.flush()
-                    self._begin(segment, begin)
-                    entry = self._entries[-1]
-                    entry.worker = worker_name(worker)
+                    entry = self._begin(segment, begin)
         repeated = end - start - sum(stop - begin for begin, stop in missing)
         entry.framed += repeated
         entry.repeated += repeated
@@ -271,19 +289,21 @@ class _Run:
         if not self._entries:
             return
         batch, misfits = self._columns.finish()
-        events = pa.Table.from_batches([batch])
         prints = Prints.of(batch["fingerprint"], batch["receivedAt"])
         duplicates = self._duplicates.find(prints)
         kept = np.ones(batch.num_rows, bool)
         kept[duplicates] = False
+        events = pa.Table.from_batches([batch])
         if len(duplicates):
-            events = events.filter(pa.array(kept))
+            events = _with_bodies_moved(batch, kept).filter(pa.array(kept))
         start = 0
         for entry, end in self._spans:
             rows = int(np.count_nonzero(kept[start:end]))
             entry.rows += rows
             entry.duplicates += end - start - rows
             start = end
+        if any(entry.events != entry.rows + entry.duplicates for entry in self._entries):
+            raise RuntimeError("a batch does not hold the events that were read for it")
         files = self._lake.write(self._enricher.add(events))
         self._record.add(self._entries)
         self._lake.commit(files, self._entries[0].batch)
@@ -300,3 +320,21 @@ class _Run:
         self._entries, self._spans = [], []
         del batch, events
         release_memory()
+
+
+def _with_bodies_moved(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.Table:
+    """Events whose requests' bodies stand with the first event of each that is kept: that of a batch goes with its
+    first event, which may be a duplicate when others are not."""
+    bodies = batch["body"]
+    has_body = pc.is_valid(bodies).to_numpy(zero_copy_only=False)
+    order = np.arange(batch.num_rows)
+    workers, sequences = batch["worker"], batch["sequence"].to_numpy()
+    for row in np.flatnonzero(has_body & ~kept).tolist():
+        other = row + 1
+        while other < len(order) and sequences[other] == sequences[row] and workers[other] == workers[row]:
+            if kept[other]:
+                order[other] = row
+                break
+            other += 1
+    table = pa.Table.from_batches([batch])
+    return table.set_column(table.schema.get_field_index("body"), "body", bodies.take(pa.array(order)))

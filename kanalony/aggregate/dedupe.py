@@ -68,7 +68,7 @@ class Duplicates:
         """The rows that are duplicates of others here or in the lake."""
         if not len(prints.rows):
             return np.empty(0, np.int64)
-        self._load(int(prints.times.min()) - WINDOW, int(prints.times.max()) + WINDOW)
+        self._load(prints.times)
         order = np.argsort(prints.keys)
         keys = prints.keys[order]
         again = keys[1:] == keys[:-1]
@@ -106,11 +106,19 @@ class Duplicates:
         self._chunks = []
         self._barren = set()
 
-    def _load(self, first: int, last: int) -> None:
-        self._chunks = [chunk for chunk in self._chunks if chunk.last >= first and chunk.first <= last]
+    def _load(self, times: _I64) -> None:
+        """Have in memory what was received within the window of any of these times, and not much more: one late event
+        does not bring back all between."""
+        whens = np.unique(times // WINDOW)
+
+        def is_near(first: int, last: int) -> bool:
+            at = np.searchsorted(whens, first // WINDOW - 1)
+            return bool(at < len(whens) and whens[at] <= last // WINDOW + 1)
+
+        self._chunks = [chunk for chunk in self._chunks if is_near(chunk.first, chunk.last)]
         loaded = self._barren.union(*(chunk.paths for chunk in self._chunks))
         for file in self._lake.files:
-            if file.path not in loaded and file.last // 1000 >= first and file.first // 1000 <= last:
+            if file.path not in loaded and is_near(file.first // 1000, file.last // 1000):
                 told = read_file(file.path, ["fingerprint", "receivedAt"])
                 prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
                 if not len(prints.rows):

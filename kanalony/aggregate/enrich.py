@@ -39,7 +39,8 @@ SCHEMA = pa.schema(
 
 Secrets = dict[int, str]
 
-_CACHED = 200_000  # values of each kind that are remembered
+_CACHED = 50_000  # values of each kind that are remembered
+_CACHED_SIZE = 512  # characters of one that is: longer ones are made up, or read anew each time
 _DESKTOPS = {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Chrome OS", "FreeBSD"}
 _TOOL = re.compile(
     r"\b(curl|wget|python|java|okhttp|go-http-client|libwww|ruby|perl|httpclient|axios|node-fetch|postman|bot|crawler"
@@ -70,7 +71,7 @@ class Page(NamedTuple):
 
 
 class Session(NamedTuple):
-    """Whose a ks is. The user is known only when nobody can have made it up."""
+    """Whose a ks is, as it says: whether it was tampered with is not looked at, as nothing of an event is validated."""
 
     partner_id: int | None
     user_id: str | None
@@ -134,7 +135,7 @@ def _from_base64(text: str) -> str:
         return ""
 
 
-def read_ks(ks: str | None, secrets: Secrets) -> Session:
+def read_ks(ks: str | None, secrets: Secrets | None) -> Session:
     """Whose a Kaltura session is, of version 1 (signed) or 2 (encrypted). Never raises: what cannot be read is
     nobody's, and a secret that does not fit leaves the partner."""
     text = (ks or "").replace("-", "+").replace("_", "/").rstrip("=")
@@ -143,15 +144,16 @@ def read_ks(ks: str | None, secrets: Secrets) -> Session:
     except ValueError:  # not base64, or not even ASCII
         return Session(None, None)
     if content.startswith(b"v2|"):
-        return _read_encrypted(content, secrets)
+        return _read_encrypted(content, secrets or {})
     signature, _, info = content.partition(b"|")
     fields = info.decode(errors="replace").split(";")
     if not re.fullmatch(r"[0-9]{1,18}", fields[0]):
         return Session(None, None)
     partner = int(fields[0])
     user = fields[5] if len(fields) > 5 else ""
-    if partner in secrets and hashlib.sha1(secrets[partner].encode() + info).hexdigest().encode() != signature.lower():
-        user = ""
+    if secrets is not None:
+        signed = hashlib.sha1(secrets.get(partner, "").encode() + info).hexdigest().encode()
+        user = user if partner in secrets and signed == signature.lower() else ""
     return Session(partner, user or None)
 
 
@@ -201,24 +203,28 @@ def read_place(address: str | None, database: maxminddb.Reader) -> Place:
     """Where an address is, in English."""
     try:
         told: Any = database.get(ip_address(address or ""))
-    except ValueError:  # none, or IPv6 in a database of IPv4
+    except (ValueError, maxminddb.InvalidDatabaseError):  # no address, IPv6 in a database of IPv4; damaged
         return Place(None, None, None)
     if not isinstance(told, dict):
         return Place(None, None, None)
-    country = told.get("country") or {}
-    regions = told.get("subdivisions") or [{}]
-    return Place(_name(country) or country.get("iso_code"), _name(regions[0]), _name(told.get("city") or {}))
+    regions = told.get("subdivisions") or told.get("region")
+    region = regions[0] if isinstance(regions, list) else regions
+    return Place(_name(told.get("country")), _name(region), _name(told.get("city")))
 
 
-def _name(place: dict[str, Any]) -> str | None:
-    name: str | None = (place.get("names") or {}).get("en")
-    return name
+def _name(place: Any) -> str | None:
+    """Of MaxMind's layout, names by language and a code; or of a flat one, where the name itself stands."""
+    if isinstance(place, dict):
+        names = place.get("names")
+        place = (names.get("en") if isinstance(names, dict) else None) or place.get("iso_code")
+    return place if isinstance(place, str) else None
 
 
 class Enricher:
     """Adds the columns of SCHEMA to events."""
 
-    def __init__(self, secrets: Secrets, geoip: maxminddb.Reader | None) -> None:
+    def __init__(self, secrets: Secrets | None, geoip: maxminddb.Reader | None) -> None:
+        """Without secrets (None) a ks of version 1 is believed, and one of version 2 tells no user."""
         self._agent = _Remembered(read_agent)
         self._referrer = _Remembered(read_referrer)
         self._ks = _Remembered(lambda ks: read_ks(ks, secrets))
@@ -244,9 +250,11 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
         self._read = read
 
     def __missing__(self, value: Any) -> tuple[Any, ...]:
-        if len(self) >= _CACHED:
-            self.clear()
-        self[value] = told = self._read(value)
+        told = self._read(value)
+        if value is None or len(value) <= _CACHED_SIZE:
+            if len(self) >= _CACHED:
+                self.clear()
+            self[value] = told
         return told
 
 

@@ -56,10 +56,21 @@ def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns)
     except (OSError, pa.ArrowException) as error:
-        raise FormatError(
-            f"{path} cannot be read: {error}",
-            "put it back from a backup, or move the lake directory away to make a new one from the segments",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _metadata(path: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path} cannot be read: {str(error).splitlines()[0]}",
+        "put it back from a backup, or stop compacting and move the lake directory away to make a new one",
+    )
 
 
 class ReadOnlyLake:
@@ -84,7 +95,7 @@ class Lake:
         FormatError when it is no such table."""
         self.root = root
         if (root / "_delta_log").is_dir():
-            _drop_torn_commit(root / "_delta_log")
+            _drop_what_is_torn(root / "_delta_log")
         try:
             if DeltaTable.is_deltatable(str(root)):
                 self._table = DeltaTable(root)
@@ -97,6 +108,7 @@ class Lake:
             raise _no_table(root, error) from error
         self._sync_log()
         self._files = {file.path: file for file in _listed(self._table, root)}
+        self._unpacked_sizes: dict[Path, int] = {}
 
     @property
     def batch(self) -> int:
@@ -151,23 +163,36 @@ class Lake:
         self._commit([_add(file, self.root, is_new=True) for file in files], [Transaction(_APP, batch)])
         self._files |= {file.path: file for file in files}
 
-    def merge(self, max_rows: int) -> bool:
-        """Put small files of a day together, sorted anew, into one of up to `max_rows`. Whether there was anything to
-        do. The rows stay the same."""
+    def merge(self, max_rows: int, max_bytes: int) -> bool:
+        """Put small files of a day together, sorted anew, into one of up to `max_rows` that take up to `max_bytes`
+        uncompressed. Whether there was anything to do. The rows stay the same."""
         by_day: dict[date, list[LakeFile]] = {}
         for file in self.files:
-            if file.rows <= max_rows // 2:
+            if file.rows <= max_rows // 2 and self._unpacked(file) <= max_bytes // 2:
                 by_day.setdefault(file.day, []).append(file)
         for small in by_day.values():
             chosen: list[LakeFile] = []
             for file in sorted(small, key=lambda file: file.rows):
-                if sum(other.rows for other in chosen) + file.rows <= max_rows:
-                    chosen.append(file)
+                more = [*chosen, file]
+                if sum(f.rows for f in more) <= max_rows and sum(map(self._unpacked, more)) <= max_bytes:
+                    chosen = more
             # What makes a file that is not small any more, or fewer of those that are.
-            if len(chosen) >= _MERGE_FILES or sum(file.rows for file in chosen) > max_rows // 2:
+            if (
+                len(chosen) >= _MERGE_FILES
+                or sum(file.rows for file in chosen) > max_rows // 2
+                or sum(map(self._unpacked, chosen)) > max_bytes // 2
+            ):
                 self._merge(chosen)
                 return True
         return False
+
+    def _unpacked(self, file: LakeFile) -> int:
+        """Bytes that a file's columns have, decompressed."""
+        if file.path not in self._unpacked_sizes:
+            told = _metadata(file.path)
+            groups = (told.row_group(number) for number in range(told.num_row_groups))
+            self._unpacked_sizes[file.path] = sum(group.total_byte_size for group in groups)
+        return self._unpacked_sizes[file.path]
 
     def _merge(self, files: list[LakeFile]) -> None:
         schema = pa.schema([field for field in self._arrow_schema() if field.name != _PARTITION])
@@ -188,11 +213,14 @@ class Lake:
         ]
         self._commit(actions, [])
         for file in files:
-            del self._files[file.path]
+            del self._files[file.path], self._unpacked_sizes[file.path]
         self._files[merged.path] = merged
 
     def vacuum(self) -> int:
-        """Delete files that no version of the last week has; how many."""
+        """Delete files that no version of the last week has, and commits of more than a month ago; how many files."""
+        self._table.create_checkpoint()
+        self._sync_log()
+        self._table.cleanup_metadata()
         return len(self._table.vacuum(_RETENTION_HOURS, dry_run=False, full=True))
 
     def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> None:
@@ -243,7 +271,10 @@ class Lake:
 
 
 def _no_table(root: Path, error: Exception) -> FormatError:
-    return FormatError(f"{root} is not a table of events: {error}", "move it away to make a new one")
+    return FormatError(
+        f"{root} cannot be read as a table of events: {str(error).splitlines()[0]}",
+        "`kanalony compact` mends what a power loss tore; else put it back from a backup",
+    )
 
 
 def _listed(table: DeltaTable, root: Path) -> list[LakeFile]:
@@ -256,8 +287,15 @@ def _listed(table: DeltaTable, root: Path) -> list[LakeFile]:
     return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
 
 
-def _drop_torn_commit(log: Path) -> None:
-    """Delete the last commit when a power loss left it without its end: what it says was never taken as done."""
+def _drop_what_is_torn(log: Path) -> None:
+    """Delete what a power loss left without its end: the last commit, which was never taken as done, and checkpoints,
+    which only repeat what the commits say."""
+    for checkpoint in log.glob("*.checkpoint*.parquet"):
+        try:
+            pq.read_metadata(checkpoint)
+        except (OSError, pa.ArrowException):
+            checkpoint.unlink()
+            (log / "_last_checkpoint").unlink(missing_ok=True)
     commits = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
     if not commits:
         return

@@ -7,21 +7,31 @@ record enter together, with the one commit.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
 from kanalony.aggregate.lake import LakeFile, ReadOnlyLake, read_file
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
-from kanalony.segments.names import DataDirectory, is_sealed, sync_directory
-from kanalony.segments.reader import Coverage, Segment
+from kanalony.segments.names import DataDirectory, sync_directory
+from kanalony.segments.reader import Coverage, each_segment
 
 FILE_NAME = "segments.ndjson"
 
 Range = tuple[int, int]
+Identity = tuple[str, int, int]
+"""Which file a segment is: name, size in bytes, time of its last change in ns. A file of the same name that is another,
+cut off or restored, is not taken for the one that was read."""
+
+
+def identity_of(path: Path) -> Identity:
+    told = path.stat()
+    return path.name, told.st_size, told.st_mtime_ns
 
 
 @dataclass
@@ -35,7 +45,9 @@ class Entry:
 
     batch: int
     segment: str
-    worker: str
+    size: int
+    modified: int
+    worker: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     accepted: int = 0
     framed: int = 0
     read: int = 0
@@ -47,27 +59,53 @@ class Entry:
     duplicates: int = 0
     through: int = 0
     complete: bool = False
+    torn: bool = False
     claimed: Range | None = None
     ranges: list[Range] = field(default_factory=list)
 
+    @property
+    def identity(self) -> Identity:
+        return self.segment, self.size, self.modified
+
+
+_ENTRY = TypeAdapter(Entry)
+
 
 class Record:
-    """The file of entries."""
+    """The file of entries, and what a run needs to know of them: the requests that were read, the segments that are
+    complete, and the entries of those that were only begun."""
 
     def __init__(self, path: Path, committed: int) -> None:
         """Reads it, and removes what is void: entries of batches after the last that was committed. Raises FormatError
         when the record of committed batches is not there: to go on would store everything twice."""
         self._path = path
-        self.entries = read_entries(path)
-        valid = [entry for entry in self.entries if entry.batch <= committed]
-        if max((entry.batch for entry in valid), default=0) != committed:
+        self.covered = Coverage()
+        self.complete: set[Identity] = set()
+        self.begun: dict[Identity, list[Entry]] = {}
+        last = 0
+        void = 0
+        for entry in each_entry(path):
+            if entry.batch > committed:
+                void += 1
+            else:
+                last = max(last, entry.batch)
+                self._note(entry)
+                for first, end in entry.ranges:
+                    self.covered.add(int(entry.worker, 16), first, end)
+        if last != committed:
             raise FormatError(
                 f"{path} does not hold batch {committed}, which the lake has",
                 "put it back from a backup, or move the whole lake directory away to make a new one from the segments",
             )
-        if len(valid) < len(self.entries) or _is_torn(path):
-            self._replace(valid)
-        self.entries = valid
+        if void or _is_torn(path):
+            self._keep(committed)
+
+    def _note(self, entry: Entry) -> None:
+        if entry.complete:
+            self.complete.add(entry.identity)
+            self.begun.pop(entry.identity, None)
+        else:
+            self.begun.setdefault(entry.identity, []).append(entry)
 
     def add(self, entries: list[Entry]) -> None:
         """Note what is about to be committed; durable when this returns."""
@@ -78,12 +116,13 @@ class Record:
             os.fsync(file.fileno())
         if is_new:
             sync_directory(self._path.parent)
-        self.entries += entries
+        for entry in entries:
+            self._note(entry)
 
-    def _replace(self, entries: list[Entry]) -> None:
+    def _keep(self, committed: int) -> None:
         young = self._path.with_suffix(".young")
         with young.open("w") as file:
-            file.writelines(_line(entry) for entry in entries)
+            file.writelines(_line(entry) for entry in each_entry(self._path) if entry.batch <= committed)
             file.flush()
             os.fsync(file.fileno())
         young.replace(self._path)
@@ -95,36 +134,28 @@ def _line(entry: Entry) -> str:
 
 
 def _is_torn(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """All entries, void ones too. A last line that was not finished is none."""
+def each_entry(path: Path) -> Iterator[Entry]:
+    """All entries, void ones too. A last line that was not finished is none. Raises FormatError for a line that is no
+    entry."""
     if not path.exists():
-        return []
-    entries = []
-    *lines, _ = path.read_text().split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            told = json.loads(line)
-            entry = Entry(**told)
-        except (ValueError, TypeError) as error:
-            raise FormatError(
-                f"{path}, line {number} is no entry of a ledger", "put the file back from a backup"
-            ) from error
-        entry.ranges = [(first, end) for first, end in entry.ranges]
-        entry.claimed = entry.claimed and (entry.claimed[0], entry.claimed[1])
-        entries.append(entry)
-    return entries
-
-
-def covered_by(entries: Iterable[Entry]) -> Coverage:
-    """The requests that entries have read."""
-    covered = Coverage()
-    for entry in entries:
-        for first, end in entry.ranges:
-            covered.add(int(entry.worker, 16), first, end)
-    return covered
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield _ENTRY.validate_json(line)
+            except ValueError as error:
+                raise FormatError(
+                    f"{path}, line {number} is no entry of a ledger", "put the file back from a backup"
+                ) from error
 
 
 @dataclass
@@ -142,11 +173,15 @@ class Account:
     duplicates: int = 0
     stored: int = 0
     complete: bool = False
+    torn: bool = False
 
     @property
     def balanced(self) -> bool:
+        """Of one that has lost its end nobody can tell."""
         return (
-            (self.accepted == self.read + self.repeated + self.quarantined or not self.complete)
+            not self.torn
+            and self.quarantined >= 0
+            and (self.accepted == self.read + self.repeated + self.quarantined or not self.complete)
             and self.framed >= self.read + self.repeated
             and self.events == self.rows + self.duplicates
             and self.rows == self.stored
@@ -191,7 +226,7 @@ def read_ledger(data: DataDirectory) -> Ledger:
 
 
 def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
-    told = read_entries(data.lake / FILE_NAME)
+    told = list(each_entry(data.lake / FILE_NAME))
     entries = [entry for entry in told if entry.batch <= lake.batch]
     accounts: dict[str, Account] = {}
     for entry in entries:
@@ -199,8 +234,9 @@ def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
         for name in ("accepted", "framed", "read", "repeated", "quarantined", "events", "rows", "duplicates"):
             setattr(account, name, getattr(account, name) + getattr(entry, name))
         account.complete |= entry.complete
+        account.torn |= entry.torn
     lake_rows = _count_rows(lake.files, entries, accounts)
-    pending, missing = _unaccounted(data, entries, told, accounts)
+    pending, missing = _unaccounted(data, entries, told)
     return Ledger([accounts[name] for name in sorted(accounts)], pending, missing, lake_rows)
 
 
@@ -226,9 +262,7 @@ def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str,
     return total
 
 
-def _unaccounted(
-    data: DataDirectory, entries: list[Entry], told: list[Entry], accounts: dict[str, Account]
-) -> tuple[int, int]:
+def _unaccounted(data: DataDirectory, entries: list[Entry], told: list[Entry]) -> tuple[int, int]:
     """(requests that wait in segments and journals, requests that are nowhere). `told` has void entries as well: that
     the requests existed is known from those too."""
     known = Coverage()
@@ -241,12 +275,16 @@ def _unaccounted(
         ends[worker] = max(ends.get(worker, 0), end)
         return count
 
+    finished = {entry.identity for entry in entries if entry.complete}
     for entry in entries:
-        for first, end in [*entry.ranges, *([entry.claimed] if entry.claimed else [])]:
+        # What a segment claims is accounted for once it is complete; before, only what was read of it.
+        claimed = [entry.claimed] if entry.claimed and entry.identity in finished else []
+        for first, end in [*entry.ranges, *claimed]:
             met(int(entry.worker, 16), first, end)
     for entry in told:
         worker = int(entry.worker, 16)
-        ends[worker] = max([ends.get(worker, 0), *(end for _, end in entry.ranges)])
+        ranges = [*entry.ranges, *([entry.claimed] if entry.claimed else [])]
+        ends[worker] = max([ends.get(worker, 0), *(end for _, end in ranges)])
     pending = 0
     for path in data.journals():
         try:
@@ -254,15 +292,10 @@ def _unaccounted(
         except (FileNotFoundError, FormatError):
             continue
         pending += sum(met(contents.worker_id, run.first_sequence, run.end_sequence) for run in contents.runs)
-    for path in data.segments():
-        account = accounts.get(path.name)
-        if account and account.complete:
-            continue
-        try:
-            with Segment(path, is_sealed(path)) as segment:
-                for worker, first, end in segment.claims():
-                    pending += met(worker, first, end)
-        except (FileNotFoundError, FormatError):
-            continue
+        # What is durable in segments by the journal's own word, and must be in one.
+        ends[contents.worker_id] = max(ends.get(contents.worker_id, 0), contents.watermark + 1)
+    for segment in each_segment(data, lambda damage: None):
+        if identity_of(segment.path) not in finished:
+            pending += sum(met(worker, first, end) for worker, first, end in segment.claims())
     missing = sum(end - first for worker, last in ends.items() for first, end in known.missing(worker, 1, last))
     return pending, missing

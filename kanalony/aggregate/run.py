@@ -44,10 +44,10 @@ _COLUMNS = (
 def compact(data: DataDirectory, settings: Settings, every: float | None, terminal: TextIO) -> list[Damage]:
     """Take what is sealed into the lake, once or again and again until SIGTERM or Ctrl-C; the damage that was met.
     Raises StorageError when another compaction is at work, WrongUse for files of settings that cannot be read."""
-    secrets = read_secrets(settings.ks_secrets) if settings.ks_secrets else {}
+    secrets = read_secrets(settings.ks_secrets) if settings.ks_secrets else None
     geoip = open_geoip(settings.geoip) if settings.geoip else None
     enricher = Enricher(secrets, geoip)
-    damaged: list[Damage] = []
+    damaged: dict[str, Damage] = {}
     begun = False
 
     def compaction() -> Compaction:
@@ -60,7 +60,10 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
                     begun = True
                     while True:
                         result = _run(opened, stop, terminal)
-                        damaged += result.damaged
+                        new = {str(damage): damage for damage in result.damaged if str(damage) not in damaged}
+                        damaged |= new
+                        for damage in new.values() if every is not None else ():
+                            log.error("damage: %s", damage)
                         if every is None or result.segments or result.deleted:
                             _tell(result)
                         if every is None or stop.wait(every):
@@ -80,7 +83,7 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
         log.warning(
             "%d journals of dead workers hold requests; `kanalony recover` or the next start seals them", len(left)
         )
-    return damaged
+    return list(damaged.values())
 
 
 def _run(compaction: Compaction, stop: threading.Event, terminal: TextIO) -> Result:
@@ -156,6 +159,11 @@ def ledger_table(ledger: Ledger) -> str:
     titles = [title for _, title in _COLUMNS]
     table = tabulate(texts, titles, "plain", colalign=["left", *["right"] * (len(titles) - 1)], disable_numparse=True)
     lines = [table, "", f"{ledger.pending:,} requests wait to be compacted"]
+    lines += [
+        f"{account.segment} ends too early: how much it lost is not known"
+        for account in ledger.accounts
+        if account.torn
+    ]
     if ledger.missing:
         lines.append(f"{ledger.missing:,} requests were accepted and are nowhere")
     if ledger.lake_rows != ledger.total.stored:

@@ -117,7 +117,8 @@ class Segment:
     through.
 
     `torn` is the size in bytes of the torn tail, `trailer` the valid trailer, `next_sequence` the number behind the
-    last frame. A segment without a trailer is damaged only if `sealed`.
+    last frame, `announced` the one behind the last request of frames whose prefix only is whole. A segment without a
+    trailer is damaged only if `sealed`.
     """
 
     path: Path
@@ -128,6 +129,7 @@ class Segment:
     size: int = 0
     torn: int = 0
     next_sequence: int = 0
+    announced: int = 0
     damaged: list[Damage] = field(default_factory=list)
     _file: BinaryIO | None = None
 
@@ -222,6 +224,9 @@ class Segment:
 
     def _pass_over(self, position: int, reason: str) -> int:
         """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
+        prefix = parse_prefix(self._at(position, PREFIX_SIZE_MAX))
+        if prefix and prefix.worker_id == self.worker_id:
+            self.announced = max(self.announced, prefix.first_sequence + prefix.request_count)
         found = self._search(position + 1)
         if found == self.size and not self.sealed:
             self.torn = self.size - position
@@ -244,13 +249,19 @@ class Segment:
     def claims(self) -> Iterator[tuple[int, int, int]]:
         """(worker, first, end) of the sequence numbers it holds: by its trailer alone when it has one, else by its good
         frames."""
-        trailer = self._trailer_at(self.size - TRAILER_SIZE) if self.size >= TRAILER_SIZE else None
+        trailer = self.read_trailer()
         if trailer:
             yield trailer.worker_id, trailer.first_sequence, trailer.first_sequence + trailer.request_count
             return
         for frame in self.frames():
             first = frame.prefix.first_sequence
             yield frame.prefix.worker_id, first, first + frame.prefix.request_count
+        if self.worker_id is not None and self.announced > self.next_sequence:
+            yield self.worker_id, self.next_sequence, self.announced
+
+    def read_trailer(self) -> Trailer | None:
+        """The valid trailer at the end of the file, whatever stands before it."""
+        return self._trailer_at(self.size - TRAILER_SIZE) if self.size >= TRAILER_SIZE else None
 
     def requests(self) -> Iterator[Request]:
         """Every request of every good frame. A frame whose content is not what its prefix says is noted as damage."""

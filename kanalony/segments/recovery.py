@@ -291,7 +291,7 @@ class _Copy:
 def quarantine(data: DataDirectory, path: Path, start: int, content: bytes) -> None:
     """Keep the bytes found at an offset of a file that is about to go. Doing it again writes the same file again."""
     if content:
-        with (data.quarantine / f"{path.name}.{start}-{start + len(content)}").open("wb") as file:
+        with (data.quarantine / f"{path.name[:200]}.{start}-{start + len(content)}").open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # fsync: the copy is durable before the original goes

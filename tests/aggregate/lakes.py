@@ -66,7 +66,7 @@ def compact(
     keep_segments: float = float("inf"),
     stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
-    with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=Enricher({}, None)) as compaction:
+    with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=Enricher(None, None)) as compaction:
         return compaction.run(compaction.waiting(), lambda _: None, stopping)
 
 

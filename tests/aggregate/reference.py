@@ -107,13 +107,15 @@ def row(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[st
     rest: dict[str, list[str]] = {}
     first: dict[str, str] = {}
     conflicts, misfits = [], []
+    clashed = set()
     for sent, value in pairs:
         name = sent[6:] if sent.startswith("event:") and len(sent) > 6 else sent
         canonical = SPELLINGS.get(name, name)
         if canonical not in KINDS:
             rest.setdefault(name, []).append(value)
         elif canonical in first:
-            if value != first[canonical]:
+            if value != first[canonical] and canonical not in clashed:
+                clashed.add(canonical)
                 conflicts.append(name)
             rest.setdefault(name, []).append(value)
         else:

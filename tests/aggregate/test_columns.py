@@ -17,6 +17,7 @@ from kanalony.events import PARAMETERS
 from kanalony.segments.names import DataDirectory
 from kanalony.simulate.viewers import simulate
 from tests.aggregate import reference
+from tests.aggregate.lakes import NOON, Sent
 from tests.files import Fields, new_journal
 
 NAMES = [
@@ -67,6 +68,7 @@ def get(query: bytes | None) -> Fields:
 def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.RecordBatch, Counter[str], int]:
     """(the events of requests, misfits, bodies that could not be read)."""
     journal = new_journal(data, block_size=1 << 20, block_count=2)
+    requests = list(requests)
     for request in requests:
         assert journal.blocks.append(*request)
     journal.blocks.hand_over(0)
@@ -74,7 +76,8 @@ def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.Record
     assert block
     columns = Columns(1 << 30)
     with block[0] as records:
-        added = columns.add(bytes(records), journal.worker_id, 1, 0, 1 << 62)
+        content = bytes(records)
+        added = columns.add(content, journal.worker_id, 1, len(requests), 0, 1 << 62)
     assert added
     batch, misfits = columns.finish()
     batch.validate(full=True)
@@ -144,6 +147,44 @@ def test_any_bytes_in_a_query_become_valid_columns(data: DataDirectory, queries:
     for row, query in zip(batch.to_pylist(), queries, strict=True):
         assert_row(row, reference.query_pairs(query))
         assert row["query"] == (query or None)
+
+
+def test_names_that_are_the_same_once_repaired_are_one_key(data: DataDirectory) -> None:
+    batch, _, _ = batch_of(data, [get(b"%ff=1&%fe=2&a=3")])
+    assert batch.to_pylist()[0]["parameters"] == [("a", ["3"]), ("\ufffd", ["1", "2"])]
+
+
+def test_a_conflict_is_told_once_however_often_it_is_sent(data: DataDirectory) -> None:
+    batch, _, _ = batch_of(data, [get(b"partnerId=1&partnerId=1&partnerId=2&partnerId=3&event:partnerId=4&entryId=x")])
+    row = batch.to_pylist()[0]
+    assert (row["conflicts"], row["partnerId"]) == (["partnerId"], 1)
+    assert row["parameters"] == [("partnerId", ["1", "2", "3", "4"])]
+
+
+def test_a_request_from_a_clock_that_is_far_off_is_a_row(data: DataDirectory) -> None:
+    columns = Columns(1 << 30)
+    record = Sent((1 << 63) + 5, b"a=1").record(7, 1)
+    assert columns.add(record, 7, 1, 1, 0, 1 << 62)
+    batch, _ = columns.finish()
+    assert str(batch["receivedAt"][0].as_py()).startswith("9999-12-31 23:59:59")
+
+
+def test_what_a_batch_weighs_is_about_what_its_columns_take(data: DataDirectory) -> None:
+    kinds = {
+        "plain": Sent(NOON, b"eventType=3&partnerId=5&entryId=0_abc&x=" + b"y" * 400),
+        "no UTF-8": Sent(NOON, b"entryId=" + b"\xff" * 4000 + b"&" + b"\xfe" * 2000, user_agent=b"\xff" * 8000),
+        "many names": Sent(NOON, b"&".join(b"%d" % n for n in range(2000))),
+        "long body": Sent(NOON, b"", json.dumps({"x": "a" * 50_000, "é": "é" * 5000}).encode()),
+        "batch": Sent(NOON, b"eventType=3&x=" + b"y" * 900, b"[" + b",".join([b'{"a":1}'] * 200) + b"]"),
+    }
+    for name, sent in kinds.items():
+        columns = Columns(1 << 30)
+        for number in range(1, 101):
+            columns.add(sent.record(7, number), 7, number, 1, 0, 1 << 62)
+        weight = columns._table.weight
+        batch, _ = columns.finish()
+        taken = sum(buffer.size for column in batch.columns for buffer in column.buffers() if buffer)
+        assert taken < 1.2 * weight, name
 
 
 def test_parts_of_the_request_stand_with_each_of_its_events(data: DataDirectory) -> None:

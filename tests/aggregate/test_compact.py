@@ -15,15 +15,18 @@ import duckdb
 import polars
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.dedupe import WINDOW
+from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import MEMORY, NOON, SECOND, Sent, compact, queries, rows, seal
-from tests.files import journal_file
+from tests.files import journal_file, new_journal
 from tests.serving import KANALONY, run
 
 
@@ -122,6 +125,33 @@ def test_events_without_a_session_are_never_duplicates(data: DataDirectory) -> N
     assert len(rows(data)) == 10
 
 
+def test_requests_whose_bodies_cannot_be_read_are_duplicates_byte_for_byte_only(data: DataDirectory) -> None:
+    query = b"sessionId=s&eventIndex=1"
+    bodies = [b"plain words one", b"other words two", b"\x1f\x8bxx", b'{"a": 1', b'{"a": 2', b"plain words one"]
+    seal(data, [[Sent(NOON + n, query, body) for n, body in enumerate(bodies)]])
+    assert compact(data).duplicates == 1
+    assert [row["body"] for row in rows(data)] == bodies[:5]
+
+
+def test_the_body_of_a_batch_stands_with_its_first_event_that_is_kept(data: DataDirectory) -> None:
+    bodies = [b'[{"e":1},{"e":2}]', b'[{"e":1},{"e":2},{"e":3},{"e":4}]', b'[{"e":1},{"e":4}]', b'[{"e":5}]']
+    seal(data, [[Sent(NOON + n, b"sessionId=s", body) for n, body in enumerate(bodies)]])
+    assert compact(data).duplicates == 4
+    told = [(row["sequence"], row["index"], row["body"]) for row in rows(data)]
+    assert told == [(1, 0, bodies[0]), (1, 1, None), (2, 2, bodies[1]), (2, 3, None), (4, 0, bodies[3])]
+
+
+def test_a_late_event_does_not_bring_back_all_that_was_received_since(data: DataDirectory) -> None:
+    day = 86_400
+    for number in range(5):
+        seal(data, [[sent(n, at=number * day + n) for n in range(50)]], worker=number + 1)
+        compact(data)
+    seal(data, [[sent(1, at=2), sent(77, at=4 * day)]], worker=9)
+    with Compaction(data, memory=MEMORY, keep_segments=1e9, enricher=Enricher(None, None)) as compaction:
+        assert compaction.run(compaction.waiting(), lambda _: None, lambda: False).duplicates == 1
+        assert sum(len(chunk.keys) for chunk in compaction.duplicates._chunks) <= 101
+
+
 def test_events_that_differ_in_anything_that_was_sent_are_not_duplicates(data: DataDirectory) -> None:
     one = b"sessionId=s&eventIndex=1&position=1"
     seal(
@@ -159,8 +189,108 @@ def test_a_segment_without_header_and_trailer_gives_its_good_frames(data: DataDi
     result = compact(data)
     assert (result.rows, result.quarantined) == (30, 0)
     ledger = read_ledger(data)
-    assert all(account.balanced for account in ledger.accounts)
     assert ledger.missing == 100, "the requests before this segment are nowhere"
+    assert [(account.torn, account.balanced) for account in ledger.accounts] == [(True, False)]
+
+
+def test_of_a_segment_that_ends_within_a_frame_the_frames_requests_are_quarantined(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 30, 10)])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"KFRM") + 100])
+    assert read_ledger(data).pending == 30
+    result = compact(data)
+    assert (result.rows, result.quarantined) == (20, 10)
+    ledger = read_ledger(data)
+    assert (ledger.total.accepted, ledger.balanced) == (30, False), "what came behind that frame is not known"
+    done = run("ledger", "--data", data.root)
+    assert done.returncode == 1
+    assert "ends too early" in done.stdout
+
+
+def test_two_segments_in_one_file_are_never_less_than_nothing(data: DataDirectory) -> None:
+    one, other = seal(data, [[sent(n) for n in range(10)]]), seal(data, [[sent(n) for n in range(10, 20)]], first=11)
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    other.unlink()
+    result = compact(data)
+    assert (result.rows, result.quarantined, bool(result.damaged)) == (20, 0, True)
+    assert_balanced(data, accepted=20, read=20, quarantined=0)
+
+
+def test_a_prefix_that_announces_other_requests_than_there_are_is_damage(data: DataDirectory) -> None:
+    import struct
+
+    from kanalony._frames import crc32c
+
+    path = seal(data, [[sent(n) for n in range(5)]])
+    content = path.read_bytes()
+    start = content.index(b"KFRM") - 8
+    size = 8 + int.from_bytes(content[start + 4 : start + 8], "little")
+    prefix = content[start : start + size - 4]
+    prefix = prefix[:24] + struct.pack("<I", 9) + prefix[28:]
+    path.write_bytes(content[:start] + prefix + struct.pack("<I", crc32c(prefix)) + content[start + size :])
+    result = compact(data)
+    assert (result.rows, bool(result.damaged)) == (0, True)
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_was_read(
+    data: DataDirectory, tmp_path: Path
+) -> None:
+    data.add_spools([tmp_path / "spool"])
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in (0, 10)])
+    content = path.read_bytes()
+    other = DataDirectory(tmp_path / "spool").sealed / path.name  # a move between disks, broken off
+    other.write_bytes(content[:150])
+    for file in (path, other):
+        os.utime(file, (0, 0))
+    assert compact(data, keep_segments=3600).rows == 20
+    # Damaged when it was read, restored since.
+    path = seal(data, [[sent(n) for n in range(20, 30)]], first=21)
+    content = path.read_bytes()
+    at = content.index(b"KFRM") + 150
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert compact(data).rows == 0
+    path.write_bytes(content)
+    os.utime(path, (10, 10))
+    assert compact(data).rows == 10
+    assert queries(data) == Counter(sent(n).query for n in range(30))
+
+
+def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    for worker in (1, 2, 3):
+        seal(data, [[sent(n, session=f"s{worker}") for n in range(300)]], worker=worker)
+    real = Lake.write
+    for error in (FileNotFoundError(2, "gone"), FormatError("cannot be read")):
+        calls = 0
+
+        def write(self: Lake, events: Any, error: Exception = error) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise error
+            return real(self, events)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Lake, "write", write)
+            with pytest.raises(type(error)):
+                compact(data)
+    compact(data)
+    assert len(rows(data)) == 900
+    assert_balanced(data, accepted=900, read=900, rows=900)
+
+
+def test_what_cannot_be_opened_is_told_and_the_rest_is_taken(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    (data.sealed / "directory.lz4").mkdir()
+    path = seal(data, [[sent(2)]], worker=2)
+    path.rename(data.sealed / f"{'x' * 240}.lz4")
+    (data.sealed / f"{'x' * 240}.lz4").write_bytes(b"\x50\x2a\x4d\x18nothing")
+    result = compact(data)
+    assert result.rows == 1
+    assert result.damaged
+    run("ledger", "--data", data.root, timeout=30)
 
 
 def test_a_copy_under_another_name_adds_nothing(data: DataDirectory) -> None:
@@ -204,12 +334,65 @@ def test_what_is_not_sealed_is_pending_in_the_ledger_and_what_is_nowhere_unbalan
     assert (ledger.pending, ledger.missing, ledger.balanced) == (4, 2, False)
 
 
+def test_what_a_running_collector_has_sealed_and_is_gone_is_missing(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    for _ in range(3):
+        assert journal.blocks.append(b"GET", b"/collect", *[None] * 9)
+    journal.blocks.hand_over(0)
+    journal.blocks.free(1)  # durable in a segment, it says
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (0, 3, False)
+    journal.remove()
+
+
+def test_a_segment_that_is_deleted_when_it_was_half_taken_is_missing(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    path = seal(data, [[sent(n) for n in range(500)]])
+    real = Lake.write
+    calls = 0
+
+    def write(self: Lake, events: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        return real(self, events)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "write", write)
+        with pytest.raises(Killed):
+            compact(data)
+    path.unlink()
+    for _ in range(2):
+        ledger = read_ledger(data)
+        assert ledger.missing == 500 - ledger.total.read > 0
+        assert not ledger.balanced
+        compact(data)
+
+
+def test_a_segment_that_is_sealed_while_the_ledger_looks_is_found(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = seal(data, [[sent(n) for n in range(10)]])
+    opened = path.rename(data.open / path.name)
+    real = Segment.__enter__
+
+    def enter(self: Segment) -> Segment:
+        if opened.exists():
+            opened.rename(path)
+        return real(self)
+
+    monkeypatch.setattr(Segment, "__enter__", enter)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (10, 0, True)
+
+
 def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(10)]])
     compact(data)
     assert read_ledger(data).balanced
-    from deltalake import DeltaTable
-
     DeltaTable(data.lake / "events").delete("eventIndex = 3")
     ledger = read_ledger(data)
     assert (ledger.total.rows, ledger.total.stored, ledger.balanced) == (10, 9, False)
@@ -222,7 +405,7 @@ def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))  # some 70 events a batch
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 500)
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (500, 1 << 30))
     seal(data, [[sent(n, at=n) for n in range(k, k + 300)] for k in (0, 300, 600, 900)])
     result = compact(data)
     assert result.rows == 1200
@@ -284,7 +467,7 @@ def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool
 ) -> None:
     monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 400)
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (400, 1 << 30))
     real = getattr(owner, name)
     for worker in (1, 2):
         seal(data, [[sent(n, session=f"s{worker}") for n in range(k, k + 200)] for k in (0, 200, 400)], worker=worker)
@@ -328,6 +511,27 @@ def test_a_commit_that_a_power_loss_tore_is_taken_back(data: DataDirectory) -> N
         assert_balanced(data, read=20, rows=20)
 
 
+def test_a_checkpoint_that_a_power_loss_tore_is_done_without(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.lake._CHECKPOINT_COMMITS", 2)
+    for number in range(4):
+        seal(data, [[sent(number)]], first=number + 1)
+        compact(data)
+    log = data.lake / "events" / "_delta_log"
+    for kept in (b"", b"PAR1", bytes(3000)):
+        checkpoints = list(log.glob("*.checkpoint.parquet"))
+        assert checkpoints
+        for checkpoint in checkpoints:
+            checkpoint.write_bytes(kept)
+        done = run("ledger", "--data", data.root)
+        assert done.returncode in (0, 2)
+        assert len(done.stderr.splitlines()) <= 1
+        assert compact(data).segments == 0
+        assert_balanced(data, rows=4)
+        DeltaTable(data.lake / "events").create_checkpoint()
+
+
 def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(10)]])
     compact(data)
@@ -340,9 +544,20 @@ def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data
     record.unlink()
     with pytest.raises(FormatError, match="does not hold batch 1"):
         compact(data)
-    record.write_bytes(b"nonsense\n")
-    with pytest.raises(FormatError, match="line 1"):
-        compact(data)
+    entry = json.loads(whole)
+    for line in (
+        b"nonsense",
+        b"\xff\xfe",
+        *(
+            json.dumps(entry | wrong).encode()
+            for wrong in ({"ranges": None}, {"ranges": [[1]]}, {"batch": "x"}, {"worker": "zz"}, {"segment": 3})
+        ),
+    ):
+        record.write_bytes(whole + line + b"\n")
+        with pytest.raises(FormatError, match="line 2"):
+            compact(data)
+        with pytest.raises(FormatError, match="line 2"):
+            read_ledger(data)
 
 
 def test_without_its_lake_everything_is_made_again_from_the_segments(data: DataDirectory) -> None:
@@ -425,6 +640,8 @@ def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirecto
     ("arguments", "told"),
     [
         (["--every", "soon"], "--every is 'soon': must be a length of time like 60s"),
+        (["--every", "forever"], "--every is 'forever': must be more than nothing, and not for ever"),
+        (["--every", "0"], "--every is '0'"),
         (["--memory", "1"], "--memory is '1'"),
         (["--keep-segments", "a week"], "--keep-segments is 'a week'"),
         (["--geoip", "nowhere.mmdb"], "nowhere.mmdb cannot be read"),
@@ -439,6 +656,25 @@ def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], 
     assert told in done.stderr
 
 
+def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (1000, 1 << 30))
+    seal(data, [[sent(n) for n in range(300)]])
+    compact(data)
+    orphan = data.lake / "events" / "date=2026-01-01" / "killed.zstd.parquet"
+    orphan.write_bytes(b"of a run that was killed")
+    files = list((data.lake / "events").rglob("*.parquet"))
+    for path in files:
+        os.utime(path, (0, 0))
+    assert compact(data).segments == 0
+    assert orphan.exists()
+    os.utime(data.lake / "vacuumed", (0, 0))
+    compact(data)
+    assert not orphan.exists()
+    assert len(rows(data)) == 300
+    assert_balanced(data, rows=300)
+
+
 # Versions
 
 
@@ -451,7 +687,7 @@ def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(
     assert len(before) == 20
     assert "country" not in before[0]
     assert_balanced(data, read=20, rows=20)
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_rows", lambda size: 1000)
+    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (1000, 1 << 30))
     monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 2)
     new = Sent(NOON + 30 * SECOND, b"partnerId=1&entryId=0_abc&customVar3=new&sessionId=s")
     again = Sent(NOON + 30 * SECOND, b"eventType=3&partnerId=1&entryId=0_abc&sessionId=s&eventIndex=7&customVar2=old")
@@ -468,7 +704,6 @@ def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(
 
 def test_a_lake_with_a_column_of_another_type_is_refused(data: DataDirectory) -> None:
     import pyarrow as pa
-    from deltalake import DeltaTable
 
     DeltaTable.create(data.lake / "events", pa.schema([("date", pa.date32()), ("partnerId", pa.string())]))
     with pytest.raises(FormatError, match="column partnerId"):
@@ -476,7 +711,7 @@ def test_a_lake_with_a_column_of_another_type_is_refused(data: DataDirectory) ->
     shutil.rmtree(data.lake / "events")
     (data.lake / "events" / "_delta_log").mkdir(parents=True)
     (data.lake / "events" / "_delta_log" / "00000000000000000000.json").write_text("{}\n")
-    with pytest.raises(FormatError, match="not a table of events"):
+    with pytest.raises(FormatError, match="cannot be read as a table of events"):
         compact(data)
 
 

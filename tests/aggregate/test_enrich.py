@@ -121,7 +121,7 @@ INFO = "585231;585231;1735160676;0;1435074276.7619;jane@example.com;view:*,widge
         (ks_1(INFO), Session(585231, "jane@example.com")),
         (ks_1(INFO).rstrip("="), Session(585231, "jane@example.com")),
         (ks_1(INFO, "another secret"), Session(585231, None)),
-        (ks_1(INFO.replace("585231", "7")), Session(7, "jane@example.com")),  # in clear, and no secret to check it with
+        (ks_1(INFO.replace("585231", "7")), Session(7, None)),  # in clear, but there is no secret to check it with
         (ks_1("585231;585231;1;0;1.1;;"), Session(585231, None)),
         (ks_1("585231"), Session(585231, None)),
         (ks_2("_e=1735160676&_t=0&_u=jane%40example.com&view=*"), Session(585231, "jane@example.com")),
@@ -139,6 +139,33 @@ INFO = "585231;585231;1735160676;0;1435074276.7619;jane@example.com;view:*,widge
 )
 def test_sessions_of_both_versions(ks: str | None, session: Session) -> None:
     assert read_ks(ks, SECRETS) == session
+
+
+def test_without_any_secrets_a_session_in_clear_is_read_as_it_stands() -> None:
+    assert read_ks(ks_1(INFO, "whatever"), None) == Session(585231, "jane@example.com")
+    assert read_ks(ks_2("_u=jane"), None) == Session(585231, None)
+
+
+def test_flat_databases_of_places_are_read_as_well(tmp_path: Path) -> None:
+    writer = MMDBWriter()
+    writer.insert_network(IPSet(["203.0.113.0/24"]), {"country": "Germany", "region": "Berlin", "city": "Berlin"})
+    writer.insert_network(IPSet(["198.51.100.0/24"]), {"country": 7, "city": ["x"], "subdivisions": []})
+    writer.to_db_file(str(tmp_path / "flat.mmdb"))
+    with open_geoip(tmp_path / "flat.mmdb") as reader:
+        assert read_place("203.0.113.9", reader) == Place("Germany", "Berlin", "Berlin")
+        assert read_place("198.51.100.9", reader) == Place(None, None, None)
+
+
+def test_what_is_remembered_of_distinct_values_is_bounded() -> None:
+    enricher = Enricher(None, None)
+    for start in range(0, 120_000, 20_000):
+        agents = [f"agent {number}" for number in range(start, start + 20_000)]
+        enricher._referrer.update(dict.fromkeys(agents[:1], Page(None, None)))
+        for agent in agents:
+            enricher._referrer[agent]
+    assert len(enricher._referrer) <= 50_000
+    enricher._referrer["x" * 10_000]
+    assert "x" * 10_000 not in enricher._referrer
 
 
 @given(st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()))
