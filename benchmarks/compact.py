@@ -131,7 +131,7 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
         expected: Counter[str] = Counter()
         for number in range(rounds):
             expected += fill(data, rng.randrange(20_000, 80_000), seed=number, segment_size=1 << 20)
-            command = [*KANALONY, "compact", "--data", str(data.root), "--memory", "256MiB", "--keep-segments", "0"]
+            command = [*KANALONY, "compact", "--data", str(data.root), "--memory", "512MiB", "--keep-segments", "0"]
             with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
                 time.sleep(rng.uniform(0.6, 1.8))
                 killed += process.poll() is None

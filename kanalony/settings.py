@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     redact: _Several[Annotated[str, AfterValidator(_parameter_name)]] = ()
     """Parameter, as ks, whose values are replaced before they reach the disk, in queries and bodies."""
 
-    memory: ByteSize = Field(ByteSize(1 << 30), ge=256 << 20, le=1 << 40)
+    memory: ByteSize = Field(ByteSize(1 << 30), ge=512 << 20, le=1 << 40)
     """Of `kanalony compact`: bytes it may take. More makes larger files in the lake."""
 
     keep_segments: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
