@@ -57,22 +57,21 @@ class Simulation:
         command += ["--events", str(events), "--acked", str(acked), "--viewers", "400"]
         command += ["--rate", str(rate)] if rate else []
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            # What a shell starts in the background ignores SIGINT, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def end(self, *, stop: bool, seconds: float = 60) -> str:
         """Wait for its end, or stop it, and return what it printed."""
-        end = time.monotonic() + seconds
+        if stop:
+            self._process.send_signal(signal.SIGINT)
         try:
-            while True:
-                if stop:
-                    self._process.send_signal(signal.SIGINT)
-                try:
-                    # One that comes while Python imports may be lost: an exception in a weak reference's callback is.
-                    return self._process.communicate(timeout=5 if stop else seconds)[0]
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() > end:
-                        raise
+            return self._process.communicate(timeout=seconds)[0]
         finally:
             self._process.kill()
 

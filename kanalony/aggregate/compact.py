@@ -29,7 +29,7 @@ from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory, sync_directory, worker_name
-from kanalony.segments.reader import Damage, Frame, Segment
+from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
 from kanalony.segments.recovery import in_some_place, quarantine
 
 log = logging.getLogger("kanalony")
@@ -132,10 +132,8 @@ class Compaction:
 
     def waiting(self) -> list[Path]:
         """Sealed segments that are not in the lake, in order of their names, so of their start."""
-        return sorted(
-            (path for path, identity in self._sealed() if identity not in self.record.complete),
-            key=lambda path: path.name,
-        )
+        found = {identity: path for path, identity in self._sealed() if identity not in self.record.complete}
+        return sorted(found.values(), key=lambda path: path.name)
 
     def _sealed(self) -> Iterator[tuple[Path, Identity]]:
         for place in self._data.places():
@@ -153,16 +151,17 @@ class Compaction:
                 break
             segment = Segment(path, sealed=True)
             try:
-                identity = identity_of(path)
                 segment.__enter__()
             except FileNotFoundError:
                 continue
             except (FormatError, OSError) as error:
                 run.result.damaged.append(Damage(path, 0, 0, str(error)))
                 continue
-            # From here on an error is the lake's or the disk's, and ends the run.
+            # From here on an error is the lake's or its disk's, and ends the run.
             try:
-                run.take(segment, identity, self._data)
+                run.take(segment, self._data)
+            except UnreadableSegment as error:
+                run.result.damaged.append(Damage(path, 0, 0, str(error)))  # the next run tries again
             finally:
                 segment.__exit__()
         run.flush()
@@ -185,8 +184,8 @@ class Compaction:
         """Delete segments that are in the lake, durably, and older than they are to be kept."""
         before = time.time() - self._keep_segments
         for path, identity in self._sealed():
-            if identity in self.record.complete and path.stat().st_mtime < before:
-                path.unlink()
+            if identity in self.record.complete and identity[2] < before * 1e9:
+                path.unlink(missing_ok=True)
                 result.deleted += 1
 
 
@@ -205,20 +204,28 @@ class _Run:
         self._spans: list[tuple[Entry, int]] = []  # whose the rows are: entry, and where its part ends
         self.result = Result()
 
-    def take(self, segment: Segment, identity: Identity, data: DataDirectory) -> None:
-        """Everything that is good in a segment and was not met before; what is damaged goes to quarantine."""
-        self._identity = identity
-        before = self._record.begun.get(identity, [])
-        through = max((entry.through for entry in before), default=0)  # a run that was killed came this far
+    def take(self, segment: Segment, data: DataDirectory) -> None:
+        """Everything that is good in a segment and was not met before; what is damaged goes to quarantine. Raises
+        UnreadableSegment when the disk does not give it."""
+        self._identity = identity_of(segment)
+        # What a run that was killed has taken of it, and committed.
+        before = self._record.begun.get(self._identity, [])
         taken = sum(entry.read + entry.repeated for entry in before)
-        first = segment.next_sequence
+        own = Coverage()
+        for entry in before:
+            for first, end in [*entry.ranges, *entry.repeats]:
+                own.add(int(entry.worker, 16), first, end)
         trailer = segment.read_trailer()
         claimed = (trailer.first_sequence, trailer.first_sequence + trailer.request_count) if trailer else None
-        self._begin(segment, through).claimed = claimed
+        self._begin(segment).claimed = claimed
+        framed = 0
+        firsts, ends = [], [segment.announced]
         for frame in segment.frames():
             prefix = frame.prefix
-            first = first or prefix.first_sequence
-            requests = self._take_frame(segment, frame, max(prefix.first_sequence, through))
+            firsts.append(prefix.first_sequence)
+            ends.append(prefix.first_sequence + prefix.request_count)
+            framed += prefix.request_count
+            requests = self._take_frame(segment, frame, own)
             if requests is None:
                 segment.note_bad_content(frame)
             else:
@@ -226,62 +233,65 @@ class _Run:
             self._progress(prefix.request_count)
         self._quarantine(segment, data)
         entry = self._entries[-1]
-        entry.claimed = claimed or (first, max(segment.next_sequence, segment.announced))
         entry.torn = not claimed
-        count = entry.claimed[1] - entry.claimed[0]
+        if not claimed:
+            end = max(*ends, segment.announced)
+            first = min([segment.header.first_sequence if segment.header else end, *firsts, end])
+            claimed = first, end
+        count = claimed[1] - claimed[0]
+        entry.claimed = claimed
+        entry.framed = framed
         entry.quarantined = max(0, count - taken) if segment.damaged else 0
         entry.accepted = taken + entry.quarantined if segment.damaged else count
         entry.complete = True
         self.result.segments += 1
         self.result.damaged += segment.damaged
 
-    def _begin(self, segment: Segment, through: int) -> Entry:
+    def _begin(self, segment: Segment) -> Entry:
         name, size, modified = self._identity
         worker = worker_name(segment.worker_id or 0)
-        self._entries.append(Entry(self._lake.batch + 1, name, size, modified, worker, through=through))
+        self._entries.append(Entry(self._lake.batch + 1, name, size, modified, worker))
         return self._entries[-1]
 
-    def _take_frame(self, segment: Segment, frame: Frame, start: int) -> int | None:
-        """The requests of a frame from `start` on that were not met before. How many there are, met before or not; None
-        when the frame is not what it should be."""
+    def _take_frame(self, segment: Segment, frame: Frame, own: Coverage) -> int | None:
+        """The requests of a frame that were not met before. How many more of it are dealt with now; None when it is not
+        what it should be. `own` are those that an earlier run has dealt with."""
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
-        end = first + frame.prefix.request_count
-        if start >= end:
-            return 0
-        entry = self._entries[-1]
+        count = frame.prefix.request_count
         content = frame.records()
         if content is None:
-            entry.framed += end - start
             return None
-        missing = self._covered.missing(worker, start, end)
-        for begin, stop in missing:
+        taken = 0
+        position = first
+        for begin, stop in [*self._covered.missing(worker, first, first + count), (first + count, first + count)]:
+            # What stands before was met: in another segment, unless it is our own.
+            entry = self._entries[-1]
+            repeats = own.missing(worker, position, begin) if position < begin else []
+            entry.repeats += repeats
+            entry.repeated += sum(end - start for start, end in repeats)
+            taken += sum(end - start for start, end in repeats)
+            position = stop
             while begin < stop:
-                added = self._columns.add(content, worker, first, frame.prefix.request_count, begin, stop)
+                added = self._columns.add(content, worker, first, count, begin, stop)
                 if added is None:
-                    entry.framed += end - begin
                     return None
-                entry.framed += added.end - begin
+                entry = self._entries[-1]
                 entry.read += added.end - begin
+                taken += added.end - begin
                 entry.events += added.events
                 entry.unread_bodies += added.unread
                 entry.ranges.append((begin, added.end))
-                entry.through = added.end
                 self._covered.add(worker, begin, added.end)
                 self._spans.append((entry, self._columns.rows))
                 begin = added.end
                 if self._columns.is_full:
                     self.flush()
-                    entry = self._begin(segment, begin)
-        repeated = end - start - sum(stop - begin for begin, stop in missing)
-        entry.framed += repeated
-        entry.repeated += repeated
-        entry.through = end
-        return end - start
+                    self._begin(segment)
+        return taken
 
     def _quarantine(self, segment: Segment, data: DataDirectory) -> None:
         for damage in segment.damaged:
-            with segment.path.open("rb") as file:
-                content = os.pread(file.fileno(), damage.end - damage.start, damage.start)
+            content = segment.bytes_of(damage)
             in_some_place(data, lambda place: quarantine(place, segment.path, damage.start, content))  # noqa: B023
 
     def flush(self) -> None:

@@ -32,6 +32,7 @@ _PARTITION = "date"
 _ORDER = [(_PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
 _COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
 _ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
+_ENCODED_TEXT = pa.dictionary(pa.int32(), pa.string())
 _SAMPLE = 4096  # rows
 _DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
 _CHECKPOINT_COMMITS = 50
@@ -51,10 +52,12 @@ class LakeFile:
     last: int
 
 
-def read_file(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A file of the table, or some of its columns. Raises FormatError when it cannot be read."""
+def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = False) -> pa.Table:
+    """A file of the table, or some of its columns; with text as dictionaries if told so. Raises FormatError when it
+    cannot be read."""
     try:
-        return pq.ParquetFile(path).read(columns)
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
+        return pq.ParquetFile(path, read_dictionary=texts).read(columns)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
@@ -172,16 +175,14 @@ class Lake:
                 by_day.setdefault(file.day, []).append(file)
         for small in by_day.values():
             chosen: list[LakeFile] = []
+            row_count = byte_count = 0
             for file in sorted(small, key=lambda file: file.rows):
-                more = [*chosen, file]
-                if sum(f.rows for f in more) <= max_rows and sum(map(self._unpacked, more)) <= max_bytes:
-                    chosen = more
+                if row_count + file.rows <= max_rows and byte_count + self._unpacked(file) <= max_bytes:
+                    chosen.append(file)
+                    row_count += file.rows
+                    byte_count += self._unpacked(file)
             # What makes a file that is not small any more, or fewer of those that are.
-            if (
-                len(chosen) >= _MERGE_FILES
-                or sum(file.rows for file in chosen) > max_rows // 2
-                or sum(map(self._unpacked, chosen)) > max_bytes // 2
-            ):
+            if len(chosen) >= _MERGE_FILES or row_count > max_rows // 2 or byte_count > max_bytes // 2:
                 self._merge(chosen)
                 return True
         return False
@@ -196,9 +197,15 @@ class Lake:
 
     def _merge(self, files: list[LakeFile]) -> None:
         schema = pa.schema([field for field in self._arrow_schema() if field.name != _PARTITION])
-        events = pa.concat_tables(_conform(read_file(file.path), schema) for file in files)
-        order = pc.sort_indices(events, sort_keys=_ORDER[1:])
-        events = _taken(_encoded(events.combine_chunks()), order)
+        # Text stays encoded, as it is in the files: a long value that many rows have would fill the memory.
+        schema = pa.schema(
+            [field.with_type(_ENCODED_TEXT) if pa.types.is_string(field.type) else field for field in schema]
+        )
+        events = pa.concat_tables(_conform(read_file(file.path, encoded=True), schema) for file in files)
+        events = events.unify_dictionaries().combine_chunks()
+        keys = events.select([name for name, _ in _ORDER[1:]])
+        keys = keys.set_column(1, "entryId", keys["entryId"].cast(pa.string()))
+        events = _taken(events, pc.sort_indices(keys, sort_keys=_ORDER[1:]))
         merged = self._write_file(events, files[0].day)
         actions: list[AddAction | RemoveAction] = [_add(merged, self.root, is_new=False)]
         actions += [

@@ -19,9 +19,11 @@ from kanalony.aggregate.lake import LakeFile, ReadOnlyLake, read_file
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
 from kanalony.segments.names import DataDirectory, sync_directory
-from kanalony.segments.reader import Coverage, each_segment
+from kanalony.segments.reader import Coverage, Segment, each_segment
 
 FILE_NAME = "segments.ndjson"
+
+_TRIES = 5  # for a ledger during which nothing was committed
 
 Range = tuple[int, int]
 Identity = tuple[str, int, int]
@@ -29,9 +31,14 @@ Identity = tuple[str, int, int]
 cut off or restored, is not taken for the one that was read."""
 
 
-def identity_of(path: Path) -> Identity:
-    told = path.stat()
-    return path.name, told.st_size, told.st_mtime_ns
+def identity_of(file: Path | Segment) -> Identity:
+    """Of a file, or of a segment that is open. Raises OSError."""
+    if isinstance(file, Segment):
+        size, modified, path = file.size, file.modified, file.path
+    else:
+        told = file.stat()
+        size, modified, path = told.st_size, told.st_mtime_ns, file
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace"), size, modified
 
 
 @dataclass
@@ -40,7 +47,8 @@ class Entry:
 
     `accepted` are the requests that the segment stands for by its trailer, `claimed` their sequence numbers [first,
     end); both are told once, in the entry with which the segment is `complete`. `ranges` are the sequence numbers that
-    were read, `through` is the one behind the last that was dealt with: a run that is killed goes on there.
+    were read, `repeats` those that another segment
+    had brought.
     """
 
     batch: int
@@ -57,11 +65,11 @@ class Entry:
     events: int = 0
     rows: int = 0
     duplicates: int = 0
-    through: int = 0
     complete: bool = False
     torn: bool = False
     claimed: Range | None = None
     ranges: list[Range] = field(default_factory=list)
+    repeats: list[Range] = field(default_factory=list)
 
     @property
     def identity(self) -> Identity:
@@ -182,7 +190,7 @@ class Account:
             not self.torn
             and self.quarantined >= 0
             and (self.accepted == self.read + self.repeated + self.quarantined or not self.complete)
-            and self.framed >= self.read + self.repeated
+            and (self.framed >= self.read + self.repeated or not self.complete)
             and self.events == self.rows + self.duplicates
             and self.rows == self.stored
         )
@@ -217,34 +225,38 @@ class Ledger:
 def read_ledger(data: DataDirectory) -> Ledger:
     """The ledger of a data directory, with the rows counted in the lake's own files. Only reads; may run at any time.
     Raises FormatError when the lake or its record cannot be read."""
-    while True:
+    for _ in range(_TRIES):
         lake = ReadOnlyLake(data.lake / "events")
         ledger = _read_ledger(data, lake)
         # Else a segment may have been compacted, and deleted, between two looks.
         if ReadOnlyLake(lake.root).batch == lake.batch:
-            return ledger
+            break
+    return ledger
 
 
 def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
     told = list(each_entry(data.lake / FILE_NAME))
     entries = [entry for entry in told if entry.batch <= lake.batch]
-    accounts: dict[str, Account] = {}
+    accounts: dict[Identity, Account] = {}
     for entry in entries:
-        account = accounts.setdefault(entry.segment, Account(entry.segment))
+        account = accounts.setdefault(entry.identity, Account(entry.segment))
         for name in ("accepted", "framed", "read", "repeated", "quarantined", "events", "rows", "duplicates"):
             setattr(account, name, getattr(account, name) + getattr(entry, name))
         account.complete |= entry.complete
         account.torn |= entry.torn
     lake_rows = _count_rows(lake.files, entries, accounts)
     pending, missing = _unaccounted(data, entries, told)
-    return Ledger([accounts[name] for name in sorted(accounts)], pending, missing, lake_rows)
+    whole = {account.segment for account in accounts.values() if account.complete and not account.torn}
+    for account in accounts.values():
+        account.torn &= account.segment not in whole  # its file has been put right
+    return Ledger([accounts[identity] for identity in sorted(accounts)], pending, missing, lake_rows)
 
 
-def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str, Account]) -> int:
+def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[Identity, Account]) -> int:
     """Count the rows of each segment by their workers and sequence numbers; all rows, whosever they are."""
-    ranges: dict[str, list[tuple[int, int, str]]] = {}
+    ranges: dict[str, list[tuple[int, int, Identity]]] = {}
     for entry in entries:
-        ranges.setdefault(entry.worker, []).extend((first, end, entry.segment) for first, end in entry.ranges)
+        ranges.setdefault(entry.worker, []).extend((first, end, entry.identity) for first, end in entry.ranges)
     sorted_ranges = {worker: sorted(parts) for worker, parts in ranges.items()}
     total = 0
     for file in files:
@@ -252,7 +264,7 @@ def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[str,
         total += found.num_rows
         grouped = found.group_by("worker").aggregate([("sequence", "list")])
         for worker, sequences in zip(grouped["worker"].to_pylist(), grouped["sequence_list"], strict=True):
-            parts = sorted_ranges.get(worker, [(0, 0, "")])
+            parts = sorted_ranges.get(worker, [(0, 0, ("", 0, 0))])
             numbers = sequences.values.to_numpy()
             firsts, ends = (np.array([part[side] for part in parts]) for side in (0, 1))
             at = np.maximum(np.searchsorted(firsts, numbers, "right") - 1, 0)
@@ -295,7 +307,7 @@ def _unaccounted(data: DataDirectory, entries: list[Entry], told: list[Entry]) -
         # What is durable in segments by the journal's own word, and must be in one.
         ends[contents.worker_id] = max(ends.get(contents.worker_id, 0), contents.watermark + 1)
     for segment in each_segment(data, lambda damage: None):
-        if identity_of(segment.path) not in finished:
+        if identity_of(segment) not in finished:
             pending += sum(met(worker, first, end) for worker, first, end in segment.claims())
     missing = sum(end - first for worker, last in ends.items() for first, end in known.missing(worker, 1, last))
     return pending, missing

@@ -102,7 +102,7 @@ def _count(path: Path) -> int:
     try:
         with Segment(path, sealed=True) as segment:
             return (segment.header and sum(end - first for _, first, end in segment.claims())) or 0
-    except (FileNotFoundError, FormatError):
+    except (OSError, FormatError):
         return 0
 
 

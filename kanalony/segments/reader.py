@@ -29,7 +29,7 @@ from kanalony._frames import (
     parse_trailer,
     read_records,
 )
-from kanalony.errors import FormatError
+from kanalony.errors import FormatError, StorageError
 from kanalony.segments.journal import Run, is_in_use, read_journal
 from kanalony.segments.names import DataDirectory, SegmentName, is_sealed
 from kanalony.segments.tally import Tally
@@ -111,14 +111,18 @@ def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[
     return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
 
 
+class UnreadableSegment(StorageError):
+    """The disk does not give a segment's bytes."""
+
+
 @dataclass
 class Segment:
     """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is
     through.
 
-    `torn` is the size in bytes of the torn tail, `trailer` the valid trailer, `next_sequence` the number behind the
-    last frame, `announced` the one behind the last request of frames whose prefix only is whole. A segment without a
-    trailer is damaged only if `sealed`.
+    `modified` is the time of the file's last change in ns, `torn` the size in bytes of the torn tail, `trailer` the
+    valid trailer, `next_sequence` the number behind the last frame, `announced` the one behind the last request of
+    frames whose prefix only is whole. A segment without a trailer is damaged only if `sealed`.
     """
 
     path: Path
@@ -127,6 +131,7 @@ class Segment:
     header: Header | None = None
     trailer: Trailer | None = None
     size: int = 0
+    modified: int = 0
     torn: int = 0
     next_sequence: int = 0
     announced: int = 0
@@ -145,7 +150,8 @@ class Segment:
 
     def _identify(self) -> None:
         assert self._file
-        self.size = os.fstat(self._file.fileno()).st_size
+        state = os.fstat(self._file.fileno())
+        self.size, self.modified = state.st_size, state.st_mtime_ns
         self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
         name = SegmentName.parse(self.path.name)
         told = self.header or name
@@ -166,7 +172,14 @@ class Segment:
 
     def _at(self, offset: int, size: int) -> bytes:
         assert self._file
-        return os.pread(self._file.fileno(), size, offset)
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise UnreadableSegment(f"{self.path} cannot be read: {error.strerror}", "see to the disk") from error
+
+    def bytes_of(self, damage: Damage) -> bytes:
+        """What stands in a damaged range."""
+        return self._at(damage.start, damage.end - damage.start)
 
     def frames(self) -> Iterator[Frame]:
         """Every good frame in the file, also those after damage."""
@@ -324,15 +337,18 @@ def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> 
                 continue
             seen.add(path)
             try:
-                segment = Segment(path, is_sealed(path)).__enter__()
+                segment = Segment(path, is_sealed(path))
+                segment.__enter__()
             except FileNotFoundError:
                 vanished = True  # sealed, maybe under another name; or deleted
                 continue
-            except FormatError as error:
+            except (FormatError, OSError) as error:
                 on_damage(Damage(path, 0, 0, str(error)))
                 continue
-            with segment:
+            try:
                 yield segment
+            finally:
+                segment.__exit__()
         if not vanished:
             return
 
