@@ -45,10 +45,10 @@ def identity_of(file: Path | Segment) -> Identity:
 class Entry:
     """What one batch took from one segment. Counts are requests up to `quarantined`, then events.
 
-    `accepted` are the requests that the segment stands for by its trailer, `claimed` their sequence numbers [first,
-    end); both are told once, in the entry with which the segment is `complete`. `ranges` are the sequence numbers that
-    were read, `repeats` those that another segment
-    had brought.
+    `accepted` are the requests that the segment stands for by its trailer, `framed` those in its frames: told in the
+    entry with which it is `complete`. `claimed` are the sequence numbers [first, end) of the accepted, told as soon as
+    they are known. `ranges` are the sequence numbers that were read, `repeats` those that another segment had brought.
+    Of a segment that is `torn`, without a trailer, nobody knows how much it lost.
     """
 
     batch: int
