@@ -141,23 +141,29 @@ class Lake:
 
     def _write_file(self, events: pa.Table, day: date) -> LakeFile:
         directory = self.root / f"{_PARTITION}={day}"
-        directory.mkdir(exist_ok=True)
         path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
-        with path.open("wb") as file:
-            pq.write_table(
-                events,
-                file,
-                row_group_size=_ROW_GROUP,
-                compression="zstd",
-                compression_level=_COMPRESSION_LEVEL,
-                use_dictionary=[field.name for field in events.schema if pa.types.is_dictionary(field.type)],
-                write_statistics=["receivedAt", "partnerId", "entryId", "eventType"],
-                store_schema=False,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        sync_directory(directory)
-        sync_directory(self.root)
+        try:
+            directory.mkdir(exist_ok=True)
+            with path.open("wb") as file:
+                pq.write_table(
+                    events,
+                    file,
+                    row_group_size=_ROW_GROUP,
+                    compression="zstd",
+                    compression_level=_COMPRESSION_LEVEL,
+                    use_dictionary=[field.name for field in events.schema if pa.types.is_dictionary(field.type)],
+                    write_statistics=["receivedAt", "partnerId", "entryId", "eventType"],
+                    store_schema=False,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(directory)
+            sync_directory(self.root)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # it would take what room there is
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror or error}", "make room and run it again; nothing is lost"
+            ) from error
         times = pc.min_max(events["receivedAt"].cast(pa.int64())).as_py()
         return LakeFile(path, day, events.num_rows, path.stat().st_size, times["min"], times["max"])
 

@@ -72,7 +72,7 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
             except OSError as error:  # a full disk, say, which may have room again
                 if every is None or not begun:
                     raise
-                log.error("%s; nothing is lost, trying again in %g s", error, every)
+                log.error("%s; trying again in %g s", error, every)
                 stop.wait(every)
     if any(True for place in data.places() for _ in place.open.glob("*.lz4")):
         log.info(
