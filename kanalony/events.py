@@ -1,4 +1,4 @@
-"""The vocabulary of the Event Tracking API: event types, parameters and what they are called in the lake.
+"""The vocabulary of the Event Tracking API: the parameters that have a column of their own in the lake.
 
 Code elsewhere names none of them twice. Sources: the Event Tracking API, and the analytics plugin of the Kaltura
 player, which sends more than the API's page says.
@@ -7,41 +7,6 @@ player, which sends more than the API's page says.
 from typing import Literal, NamedTuple
 
 Kind = Literal["int", "float", "text"]
-
-EVENT_TYPES: dict[int, str] = {
-    1: "playerImpression",
-    2: "playRequested",
-    3: "play",
-    4: "resume",
-    11: "playThrough25",
-    12: "playThrough50",
-    13: "playThrough75",
-    14: "playThrough100",
-    15: "playThrough90",
-    21: "shareClicked",
-    22: "shared",
-    23: "downloadClicked",
-    24: "reportClicked",
-    25: "reportSubmitted",
-    31: "enterFullscreen",
-    32: "exitFullscreen",
-    33: "pauseClicked",
-    34: "replay",
-    35: "seek",
-    36: "relatedClicked",
-    37: "relatedSelected",
-    38: "captions",
-    39: "sourceSelected",
-    40: "info",
-    41: "speed",
-    42: "audioSelected",
-    43: "flavorSwitch",
-    45: "bufferStart",
-    46: "bufferEnd",
-    98: "error",
-    99: "view",
-}
-"""Names of event types. Others occur and are kept under their number."""
 
 
 class Parameter(NamedTuple):
@@ -117,6 +82,3 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("customVar3", "text"),
 )
 """The parameters of the API that have a column. Any other is kept in the map column `parameters`."""
-
-LEGACY_PREFIX = "event:"
-"""What the keys of older players begin with."""

@@ -31,7 +31,6 @@ from kanalony.segments.names import DataDirectory, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
 from kanalony.segments.recovery import in_some_place, quarantine
 
-
 _BATCH_SHARE = 8  # a batch may take this part of the memory: it is held up to three times, and the window beside it
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20
