@@ -216,7 +216,7 @@ class _Run:
         claimed = (trailer.first_sequence, trailer.first_sequence + trailer.request_count) if trailer else None
         self._begin(segment).claimed = claimed
         framed = 0
-        firsts, ends = [], [segment.announced]
+        firsts, ends = [], []
         for frame in segment.frames():
             prefix = frame.prefix
             firsts.append(prefix.first_sequence)
@@ -232,7 +232,7 @@ class _Run:
         entry = self._entries[-1]
         entry.torn = not claimed
         if not claimed:
-            end = max(*ends, segment.announced)
+            end = max([segment.announced, *ends])
             first = min([segment.header.first_sequence if segment.header else end, *firsts, end])
             claimed = first, end
         count = claimed[1] - claimed[0]

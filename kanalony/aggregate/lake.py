@@ -229,12 +229,16 @@ class Lake:
             del self._files[file.path], self._unpacked_sizes[file.path]
         self._files[merged.path] = merged
 
-    def vacuum(self) -> int:
-        """Delete files that no version of the last week has, and commits of more than a month ago; how many files."""
-        self._table.create_checkpoint()
-        self._sync_log()
-        self._table.cleanup_metadata()
-        return len(self._table.vacuum(_RETENTION_HOURS, dry_run=False, full=True))
+    def vacuum(self) -> None:
+        """Delete files that no version of the last week has, and commits of more than a month ago. Raises StorageError
+        when the disk refuses."""
+        try:
+            self._table.create_checkpoint()
+            self._sync_log()  # before the commits go that it stands for
+            self._table.cleanup_metadata()
+            self._table.vacuum(_RETENTION_HOURS, dry_run=False, full=True)
+        except DeltaError as error:
+            raise _refused(self.root, error) from error
 
     def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> None:
         hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
@@ -253,7 +257,7 @@ class Lake:
                 self._table.create_checkpoint()
                 self._sync_log()
         except DeltaError as error:
-            raise StorageError(f"{self.root} cannot be written: {error}", "free some disk space") from error
+            raise _refused(self.root, error) from error
 
     def _sync_log(self) -> None:
         """Make the last commit durable: the Delta library does not."""
@@ -283,6 +287,10 @@ class Lake:
             self._table.update_incremental()
 
 
+def _refused(root: Path, error: Exception) -> StorageError:
+    return StorageError(f"{root} cannot be written: {str(error).splitlines()[0]}", "free some disk space")
+
+
 def _no_table(root: Path, error: Exception) -> FormatError:
     return FormatError(
         f"{root} cannot be read as a table of events: {str(error).splitlines()[0]}",
@@ -306,7 +314,7 @@ def _drop_what_is_torn(log: Path) -> None:
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         try:
             pq.read_metadata(checkpoint)
-        except (OSError, pa.ArrowException):
+        except pa.ArrowInvalid:  # not what a disk that fails for a moment says
             checkpoint.unlink()
             (log / "_last_checkpoint").unlink(missing_ok=True)
     commits = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
