@@ -271,6 +271,9 @@ def verify(paths: tuple[Path, ...], data: Path | None) -> None:
 @click.option("--every", metavar="TIME", help="Go on, and look for new segments that often, as 60s.  [default: once]")
 @_setting("memory")
 @_setting("keep_segments")
+@_setting("keep_ten_seconds")
+@_setting("keep_minutes")
+@_setting("keep_hours")
 @_setting("geoip")
 @_setting("ks_secrets")
 @CONFIG

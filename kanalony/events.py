@@ -1,7 +1,7 @@
-"""The vocabulary of the Event Tracking API: the parameters that have a column of their own in the lake.
+"""The vocabulary of the Event Tracking API: event types, parameters, and what reports can ask for.
 
 Code elsewhere names none of them twice. Sources: the Event Tracking API, and the analytics plugin of the Kaltura
-player, which sends more than the API's page says.
+player, which sends more than the API's page says. docs/reports.md describes metrics and dimensions for people.
 """
 
 from typing import Literal, NamedTuple
@@ -82,3 +82,129 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("customVar3", "text"),
 )
 """The parameters of the API that have a column. Any other is kept in the map column `parameters`."""
+
+
+EVENT_TYPES: dict[str, int] = {
+    "playerImpression": 1,
+    "playRequested": 2,
+    "play": 3,
+    "resume": 4,
+    "playThrough25": 11,
+    "playThrough50": 12,
+    "playThrough75": 13,
+    "playThrough100": 14,
+    "playThrough90": 15,
+    "shareClicked": 21,
+    "shared": 22,
+    "downloadClicked": 23,
+    "reportClicked": 24,
+    "reportSubmitted": 25,
+    "enterFullscreen": 31,
+    "exitFullscreen": 32,
+    "pauseClicked": 33,
+    "replay": 34,
+    "seek": 35,
+    "relatedClicked": 36,
+    "relatedSelected": 37,
+    "captions": 38,
+    "sourceSelected": 39,
+    "info": 40,
+    "speed": 41,
+    "audioSelected": 42,
+    "flavorSwitch": 43,
+    "bufferStart": 45,
+    "bufferEnd": 46,
+    "error": 98,
+    "view": 99,
+}
+"""Names of event types, each also a metric. Numbers are the API's. Other numbers are kept, and counted by their
+number."""
+
+
+class Dimension(NamedTuple):
+    """What reports group and filter by. `column` is where rollups have it."""
+
+    name: str
+    meaning: str
+    column: str
+
+
+DIMENSIONS: tuple[Dimension, ...] = (
+    Dimension("partner", "partnerId, or that of the ks", "partner"),
+    Dimension("entry", "entryId: the video", "entry"),
+    Dimension("device", "of the user agent", "device"),
+    Dimension("operatingSystem", "of the user agent", "operatingSystem"),
+    Dimension("browser", "of the user agent", "browser"),
+    Dimension("country", "of the address", "country"),
+    Dimension("region", "of the address", "region"),
+    Dimension("city", "of the address", "city"),
+    Dimension("syndicationDomain", "host of the referrer", "syndicationDomain"),
+    Dimension("referrer", "host[:port]/path of the referrer, in lower case", "referrer"),
+    Dimension("application", "as sent", "application"),
+    Dimension("category", "the category id that playbackContext holds", "playbackContext"),
+    Dimension("playbackContext", "as sent", "playbackContext"),
+    Dimension("playbackType", "vod, live, dvr; as sent", "playbackType"),
+    Dimension("customVar1", "as sent", "customVar1"),
+    Dimension("customVar2", "as sent", "customVar2"),
+    Dimension("customVar3", "as sent", "customVar3"),
+    Dimension("userId", "userId, or that of the ks", "userId"),
+)
+"""All but those of time."""
+
+TIME_DIMENSIONS: dict[str, int | None] = {"day": None, "hour": 3600, "minute": 60, "tenSeconds": 10}
+"""Their lengths in seconds; days differ."""
+
+UNKNOWN = "Unknown"
+"""The value of a dimension that an event says nothing of."""
+
+
+class Metric(NamedTuple):
+    """What reports show. `formula` is SQL over the measures of an event, summed (kanalony.aggregate.measures), and the
+    distinct counts and peaks that a query finds on its own; null where it divides by nothing."""
+
+    name: str
+    unit: str
+    meaning: str
+    formula: str
+
+
+def _ratio(numerator: str, denominator: str) -> str:
+    return f"({numerator}) / nullif({denominator}, 0)"
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("events", "", "all events, of whatever type", "events"),
+    *(Metric(name, "", f"events of type {number}", name) for name, number in EVENT_TYPES.items()),
+    Metric("playRatio", "", "play by playerImpression", _ratio("play", "playerImpression")),
+    Metric(
+        "averageViewDropOff",
+        "",
+        "how far plays came: a quarter for each of playThrough25, 50, 75 and 100, by play",
+        _ratio("0.25 * (playThrough25 + playThrough50 + playThrough75 + playThrough100)", "play"),
+    ),
+    Metric("estimatedMinutesWatched", "min", "view by 6: one is sent every ten seconds", "view / 6"),
+    Metric("minutesWatched", "min", "by playTimeSum, without the extra view at first play", "watchedMicros / 60e6"),
+    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio("watchedMicros / 60e6", "play")),
+    Metric("peakView", "", "most views in ten seconds", "peakView"),
+    Metric("bufferingTime", "s", "sum of bufferTime", "bufferMicros / 1e6"),
+    Metric(
+        "rebufferRatio",
+        "",
+        "bufferingTime by itself and the time watched",
+        _ratio("bufferMicros", "bufferMicros + watchedMicros"),
+    ),
+    Metric("averageActualBitrate", "kbps", "mean of views", _ratio("bitrateSum / 1e3", "bitrates")),
+    Metric("averageJoinTime", "s", "mean of plays", _ratio("joinMicros / 1e6", "joins")),
+    Metric("joinTimeP50", "s", "median of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.5) / 1e6"),
+    Metric("joinTimeP95", "s", "95th percentile of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.95) / 1e6"),
+    Metric("errorRate", "", "error by playRequested", _ratio("error", "playRequested")),
+    Metric("uniqueSessions", "", "distinct sessionId", "uniqueSessions"),
+    Metric("uniqueKnownUsers", "", "distinct users of a partner, unknown ones aside", "uniqueKnownUsers"),
+    Metric("uniqueVideos", "", "distinct entries of a partner, unknown ones aside", "uniqueVideos"),
+    Metric(
+        "lossRate",
+        "",
+        "eventIndex values that are missing inside runs, by those expected there",
+        _ratio("greatest(missing, 0)", "expected"),
+    ),
+)

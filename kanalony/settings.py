@@ -174,6 +174,15 @@ class Settings(BaseSettings):
     keep_segments: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
     """Of `kanalony compact`: age at which segments that are in the lake are deleted, as 7d, 12h; or forever."""
 
+    keep_ten_seconds: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
+    """Of `kanalony compact`: age at which sums by ten seconds are deleted. Reports take longer without them."""
+
+    keep_minutes: Annotated[float, BeforeValidator(seconds)] = 180 * 86400.0
+    """Of `kanalony compact`: age at which sums by minute are deleted. Reports take longer without them."""
+
+    keep_hours: Annotated[float, BeforeValidator(seconds)] = math.inf
+    """Of `kanalony compact`: age at which sums by hour are deleted. Reports take longer without them."""
+
     geoip: Path | None = None
     """Of `kanalony compact`: MaxMind database (.mmdb) that tells country, region and city of addresses."""
 

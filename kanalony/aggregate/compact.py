@@ -36,6 +36,7 @@ _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes 
 _MERGE_ROWS = 1 << 20
 _ROW_SIZE = 1 << 10  # bytes, about
 _VACUUM_INTERVAL = 86400.0  # seconds
+_HOUR = 3_600_000_000  # µs
 
 
 @dataclass
@@ -304,10 +305,12 @@ class _Run:
         if len(duplicates):
             events = _with_bodies_moved(batch, kept).filter(pa.array(kept))
         start = 0
+        hours = batch["receivedAt"].cast(pa.int64()).to_numpy() // _HOUR
         for entry, end in self._spans:
             rows = int(np.count_nonzero(kept[start:end]))
             entry.rows += rows
             entry.duplicates += end - start - rows
+            entry.hours = sorted({*entry.hours, *np.unique(hours[start:end][kept[start:end]]).tolist()})
             start = end
         if any(entry.events != entry.rows + entry.duplicates for entry in self._entries):
             raise RuntimeError("a batch does not hold the events that were read for it")

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kanalony.aggregate.lake import Lake, read_file
+from kanalony.aggregate.delta import read_file
+from kanalony.aggregate.lake import Lake
 
 WINDOW = 600_000
 """Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""

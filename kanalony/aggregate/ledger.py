@@ -15,7 +15,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter
 
-from kanalony.aggregate.lake import LakeFile, ReadOnlyLake, read_file
+from kanalony.aggregate.delta import LakeFile, read_file
+from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
 from kanalony.segments.names import DataDirectory, sync_directory
@@ -48,7 +49,8 @@ class Entry:
     `accepted` are the requests that the segment stands for by its trailer, `framed` those in its frames: told in the
     entry with which it is `complete`. `claimed` are the sequence numbers [first, end) of the accepted, told as soon as
     they are known. `ranges` are the sequence numbers that were read, `repeats` those that another segment had brought.
-    Of a segment that is `torn`, without a trailer, nobody knows how much it lost.
+    Of a segment that is `torn`, without a trailer, nobody knows how much it lost. `hours` are those since 1970 in which
+    the rows were received, for whoever derives something from them.
     """
 
     batch: int
@@ -70,6 +72,7 @@ class Entry:
     claimed: Range | None = None
     ranges: list[Range] = field(default_factory=list)
     repeats: list[Range] = field(default_factory=list)
+    hours: list[int] = field(default_factory=list)
 
     @property
     def identity(self) -> Identity:
@@ -90,6 +93,7 @@ class Record:
         self.covered = Coverage()
         self.complete: set[Identity] = set()
         self.begun: dict[Identity, list[Entry]] = {}
+        self._hours: dict[int, set[int] | None] = {}
         last = 0
         void = 0
         for entry in each_entry(path):
@@ -108,7 +112,22 @@ class Record:
         if void or _is_torn(path):
             self._keep(committed)
 
+    def hours_since(self, batch: int) -> set[int] | None:
+        """The hours since 1970 of rows that came with later batches; None when that is not known of all."""
+        hours: set[int] = set()
+        for later, touched in self._hours.items():
+            if later > batch:
+                if touched is None:
+                    return None
+                hours |= touched
+        return hours
+
     def _note(self, entry: Entry) -> None:
+        known = self._hours.setdefault(entry.batch, set())
+        if entry.rows and not entry.hours:  # of a version that did not tell
+            self._hours[entry.batch] = None
+        elif known is not None:
+            known.update(entry.hours)
         if entry.complete:
             self.complete.add(entry.identity)
             self.begun.pop(entry.identity, None)

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher, open_geoip, read_secrets
 from kanalony.aggregate.ledger import Ledger
+from kanalony.aggregate.rollups import Rollups
 from kanalony.errors import FormatError
 from kanalony.segments.journal import is_in_use
 from kanalony.segments.names import DataDirectory
@@ -58,8 +59,11 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
             try:
                 with compaction() as opened:
                     begun = True
+                    rollups = Rollups(data.lake, memory=settings.memory, keep=_keep(settings))
                     while True:
                         result = _run(opened, stop, terminal)
+                        if not stop.is_set():
+                            _roll_up(rollups, opened)
                         new = {str(damage): damage for damage in result.damaged if str(damage) not in damaged}
                         damaged |= new
                         for damage in new.values() if every is not None else ():
@@ -90,6 +94,26 @@ def _run(compaction: Compaction, stop: threading.Event, terminal: TextIO) -> Res
     waiting = compaction.waiting()
     with _progress(sum(_count(path) for path in waiting), terminal) as progress:
         return compaction.run(waiting, progress, stop.is_set)
+
+
+def _keep(settings: Settings) -> dict[str, float]:
+    return {
+        "hour": settings.keep_hours,
+        "minute": settings.keep_minutes,
+        "tenSeconds": settings.keep_ten_seconds,
+    }
+
+
+def _roll_up(rollups: Rollups, compaction: Compaction) -> None:
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _LINE_INTERVAL:
+            told = time.monotonic()
+            log.info("rollups: %s of %s hours", f"{done:,}", f"{total:,}")
+
+    rollups.refresh(compaction.lake, compaction.record, progress)
 
 
 def _tell(result: Result) -> None:

@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.dedupe import WINDOW
+from kanalony.aggregate.delta import Table
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import Record, read_ledger
@@ -460,8 +461,8 @@ STEPS: list[tuple[Any, str]] = [
     (Lake, "_write_file"),
     (Record, "add"),
     (Lake, "commit"),
-    (Lake, "_commit"),
-    (Lake, "_sync_log"),
+    (Table, "commit"),
+    (Table, "_sync_log"),
     (Lake, "_merge"),
 ]
 
@@ -675,7 +676,7 @@ def test_a_commit_that_a_power_loss_tore_is_taken_back(data: DataDirectory) -> N
 def test_a_checkpoint_that_a_power_loss_tore_is_done_without(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.lake._CHECKPOINT_COMMITS", 2)
+    monkeypatch.setattr("kanalony.aggregate.delta._CHECKPOINT_COMMITS", 2)
     for number in range(4):
         seal(data, [[sent(number)]], first=number + 1)
         compact(data)
@@ -888,7 +889,7 @@ def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
         raise OSError(28, "No space left on device")
 
     seal(data, [[sent(n) for n in range(10)]])
-    for target in ("kanalony.aggregate.lake.os.fsync", "kanalony.aggregate.lake.DeltaTable.create_write_transaction"):
+    for target in ("kanalony.aggregate.delta.os.fsync", "kanalony.aggregate.delta.DeltaTable.create_write_transaction"):
         error = full if "fsync" in target else _commit_failed
         with monkeypatch.context() as patch:
             patch.setattr(target, error)

@@ -1,0 +1,321 @@
+"""Delta tables of Parquet files, partitioned by date, for one writer each: what the lake and its rollups stand on.
+
+Files are written, and durable, before the commit that names them, so a commit is all there is to being done: a run that
+dies before leaves files nobody sees, which `vacuum` deletes in time. The Delta library syncs nothing; this does.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction, Transaction
+
+from kanalony.errors import FormatError, StorageError
+from kanalony.segments.names import sync_directory
+
+PARTITION = "date"
+
+_COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
+_CHECKPOINT_COMMITS = 50
+
+
+@dataclass(frozen=True)
+class LakeFile:
+    """A file of a table. `first` and `last` are the times it holds, in µs since 1970."""
+
+    path: Path
+    day: date
+    rows: int
+    size: int
+    first: int
+    last: int
+
+
+def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = False) -> pa.Table:
+    """A file of a table, or some of its columns; with text as dictionaries if told so. Raises FormatError when it
+    cannot be read."""
+    try:
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
+        return pq.ParquetFile(path, read_dictionary=texts).read(columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_metadata(path: Path) -> pq.FileMetaData:
+    """What a file of a table says of itself. Raises FormatError when it cannot be read."""
+    try:
+        return pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path} cannot be read: {str(error).splitlines()[0]}",
+        "put it back from a backup, or stop compacting and move the lake directory away to make a new one",
+    )
+
+
+class ReadOnlyTable:
+    """A table as it is now; empty when there is none."""
+
+    def __init__(self, root: Path, time_column: str) -> None:
+        """Raises FormatError when the directory holds something else."""
+        self.root = root
+        try:
+            self._table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
+        except DeltaError as error:
+            raise _no_table(root, error) from error
+        self.files = _listed(self._table, root, time_column) if self._table else []
+
+    def number(self, app: str) -> int:
+        """The application transaction that was committed last under a name; 0 when there was none."""
+        return (self._table.transaction_version(app) or 0) if self._table else 0
+
+
+class Table:
+    """A table, for its one writer."""
+
+    def __init__(self, root: Path, schema: pa.Schema, time_column: str) -> None:
+        """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
+        files are known by the times in `time_column`. Raises FormatError when it is no such table."""
+        self.root = root
+        self._schema = schema
+        self._time_column = time_column
+        if (root / "_delta_log").is_dir():
+            _drop_what_is_torn(root / "_delta_log")
+        try:
+            if DeltaTable.is_deltatable(str(root)):
+                self._table = DeltaTable(root)
+                self._add_columns()
+            else:
+                root.mkdir(parents=True, exist_ok=True)
+                self._table = DeltaTable.create(root, schema, partition_by=[PARTITION], name=root.name)
+                sync_directory(root.parent)
+        except DeltaError as error:
+            raise _no_table(root, error) from error
+        self._sync_log()
+        self._files = {file.path: file for file in _listed(self._table, root, time_column)}
+
+    @property
+    def files(self) -> list[LakeFile]:
+        """Those of the last commit."""
+        return list(self._files.values())
+
+    @property
+    def version(self) -> int:
+        """How many commits there were before the last one."""
+        return self._table.version()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the table as it stands, which a later version may have given more columns."""
+        return pa.schema(self._table.schema().to_arrow())
+
+    def number(self, app: str) -> int:
+        """The application transaction that was committed last under a name; 0 when there was none."""
+        return self._table.transaction_version(app) or 0
+
+    def write_file(self, rows: Iterable[pa.Table], day: date, *, row_group_size: int, **options: Any) -> LakeFile:
+        """Write rows of a day, one table or more without the partition column, to a durable file; `options` are those
+        of Parquet. Not part of the table before it is committed. Raises StorageError when the disk refuses."""
+        directory = self.root / f"{PARTITION}={day}"
+        path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
+        try:
+            directory.mkdir(exist_ok=True)
+            with path.open("wb") as file:
+                row_count, first, last = self._write_rows(file, rows, row_group_size, **options)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(directory)
+            sync_directory(self.root)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # it would take what room there is
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror or error}", "make room and run it again; nothing is lost"
+            ) from error
+        return LakeFile(path, day, row_count, path.stat().st_size, first, last)
+
+    def _write_rows(
+        self, file: IO[bytes], tables: Iterable[pa.Table], row_group_size: int, **options: Any
+    ) -> tuple[int, int, int]:
+        row_count, times = 0, []
+        writer = None
+        for rows in tables:
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    file,
+                    rows.schema,
+                    compression="zstd",
+                    compression_level=_COMPRESSION_LEVEL,
+                    store_schema=False,
+                    **options,
+                )
+            writer.write_table(rows, row_group_size)
+            row_count += rows.num_rows
+            times += pc.min_max(rows[self._time_column].cast(pa.int64())).as_py().values()
+        if writer is not None:
+            writer.close()
+        return row_count, min(times), max(times)
+
+    def commit(
+        self,
+        added: Iterable[LakeFile],
+        removed: Iterable[LakeFile] = (),
+        numbers: Mapping[str, int] = MappingProxyType({}),
+        *,
+        is_new: bool = True,
+    ) -> None:
+        """Make files part of the table, others not any more, and note application transactions by their names, all at
+        once. Durable when this returns. `is_new` says whether the rows change, or only the files they stand in. Raises
+        StorageError when the disk refuses."""
+        added, removed = list(added), list(removed)
+        actions: list[AddAction | RemoveAction] = [self._add(file, is_new=is_new) for file in added]
+        actions += [self._remove(file, is_new=is_new) for file in removed]
+        transactions = [Transaction(app, number) for app, number in numbers.items()]
+        hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+        try:
+            self._table.create_write_transaction(
+                actions,
+                "append",
+                self._table.schema(),
+                [PARTITION],
+                commit_properties=CommitProperties(app_transactions=transactions),
+                post_commithook_properties=hooks,
+            )
+            self._table.update_incremental()
+            self._sync_log()
+            if self._table.version() % _CHECKPOINT_COMMITS == 0:
+                self._table.create_checkpoint()
+                self._sync_log()
+        except DeltaError as error:
+            raise _refused(self.root, error) from error
+        for file in removed:
+            del self._files[file.path]
+        self._files |= {file.path: file for file in added}
+
+    def vacuum(self, retention_hours: int) -> None:
+        """Delete files that no version of so many last hours has, and commits of more than a month ago. Raises
+        StorageError when the disk refuses."""
+        try:
+            self._table.create_checkpoint()
+            self._sync_log()  # before the commits go that it stands for
+            self._table.cleanup_metadata()
+            self._table.vacuum(retention_hours, dry_run=False, full=True, enforce_retention_duration=False)
+        except DeltaError as error:
+            raise _refused(self.root, error) from error
+
+    def _sync_log(self) -> None:
+        """Make the last commit durable."""
+        log = self.root / "_delta_log"
+        version = f"{self._table.version():020d}"
+        for path in log.iterdir():
+            if path.name.startswith((version, "_last_checkpoint")):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_directory(log)
+
+    def _add_columns(self) -> None:
+        known = self.schema
+        for name in set(self._schema.names) & set(known.names):
+            if not _is_same(known.field(name).type, self._schema.field(name).type):
+                raise FormatError(
+                    f"column {name} of {self.root} is {known.field(name).type}, not {self._schema.field(name).type}",
+                    "use the version of kanalony that wrote it",
+                )
+        missing = [field for field in self._schema if field.name not in known.names]
+        if missing:
+            fields: list[Field] = Schema.from_arrow(pa.schema(missing)).fields
+            self._table.alter.add_columns(fields)
+            self._table.update_incremental()
+
+    def _add(self, file: LakeFile, *, is_new: bool) -> AddAction:
+        stats = {
+            "numRecords": file.rows,
+            "minValues": {self._time_column: _iso(file.first)},
+            "maxValues": {self._time_column: _iso(file.last)},
+            "nullCount": {self._time_column: 0},
+        }
+        return AddAction(
+            self._relative(file), file.size, _partition_of(file), int(time.time() * 1000), is_new, json.dumps(stats)
+        )
+
+    def _remove(self, file: LakeFile, *, is_new: bool) -> RemoveAction:
+        return RemoveAction(
+            self._relative(file),
+            is_new,
+            int(time.time() * 1000),
+            size=file.size,
+            partition_values=_partition_of(file),
+        )
+
+    def _relative(self, file: LakeFile) -> str:
+        return file.path.relative_to(self.root).as_posix()
+
+
+def _partition_of(file: LakeFile) -> dict[str, str | None]:
+    return {PARTITION: str(file.day)}
+
+
+def _refused(root: Path, error: Exception) -> StorageError:
+    return StorageError(f"{root} cannot be written: {str(error).splitlines()[0]}", "free some disk space")
+
+
+def _no_table(root: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{root} cannot be read as a table of events: {str(error).splitlines()[0]}",
+        "`kanalony compact` mends what a power loss tore; else put it back from a backup",
+    )
+
+
+def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
+    listed = pa.table(table.get_add_actions(flatten=True))
+    if not listed.num_rows:
+        return []
+    names = ("path", f"partition.{PARTITION}", "num_records", "size_bytes")
+    columns = [listed[name].to_pylist() for name in names]
+    columns += [listed[f"{side}.{time_column}"].cast(pa.int64()).to_pylist() for side in ("min", "max")]
+    return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
+
+
+def _drop_what_is_torn(log: Path) -> None:
+    """Delete what a power loss left without its end: the last commit, which was never taken as done, and checkpoints,
+    which only repeat what the commits say."""
+    for checkpoint in log.glob("*.checkpoint*.parquet"):
+        try:
+            pq.read_metadata(checkpoint)
+        except pa.ArrowInvalid:  # not what a disk that fails for a moment says
+            checkpoint.unlink()
+            (log / "_last_checkpoint").unlink(missing_ok=True)
+    commits = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
+    if not commits:
+        return
+    try:
+        for line in commits[-1].read_text().splitlines() or [""]:
+            json.loads(line)
+    except ValueError:
+        commits[-1].unlink()
+        sync_directory(log)
+
+
+def _is_same(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether types are the same but for the names of what they hold."""
+    if one.num_fields and one.id == other.id:
+        return True
+    return bool(one == other)
+
+
+def _iso(microseconds: int) -> str:
+    return str(pc.strftime(pa.scalar(microseconds, pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ"))
