@@ -167,6 +167,11 @@ class Metric(NamedTuple):
     meaning: str
     formula: str
 
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a whole number."""
+        return self.formula.isidentifier()
+
 
 def _ratio(numerator: str, denominator: str) -> str:
     return f"({numerator}) / nullif({denominator}, 0)"

@@ -5,7 +5,7 @@ both come to the same: every sum is of integers, and whatever depends on other e
 at most RUN_GAP before. docs/reports.md says what the measures mean.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kanalony.events import DIMENSIONS, EVENT_TYPES, PARAMETERS, UNKNOWN
@@ -107,9 +107,9 @@ RAW_DIMENSIONS: dict[str, str] = {
 _TYPED = {parameter.name for parameter in PARAMETERS}
 
 
-def parameter_dimension(parameter: str, quoted: str) -> str:
-    """A parameter of an event as a dimension; `quoted` is its name as an SQL expression."""
-    return _known(f'"{parameter}"::VARCHAR' if parameter in _TYPED else f"parameters[{quoted}][1]")
+def parameter_dimension(parameter: str, bind: Callable[[str], str]) -> str:
+    """SQL for a parameter of an event as a dimension; `bind` makes SQL of its name."""
+    return _known(f'"{parameter}"::VARCHAR' if parameter in _TYPED else f"parameters[{bind(parameter)}][1]")
 
 
 def _same_run(previous: str) -> str:
@@ -121,40 +121,43 @@ def _same_run(previous: str) -> str:
     )
 
 
-def _in_runs(source: str) -> str:
-    """SQL that adds to events what they are to the ones before them.
+def _in_runs(source: str, wanted: Collection[str]) -> str:
+    """SQL that adds to events the measures of runs that are wanted.
 
     Runs are told by neighbours alone: an event goes on from the last one before it (_any), that with a playTimeSum
     (_played), the last view (_view). So an event's share depends on nothing older than RUN_GAP, and steps of a counter
     add up to the same whatever order they arrived in.
     """
+    shares = {name: sql for name, sql in _SHARES.items() if name in wanted}
     lags = [
-        f"lag({value}{' IGNORE NULLS' if condition else ''}) OVER run AS {name}_{previous}"
+        f"lag(CASE WHEN {condition} THEN {name} END IGNORE NULLS) OVER run AS {name}_{previous}"
         for previous, condition, names in (
-            ("any", "", ("t", "i")),
+            ("any", "true", ("t", "i")),
             ("played", "played IS NOT NULL", ("t", "i", "played")),
-            ("view", f"eventType = {EVENT_TYPES['view']}", ("t", "i")),
+            ("view", _IS_VIEW, ("t", "i")),
         )
         for name in names
-        for value in [f"CASE WHEN {condition} THEN {name} END" if condition else name]
+        if any(f"{name}_{previous}" in sql for sql in shares.values())
     ]
-    return f"""
-SELECT *,
-  CASE WHEN NOT in_run THEN 0 WHEN {_same_run("any")} THEN i - i_any ELSE 1 END AS expected,
-  CASE WHEN in_run AND {_same_run("any")} AND i <> i_any THEN i - i_any - 1 ELSE 0 END AS missing,
-  CASE
-    WHEN in_run AND played IS NOT NULL THEN
-      CASE WHEN {_same_run("played")} AND played - played_played BETWEEN 0 AND {RUN_GAP}
-        THEN played - played_played ELSE 0 END
-    WHEN eventType IS DISTINCT FROM {EVENT_TYPES["view"]} OR in_run AND {_same_run("played")} THEN 0
-    WHEN NOT in_run OR {_same_run("view")} THEN {VIEW_SECONDS * 1_000_000}
-    ELSE 0
-  END AS watchedMicros
-FROM (
-  SELECT *, {", ".join(lags)}
-  FROM ({source})
-  WINDOW run AS (PARTITION BY key ORDER BY t, i, sequence, "index")
-)"""
+    return (
+        f"SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in shares.items())} FROM ("
+        f"SELECT *, {', '.join(lags)} FROM ({source}) "
+        'WINDOW run AS (PARTITION BY key ORDER BY t, i, sequence, "index"))'
+    )
+
+
+_IS_VIEW = f"eventType = {EVENT_TYPES['view']}"
+_SHARES = {
+    "expected": f"CASE WHEN NOT in_run THEN 0 WHEN {_same_run('any')} THEN i - i_any ELSE 1 END",
+    "missing": f"CASE WHEN in_run AND {_same_run('any')} AND i <> i_any THEN i - i_any - 1 ELSE 0 END",
+    "watchedMicros": f"""CASE
+WHEN in_run AND played IS NOT NULL THEN CASE
+  WHEN {_same_run("played")} AND played - played_played BETWEEN 0 AND {RUN_GAP} THEN played - played_played ELSE 0 END
+WHEN NOT coalesce({_IS_VIEW}, false) OR in_run AND {_same_run("played")} THEN 0
+WHEN NOT in_run OR {_same_run("view")} THEN {VIEW_SECONDS * 1_000_000}
+ELSE 0 END""",
+}
+"""An event's measures that depend on those before it."""
 
 
 def _whole(value: str, most: int, *, scale: str = "1e6", event_type: str = "") -> str:
@@ -210,5 +213,5 @@ def facts(
     )
     source = f"SELECT {', '.join(columns)} FROM {EVENTS} {join} WHERE {read}"
     if of_runs:
-        source = _in_runs(source)
+        source = _in_runs(source, [measure.name for measure in measures])
     return f"SELECT * FROM ({source}) WHERE ({in_spans}) AND ({where})"

@@ -1,0 +1,395 @@
+"""One query engine: metrics x dimensions x filters x period x time zone x order x page, as one SQL statement.
+
+The statement reads the cheapest tables that can answer (kanalony.reports.tables) and adds up what they say: whole hours
+from the hours' rollup, what is left at the edges from minutes, ten seconds, and the events themselves. Whichever tables
+those are, the result is the same. Values are bound; names come from the vocabulary.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from datasketches import compact_theta_sketch, theta_union
+
+from kanalony.aggregate.delta import LakeFile
+from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, facts, stored_as
+from kanalony.aggregate.rollups import SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
+from kanalony.errors import FormatError, StorageError, WrongUse
+from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
+from kanalony.reports import clock
+from kanalony.reports.tables import Source, Tables
+from kanalony.reports.vocabulary import PEAK, SESSIONS, USERS, VIDEOS, Vocabulary, measures_of
+from kanalony.segments.names import DataDirectory
+
+EXACT_EVENTS = 50_000_000
+"""Sessions of more events than this are counted by sketches, where these can tell: exactly would take seconds."""
+
+_DAY = 86400  # seconds
+_TOTAL = "#total"  # a column of the answer; no metric or dimension is called that
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for. `start` and `end` have a time zone, and are the lake's own when None; of `filters`, each
+    dimension must have one of its values; `order` has names and whether they descend. Without an order it is that of
+    time, or else of the first metric, the largest first."""
+
+    metrics: tuple[str, ...]
+    dimensions: tuple[str, ...] = ()
+    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    start: datetime | None = None
+    end: datetime | None = None
+    timezone: tzinfo = UTC
+    order: tuple[tuple[str, bool], ...] = ()
+    limit: int | None = None
+    offset: int = 0
+
+
+@dataclass
+class Result:
+    """An answer. `table` has a column for each dimension, then for each metric: text, time or date, then numbers, null
+    where there is nothing to divide by. `count` is the number of rows of all pages, `totals` the metrics of all of them
+    together; `estimated` are metrics that sketches told; `tables` are those that were read."""
+
+    metrics: list[Metric]
+    dimensions: list[str]
+    table: pa.Table
+    count: int = 0
+    totals: dict[str, Any] = field(default_factory=dict)
+    estimated: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+
+
+class Reports:
+    """Answers queries about a data directory."""
+
+    def __init__(
+        self, data: DataDirectory, vocabulary: Vocabulary | None = None, *, exact_events: int = EXACT_EVENTS
+    ) -> None:
+        self._lake = data.lake
+        self.vocabulary = vocabulary or Vocabulary()
+        self._exact_events = exact_events
+
+    def run(self, query: Query) -> Result:
+        """Answer a query, from the events that are in the lake now. Raises WrongUse, of which UnknownName is one, for a
+        query that makes no sense, FormatError and StorageError when the lake cannot be read."""
+        tables = Tables(self._lake)
+        with tempfile.TemporaryDirectory(prefix="kanalony-") as spill:
+            try:
+                with connect(spill=Path(spill)) as engine:
+                    # The stubs know the names of these two choices in one release, and not in the next.
+                    engine.create_function(  # type: ignore[call-overload]
+                        "kanalony_distinct",
+                        _distinct,
+                        ["BLOB[]", "VARCHAR[]"],
+                        "BIGINT",
+                        type="arrow",
+                        null_handling="special",
+                    )
+                    statement = _Statement(tables, self.vocabulary, query, self._exact_events)
+                    return statement.run(engine, Path(spill))
+            except duckdb.IOException as error:
+                raise FormatError(
+                    f"the lake cannot be read: {str(error).splitlines()[0]}",
+                    "if a file is damaged, put it back from a backup",
+                ) from error
+            except duckdb.OutOfMemoryException as error:
+                raise StorageError(
+                    f"this report takes too much memory: {str(error).splitlines()[0]}",
+                    "ask for a shorter period, or for fewer dimensions",
+                ) from error
+
+
+class _Statement:
+    """A query on its way to SQL."""
+
+    def __init__(self, tables: Tables, vocabulary: Vocabulary, query: Query, exact_events: int) -> None:
+        self._tables = tables
+        self._vocabulary = vocabulary
+        self._exact_events = exact_events
+        self._query = query
+        self._metrics = [vocabulary.metric(name) for name in dict.fromkeys(query.metrics)]
+        self._dimensions = [vocabulary.dimension(name) for name in dict.fromkeys(query.dimensions)]
+        for name in query.filters:
+            if vocabulary.dimension(name) in TIME_DIMENSIONS:
+                raise WrongUse(f"{name} cannot be filtered", "name a period instead")
+        self._order = self._ordered()
+        ends = [None if end is None else clock.micros(end) for end in (query.start, query.end)]
+        self._span = tables.covered(*ends)
+        self._quarters = self._local_quarters()
+        self._bound: dict[str, Any] = {}
+        self._keys = [f"d{number}" for number in range(len(self._dimensions))]
+        self._conditions = " AND ".join(
+            ["true", *(f"list_contains({self._bind(list(values))}, {name})" for name, values in self._filters())]
+        )
+        self._read: dict[str, Source] = {}
+        self._estimated: list[str] = []
+
+    def _ordered(self) -> list[tuple[str, bool]]:
+        if not self._metrics:
+            raise WrongUse("no metric is asked for", "name one, as play")
+        known = [*self._dimensions, *self._names()]
+        for name, _ in self._query.order:
+            if name not in known:
+                raise WrongUse(f"cannot order by {name!r}, which is not asked for", f"there are {', '.join(known)}")
+        times = [(name, False) for name in self._dimensions if name in TIME_DIMENSIONS]
+        order = list(self._query.order) or times or [(self._metrics[0].name, True)]
+        return order + [(name, False) for name in self._dimensions if name not in dict(order)]
+
+    def _local_quarters(self) -> pa.Table | None:
+        """What tells local days and hours from those of UTC; None when they are the same."""
+        first, end = self._span
+        zone = self._query.timezone
+        names = {"day", "hour"}.intersection(self._dimensions)
+        if zone is UTC or end <= first or (names == {"hour"} and clock.whole_offsets(zone, first, end)):
+            return None
+        return clock.quarters(first, end, zone, names) if names else None
+
+    def _bind(self, value: Any) -> str:
+        self._bound[f"p{len(self._bound)}"] = value
+        return f"$p{len(self._bound) - 1}"
+
+    def _filters(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The aliases of filtered dimensions, and their values."""
+        return [(f"f{number}", values) for number, values in enumerate(self._query.filters.values())]
+
+    def _longest(self) -> int:
+        """The most seconds that a table may put together for the dimensions of time."""
+        lengths = [TIME_DIMENSIONS[name] or _DAY for name in self._dimensions if name in TIME_DIMENSIONS]
+        if self._quarters is not None:
+            local = [self._quarters[name] for name in self._quarters.schema.names[1:]]
+            lengths.append(3600 if all(at % clock.HOUR == 0 for column in local for at in column.to_pylist()) else 60)
+        return min([_DAY, *lengths])
+
+    # SQL.
+
+    def run(self, engine: duckdb.DuckDBPyConnection, spill: Path) -> Result:
+        """Ask for it."""
+        nothing = pa.table({key: pa.array([], pa.int64()) for key in (*self._dimensions, *self._names())})
+        result = Result(
+            self._metrics, self._dimensions, self._told(nothing, self._dimensions), estimated=self._estimated
+        )
+        if self._span[0] >= self._span[1]:
+            return result
+        sql = self._statement()
+        if self._quarters is not None:
+            engine.register("quarters", self._quarters)
+        bound = dict(self._bound)
+        for source in self._read.values():
+            if source.rollup:
+                bound[source.name] = [str(file.path) for file in _near(source, 0)]
+            else:
+                bound["files"] = with_all_columns(_near(source, RUN_GAP), spill)
+        table = engine.sql(sql, params=bound).to_arrow_table()
+        if table.num_rows:
+            # The total is the last row; without dimensions it is the only one.
+            result.count = table["position"][-1].as_py() - bool(self._keys)
+            (result.totals,) = self._told(table.slice(table.num_rows - 1), []).to_pylist()
+            result.table = self._told(table.slice(0, table.num_rows - bool(self._keys)), self._dimensions)
+        result.tables = list(self._read)
+        return result
+
+    def _told(self, table: pa.Table, dimensions: list[str]) -> pa.Table:
+        """Columns that were asked for, with times of the query's zone."""
+        columns = {}
+        for name in dimensions:
+            is_time = name in TIME_DIMENSIONS
+            told = table[name]
+            columns[name] = clock.local(told, name, self._query.timezone) if is_time else told.cast(pa.string())
+        for metric in self._metrics:
+            columns[metric.name] = table[metric.name].cast(pa.int64() if metric.is_count else pa.float64())
+        return pa.table(columns)
+
+    def _names(self) -> list[str]:
+        return [metric.name for metric in self._metrics]
+
+    def _statement(self) -> str:
+        names = {name for metric in self._metrics for name in (PEAK, SESSIONS, USERS, VIDEOS) if metric.formula == name}
+        measures = {measure.name: measure for metric in self._metrics for measure in measures_of(metric)}
+        measures.setdefault("events", MEASURES["events"])
+        keys = self._keys
+        sums = self._sums(list(measures.values()), self._longest())
+        rolled = [f"{measure.rolled}::{measure.kind} AS {measure.name}" for measure in measures.values()]
+        parts = {"sums": f"SELECT {', '.join([*keys, *rolled])} FROM ({sums}) {self._grouped()}"}
+        if PEAK in names:
+            parts["peaks"] = self._peaks()
+        if SESSIONS in names:
+            parts["sessions"] = self._sessions()
+        if USERS in names:
+            parts["users"] = self._distinct_rows(USERS, "userId")
+        if VIDEOS in names:
+            parts["videos"] = self._distinct_rows(VIDEOS, "entry")
+        joins = ""
+        for part in list(parts)[1:]:
+            same = [f"{part}.{key} IS NOT DISTINCT FROM sums.{key}" for key in keys]
+            joins += f" LEFT JOIN {part} ON {' AND '.join(['true', *same])}"
+        columns = [f'sums.{key} AS "{name}"' for key, name in zip(keys, self._dimensions, strict=True)]
+        for metric in self._metrics:
+            formula = f"coalesce({metric.formula}, 0)" if metric.formula in names else metric.formula
+            columns.append(f'{formula} AS "{metric.name}"')
+        columns.append(f'{f"sums.{keys[0]} IS NULL" if keys else "true"} AS "{_TOTAL}"')
+        with_parts = ",\n".join(f"{name} AS ({sql})" for name, sql in parts.items())
+        order = [f'"{_TOTAL}"', *(f'"{name}" {"DESC" if down else "ASC"} NULLS LAST' for name, down in self._order)]
+        page = f"position > {self._bind(self._query.offset)}"
+        if self._query.limit is not None:
+            page += f" AND position <= {self._bind(self._query.offset + self._query.limit)}"
+        return (
+            f"WITH {with_parts},\n"
+            f"answer AS (SELECT {', '.join(columns)} FROM sums{joins} WHERE events > 0),\n"
+            f"numbered AS (SELECT *, row_number() OVER (ORDER BY {', '.join(order)}) AS position FROM answer)\n"
+            f'SELECT * FROM numbered WHERE {page} OR "{_TOTAL}" ORDER BY position'
+        )
+
+    def _grouped(self) -> str:
+        """By the dimensions, and all together: the total is the row without any."""
+        return f"GROUP BY GROUPING SETS (({', '.join(self._keys)}), ())" if self._keys else ""
+
+    def _columns(self, *more: str) -> list[str | None]:
+        """The rollups' columns of dimensions and filters, and further ones."""
+        names = [name for name in (*self._dimensions, *self._query.filters) if name not in TIME_DIMENSIONS]
+        return [*(self._vocabulary.column(name) for name in names), *more]
+
+    def _sums(self, measures: list[Measure], longest: int, *more: str) -> str:
+        """SQL for sums of measures by the dimensions, and by further columns of rollups, from the cheapest tables; more
+        than one row for the same dimensions where there is more than one table."""
+        parts = []
+        for source in self._tables.cheapest(self._span, self._columns(*more), longest):
+            aggregates = [
+                f"{measure.rolled if source.rollup else measure.raw} AS {measure.name}" for measure in measures
+            ]
+            parts.append(self._from(source, measures, aggregates, {name: name for name in more}, more))
+        return " UNION ALL ".join(parts)
+
+    def _from(
+        self,
+        source: Source,
+        measures: Collection[Measure],
+        aggregates: Iterable[str],
+        more: Mapping[str, str] = MappingProxyType({}),
+        needed: Iterable[str] = (),
+    ) -> str:
+        """SQL for aggregates of measures, by the dimensions and by more columns (alias: SQL), of one table. `needed`
+        are columns of it that the aggregates and the SQL name."""
+        known = self._read.setdefault(source.name, replace(source, spans=[]))
+        known.spans += source.spans
+        times = {
+            key: self._time(name)
+            for key, name in zip(self._keys, self._dimensions, strict=True)
+            if name in TIME_DIMENSIONS
+        }
+        rows = self._rollup_rows(source, measures) if source.rollup else self._event_rows(source, measures, needed)
+        columns = [f"{times[key]} AS {key}" if key in times else key for key in self._keys]
+        columns += [f"{sql} AS {alias}" for alias, sql in more.items()]
+        join = f" JOIN quarters ON t // {clock.QUARTER} = quarter" if self._quarters is not None and times else ""
+        group = " GROUP BY ALL" if columns else ""
+        return f"SELECT {', '.join([*columns, *aggregates])} FROM ({rows}){join}{group}"
+
+    def _time(self, name: str) -> str:
+        """SQL for a dimension of time, in µs since 1970."""
+        if self._quarters is not None and name in self._quarters.schema.names:
+            return f"quarters.{name}"
+        length = (TIME_DIMENSIONS[name] or _DAY) * 1_000_000
+        return f"t // {length} * {length}"
+
+    def _aliases(self, raw: bool) -> dict[str, str]:
+        """SQL for dimensions and filters in a table, by alias."""
+        aliases = {}
+        named = [*zip(self._keys, self._dimensions, strict=True)]
+        named += [(alias, name) for (alias, _), name in zip(self._filters(), self._query.filters, strict=True)]
+        for alias, name in named:
+            if name not in TIME_DIMENSIONS:
+                aliases[alias] = self._vocabulary.raw(name, self._bind) if raw else str(self._vocabulary.column(name))
+        return aliases
+
+    def _rollup_rows(self, source: Source, measures: Collection[Measure]) -> str:
+        assert source.rollup
+        stored = [f"{sql} AS {alias}" for alias, sql in self._aliases(raw=False).items()]
+        stored += [f"{stored_as(measure)} AS {measure.name}" for measure in measures if measure.name not in MEASURES]
+        spans = " OR ".join(f"t >= {first} AND t < {end}" for first, end in source.spans)
+        return (
+            f"SELECT * FROM (SELECT epoch_us(time) AS t, *{''.join(f', {column}' for column in stored)} "
+            f"FROM read_parquet(${source.name}, hive_partitioning = false)) WHERE ({spans}) AND ({self._conditions})"
+        )
+
+    def _event_rows(self, source: Source, measures: Collection[Measure], needed: Iterable[str]) -> str:
+        columns = self._aliases(raw=True)
+        columns |= {name: RAW_DIMENSIONS.get(name, name) for name in needed}
+        spans = [(str(first), str(end)) for first, end in source.spans]
+        return facts(columns, measures, spans, where=self._conditions)
+
+    def _peaks(self) -> str:
+        """The most views in ten seconds, by the dimensions."""
+        view = MEASURES["view"]
+        keys = [*self._keys, "bucket"]
+        parts = []
+        for source in self._tables.cheapest(self._span, self._columns(), 10):
+            aggregate = f"{view.rolled if source.rollup else view.raw} AS view"
+            parts.append(self._from(source, [view], [aggregate], {"bucket": "t // 10000000"}))
+        rows = " UNION ALL ".join(parts)
+        sets = f"GROUPING SETS (({', '.join(keys)}), (bucket))" if self._keys else "bucket"
+        buckets = f"SELECT {', '.join(keys)}, sum(view) AS views FROM ({rows}) GROUP BY {sets}"
+        grouped = f"GROUP BY {', '.join(self._keys)}" if self._keys else ""
+        return f"SELECT {', '.join([*self._keys, f'max(views) AS {PEAK}'])} FROM ({buckets}) {grouped}"
+
+    def _distinct_rows(self, name: str, column: str) -> str:
+        """How many values of a column there are for each partner, by the dimensions; exactly."""
+        rows = self._sums([], self._longest(), "partner", column)
+        counted = f"count(DISTINCT (partner, {column})) AS {name}"
+        return (
+            f"SELECT {', '.join([*self._keys, counted])} FROM ({rows}) WHERE {column} <> '{UNKNOWN}' {self._grouped()}"
+        )
+
+    def _sessions(self) -> str:
+        """How many sessions there are, by the dimensions: exactly, or by sketches where that would take too long."""
+        sources = self._tables.cheapest(self._span, self._columns(), self._longest())
+        if self._tables.count(self._span) <= self._exact_events or not any(
+            source.rollup and source.rollup.has_sketch for source in sources
+        ):
+            everything = Source(None, self._tables.events, [self._span])
+            rows = self._from(everything, [], [], {"sessionId": "sessionId"}, ["sessionId"])
+            counted = f"count(DISTINCT sessionId) AS {SESSIONS}"
+            return f"SELECT {', '.join([*self._keys, counted])} FROM ({rows}) WHERE sessionId <> '' {self._grouped()}"
+        self._estimated.append(SESSIONS)
+        parts = []
+        edges = Source(None, self._tables.events)
+        for source in sources:
+            if source.rollup and source.rollup.has_sketch:
+                sketches = f"list({SKETCH}) FILTER ({SKETCH} IS NOT NULL) AS sketches"
+                parts.append(self._from(source, [], [sketches, "NULL::VARCHAR[] AS ids"]))
+            else:
+                edges.spans += source.spans
+        if edges.spans:
+            ids = "list(DISTINCT sessionId) FILTER (sessionId <> '') AS ids"
+            parts.append(self._from(edges, [], ["NULL::BLOB[] AS sketches", ids], needed=["sessionId"]))
+        estimate = ", ".join(f"flatten(list({name}) FILTER ({name} IS NOT NULL))" for name in ("sketches", "ids"))
+        return (
+            f"SELECT {', '.join([*self._keys, f'kanalony_distinct({estimate}) AS {SESSIONS}'])} "
+            f"FROM ({' UNION ALL '.join(parts)}) {self._grouped()}"
+        )
+
+
+def _near(source: Source, before: int) -> list[LakeFile]:
+    """The files of a table that may have rows of its periods, or of so many µs before one."""
+    return [
+        file
+        for file in source.files
+        if any(file.last >= first - before and file.first < end for first, end in source.spans)
+    ]
+
+
+def _distinct(sketches: pa.Array, ids: pa.Array) -> pa.Array:
+    """For each row the estimated number of distinct texts in sketches, and among further ones."""
+    found = []
+    for row in range(len(sketches)):
+        union = theta_union(SKETCH_SIZE)
+        for sketch in sketches[row].as_py() or ():
+            union.update(compact_theta_sketch.deserialize(sketch))
+        union.update(compact_theta_sketch.deserialize(sketch_of(ids[row].as_py() or [])))
+        found.append(round(union.get_result().get_estimate()))
+    return pa.array(found, pa.int64())

@@ -1,0 +1,81 @@
+"""Which tables can answer a question, and which of them are the cheapest."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kanalony.aggregate.delta import LakeFile
+from kanalony.aggregate.lake import ReadOnlyLake
+from kanalony.aggregate.rollups import HOUR, ROLLUPS, ReadOnlyRollup, Rollup
+
+Span = tuple[int, int]
+"""A period [first, end) in µs since 1970."""
+
+
+@dataclass
+class Source:
+    """A table that is read, and the periods it is read for. Without a rollup that is the table of events."""
+
+    rollup: Rollup | None
+    files: list[LakeFile]
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.rollup.name if self.rollup else "events"
+
+
+class Tables:
+    """The lake and its rollups as they are now."""
+
+    def __init__(self, lake: Path) -> None:
+        """`lake` is the directory of the lake. Raises FormatError when it holds something else."""
+        # The lake first: a rollup that is ahead of it is not used, nor one that lags behind.
+        events = ReadOnlyLake(lake / "events")
+        self.events = events.files
+        rollups = [ReadOnlyRollup(lake, rollup) for rollup in ROLLUPS]
+        self._rollups = [rollup for rollup in rollups if rollup.batch == events.batch]
+
+    def covered(self, first: int | None, end: int | None) -> Span:
+        """A period as far as there are events: in whole hours where it reaches beyond them."""
+        if not self.events:
+            return 0, 0
+        earliest = min(file.first for file in self.events) // HOUR * HOUR
+        latest = (max(file.last for file in self.events) // HOUR + 1) * HOUR
+        return max(earliest, earliest if first is None else first), min(latest, latest if end is None else end)
+
+    def count(self, span: Span) -> int:
+        """How many events there are in a period, at the most."""
+        return sum(file.rows for file in self.events if file.last >= span[0] and file.first < span[1])
+
+    def cheapest(self, span: Span, columns: Iterable[str | None], seconds: int) -> list[Source]:
+        """The tables that tell these dimensions apart, and times as short as these seconds: the coarsest for as much
+        of a period as it can answer, finer ones for what is left. A column of None is one that only the events have."""
+        needed = set(columns)
+        able = [
+            rollup
+            for rollup in self._rollups
+            if needed <= set(rollup.rollup.dimensions) and rollup.rollup.seconds <= seconds
+        ]
+        sources: dict[str, Source] = {}
+
+        def plan(first: int, end: int, rollups: list[ReadOnlyRollup]) -> None:
+            if first >= end:
+                return
+            if not rollups:
+                sources.setdefault("events", Source(None, self.events)).spans.append((first, end))
+                return
+            coarsest, *finer = rollups
+            length = coarsest.rollup.seconds * 1_000_000
+            begin = -(-max(first, coarsest.kept_from) // length) * length
+            stop = end // length * length
+            if begin >= stop:
+                plan(first, end, finer)
+                return
+            plan(first, begin, finer)
+            name = coarsest.rollup.name
+            sources.setdefault(name, Source(coarsest.rollup, coarsest.files)).spans.append((begin, stop))
+            plan(stop, end, finer)
+
+        plan(*span, able)
+        return list(sources.values())
