@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 done and something is wrong with the data, 2 wrong use or 
 import json
 import logging
 import os
+import shutil
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -320,6 +321,60 @@ def ledger(data: Path | None, form: str) -> None:
     found = read_ledger(_existing(data))
     click.echo(ledger_json(found) if form == "json" else ledger_table(found))
     sys.exit(0 if found.balanced else 1)
+
+
+@main.command(
+    epilog=_example(
+        "kanalony report --metrics play,playRatio --dimensions entry --from -7d --limit 10",
+        "kanalony report --metrics view,peakView --dimensions hour --from today --timezone Europe/Paris --chart",
+        "kanalony report --metrics minutesWatched --from 2026-06 --to 2026-06 --filter partner=585231 --format csv",
+    )
+)
+@click.option(
+    "--metrics", required=True, metavar="NAMES", help="What to show, parted by commas; a number is a type of event."
+)
+@click.option("--dimensions", default="", metavar="NAMES", help="What to group by, parted by commas.")
+@click.option(
+    "--from", "start", metavar="TIME", help="-24h, today, 2026-06, 2026-06-01, 2026-06-01T13:00.  [default: all]"
+)
+@click.option("--to", "end", metavar="TIME", help="The same; a day or month is included, to its end.  [default: all]")
+@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Only those; again for other values.")
+@click.option("--order", default="", metavar="NAMES", help="What to sort by, parted by commas; -play: the most first.")
+@click.option("--limit", type=click.IntRange(1), help="Rows to show.  [default: all]")
+@click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which of pages of --limit rows.")
+@click.option("--timezone", default="UTC", show_default=True, help="Whose hours and days, as Europe/Paris.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
+@click.option("--chart", is_flag=True, help="Draw the first metric.")
+@DATA
+@CONFIG
+def report(form: str, chart: bool, data: Path | None, config: Path | None, **asked: Any) -> None:
+    """Answer from the events in the lake.
+
+    Any metrics by any dimensions: their names stand in docs/reports.md, and in what is said about a wrong one. A
+    report without rows says so, and exits with 0.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that nobody needs
+    from kanalony.reports.query import Reports
+    from kanalony.reports.request import read_command
+    from kanalony.reports.table import as_chart, as_csv, as_json, as_parquet, as_table
+    from kanalony.reports.vocabulary import Vocabulary
+
+    settings = load_settings(config)
+    directory = _existing(data, settings)
+    query = read_command(**asked)
+    if form == "parquet" and sys.stdout.isatty():
+        raise WrongUse("Parquet is not for terminals", "write it to a file: > report.parquet")
+    reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
+    result = reports.run(query)
+    if chart:
+        click.echo(as_chart(result, min(shutil.get_terminal_size()[0], 120)))
+    elif form == "parquet":
+        sys.stdout.buffer.write(as_parquet(result))
+        sys.stdout.buffer.flush()
+    else:
+        click.echo({"table": as_table, "csv": as_csv, "json": as_json}[form](result), nl=form != "csv")
 
 
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))

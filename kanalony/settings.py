@@ -71,6 +71,12 @@ def _parameter_name(text: str) -> str:
     return name
 
 
+def _metric_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", text):
+        raise ValueError("must be named by a letter, then letters, digits and _")
+    return text
+
+
 def _named(text: object) -> object:
     if text == "":
         raise ValueError("must be the name of a directory")
@@ -189,6 +195,13 @@ class Settings(BaseSettings):
     ks_secrets: Path | None = None
     """Of `kanalony compact`: file with a line PARTNER_ID SECRET for each partner, to tell the user of a ks."""
 
+    custom_events: dict[Annotated[str, AfterValidator(_metric_name)], Annotated[int, Field(ge=0, lt=10**18)]] = {}
+    """Of reports: further event types by name, each a metric: `quizAnswered = 201` below [custom_events]."""
+
+    custom_dimensions: dict[Annotated[str, AfterValidator(_metric_name)], Annotated[str, Field(min_length=1)]] = {}
+    """Of reports: parameters of events by the name of a dimension: `campaign = "utm_campaign"` below
+    [custom_dimensions]."""
+
     host_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9.-]{1,63}$")
     """Name of this machine in segments: tells people which collector wrote a file. Need not be unique."""
 
@@ -233,7 +246,7 @@ def to_environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables, from which `load_settings` makes the same ones in another process."""
     values = settings.model_dump(mode="json")
     return {
-        f"KANALONY_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        f"KANALONY_{name.upper()}": json.dumps(value) if isinstance(value, list | dict) else str(value)
         for name, value in values.items()
         if value is not None
     }

@@ -1,0 +1,136 @@
+"""A report as people and programs want it: an aligned table, CSV, JSON, Parquet, a chart for the terminal."""
+
+import csv
+import io
+import json
+from datetime import date, datetime
+from typing import Any
+
+import plotext
+import pyarrow.parquet as pq
+from tabulate import tabulate
+
+from kanalony.errors import WrongUse
+from kanalony.events import TIME_DIMENSIONS
+from kanalony.reports.clock import label
+from kanalony.reports.query import Result
+
+NOTHING = "There are no events that answer this."
+
+_WIDEST = 60  # characters of a text in a table; the other formats have all of it
+_BARS = 30
+
+
+def _plain(text: str, widest: int) -> str:
+    """Text of an event for a terminal: without signs that steer one, and not too long."""
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    return text if len(text) <= widest else text[: widest - 1] + "…"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return _plain(value, _WIDEST)
+    return label(value) if isinstance(value, date) else _number(value)
+
+
+def _spread(values: Any) -> list[Any]:
+    """Dates and times as text, everything else as it is."""
+    return [label(value) if isinstance(value, date) else value for value in values]
+
+
+def as_table(result: Result) -> str:
+    """For people: aligned, with units and totals."""
+    if not result.table.num_rows:
+        return NOTHING
+    titles = list(result.dimensions)
+    titles += [f"{metric.name} ({metric.unit})" if metric.unit else metric.name for metric in result.metrics]
+    columns = [map(_cell, column.to_pylist()) for column in result.table.columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    if result.dimensions and result.count > 1:
+        rows.append([""] * len(titles))
+        rows.append(["total", *[""] * (len(result.dimensions) - 1), *map(_number, result.totals.values())])
+    alignment = ["left"] * len(result.dimensions) + ["right"] * len(result.metrics)
+    lines = [tabulate(rows, titles, "simple", colalign=alignment, disable_numparse=True)]
+    if result.table.num_rows < result.count:
+        lines.append(f"{result.table.num_rows:,} of {result.count:,} rows; the total is of all")
+    lines += [f"{name} is an estimate: within 3.2 % in 95 of 100 cases" for name in result.estimated]
+    return "\n".join(lines)
+
+
+def as_csv(result: Result) -> str:
+    """A line of names and one for each row; nothing where there is nothing to divide by."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(result.table.schema.names)
+    writer.writerows(zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True))
+    return text.getvalue()
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    """For JSON: rows as objects, totals, and how many rows there are on all pages."""
+    names = result.table.schema.names
+    rows = zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True)
+    return {
+        "rows": [dict(zip(names, row, strict=True)) for row in rows],
+        "totals": result.totals,
+        "count": result.count,
+        "units": {metric.name: metric.unit for metric in result.metrics if metric.unit},
+        "estimated": result.estimated,
+        "tables": result.tables,
+    }
+
+
+def as_json(result: Result) -> str:
+    """`as_object` as text."""
+    return json.dumps(as_object(result), indent=1, ensure_ascii=False)
+
+
+def as_parquet(result: Result) -> bytes:
+    """A Parquet file; days are dates, other times have the time zone that was asked for."""
+    file = io.BytesIO()
+    pq.write_table(result.table, file)
+    return file.getvalue()
+
+
+def as_chart(result: Result, width: int) -> str:
+    """The first metric over time, or by the other dimensions, drawn with characters. Raises WrongUse when there is
+    nothing to draw it over."""
+    if not result.dimensions:
+        raise WrongUse("a chart needs a dimension", "name one with --dimensions, as hour or country")
+    if not result.table.num_rows:
+        return NOTHING
+    metric = result.metrics[0]
+    values = [value or 0 for value in result.table[metric.name].to_pylist()]
+    title = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
+    columns = [result.table[name].to_pylist() for name in result.dimensions]
+    plotext.clear_figure()
+    plotext.theme("clear")
+    if len(result.dimensions) == 1 and result.dimensions[0] in TIME_DIMENSIONS:
+        times = [_seconds(time) for time in columns[0]]
+        marks = sorted({0, len(times) // 2, len(times) - 1})
+        plotext.plot_size(width, 16)
+        plotext.plot(times, values, marker="braille")
+        plotext.ylim(0, max(values) or 1)
+        plotext.xticks([times[mark] for mark in marks], [label(columns[0][mark]) for mark in marks])
+        plotext.title(title)
+    else:
+        names = [" · ".join(map(_cell, row)) for row in zip(*columns, strict=True)]
+        plotext.simple_bar(names[:_BARS], values[:_BARS], width=width, title=title)
+    drawn = plotext.uncolorize(plotext.build())
+    lines = [line.rstrip() for line in drawn.splitlines()]
+    if len(values) > _BARS and not (len(columns) == 1 and result.dimensions[0] in TIME_DIMENSIONS):
+        lines.append(f"the first {_BARS} of {len(values):,}")
+    return "\n".join(lines)
+
+
+def _seconds(time: date) -> float:
+    whole = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day)
+    return whole.timestamp()
