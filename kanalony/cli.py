@@ -377,6 +377,31 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
         click.echo({"table": as_table, "csv": as_csv, "json": as_json}[form](result), nl=form != "csv")
 
 
+@main.command(epilog=_example("kanalony dashboard", "kanalony dashboard --host 0.0.0.0 --api-key 585231=SECRET_KEY"))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Port; 0 takes a free one."
+)
+@_setting("api_key", multiple=True)
+@DATA
+@CONFIG
+def dashboard(host: str, port: int, data: Path | None, config: Path | None, **flags: Any) -> None:
+    """Serve a page of reports, and the query action.
+
+    The page is at /, the action at /api_v3/index.php?service=analytics&action=query. Both show what is in the lake:
+    keep `kanalony compact --every 60s` running beside it.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from kanalony.reports.api import serve
+    from kanalony.reports.query import Reports
+    from kanalony.reports.vocabulary import Vocabulary
+
+    settings = load_settings(config, **flags)
+    directory = _existing(data, settings)
+    reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
+    serve(reports, host, port, settings.api_key)
+
+
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))
 @DATA
 def recover(data: Path | None) -> None:

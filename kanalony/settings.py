@@ -71,6 +71,12 @@ def _parameter_name(text: str) -> str:
     return name
 
 
+def _api_key(text: str) -> str:
+    if not re.fullmatch(r"([0-9]{1,18}|\*)=[!-~]{8,}", text):
+        raise ValueError("must be like 585231=KEY or *=KEY, with 8 signs or more and no spaces")
+    return text
+
+
 def _metric_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", text):
         raise ValueError("must be named by a letter, then letters, digits and _")
@@ -194,6 +200,10 @@ class Settings(BaseSettings):
 
     ks_secrets: Path | None = None
     """Of `kanalony compact`: file with a line PARTNER_ID SECRET for each partner, to tell the user of a ks."""
+
+    api_key: _Several[Annotated[str, AfterValidator(_api_key)]] = ()
+    """Of `kanalony dashboard`: PARTNER_ID=KEY, a key that shows the rows of a partner; *=KEY shows all. Without any,
+    who reaches the dashboard sees everything. On the command line other users of the machine can read it."""
 
     custom_events: dict[Annotated[str, AfterValidator(_metric_name)], Annotated[int, Field(ge=0, lt=10**18)]] = {}
     """Of reports: further event types by name, each a metric: `quizAnswered = 201` below [custom_events]."""

@@ -55,11 +55,13 @@ class Query:
 class Result:
     """An answer. `table` has a column for each dimension, then for each metric: text, time or date, then numbers, null
     where there is nothing to divide by. `count` is the number of rows of all pages, `totals` the metrics of all of them
-    together; `estimated` are metrics that sketches told; `tables` are those that were read."""
+    together; `estimated` are metrics that sketches told; `tables` are those that were read; `latest` is when the
+    newest event was received that is in the lake."""
 
     metrics: list[Metric]
     dimensions: list[str]
     table: pa.Table
+    latest: datetime | None
     count: int = 0
     totals: dict[str, Any] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
@@ -172,8 +174,13 @@ class _Statement:
     def run(self, engine: duckdb.DuckDBPyConnection, spill: Path) -> Result:
         """Ask for it."""
         nothing = pa.table({key: pa.array([], pa.int64()) for key in (*self._dimensions, *self._names())})
+        latest = max((file.last for file in self._tables.events), default=None)
         result = Result(
-            self._metrics, self._dimensions, self._told(nothing, self._dimensions), estimated=self._estimated
+            self._metrics,
+            self._dimensions,
+            self._told(nothing, self._dimensions),
+            None if latest is None else clock.moment(latest, UTC),
+            estimated=self._estimated,
         )
         if self._span[0] >= self._span[1]:
             return result

@@ -85,6 +85,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "units": {metric.name: metric.unit for metric in result.metrics if metric.unit},
         "estimated": result.estimated,
         "tables": result.tables,
+        "latest": result.latest and result.latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
 
 

@@ -1,0 +1,212 @@
+"""The query action and the dashboard's page over HTTP: a process of its own, which only reads."""
+
+import hmac
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from kanalony.errors import KanalonyError, StorageError, WrongUse
+from kanalony.reports.query import Query, Reports
+from kanalony.reports.request import read_action
+from kanalony.reports.table import as_csv, as_object
+from kanalony.reports.vocabulary import UnknownName
+
+log = logging.getLogger("kanalony")
+
+EVERYBODY = "*"
+"""The partner of a key that shows all of them."""
+
+_MOST_BYTES = 64 << 10  # of a POST's body
+_AT_A_TIME = 2  # queries that are answered; each takes all cores
+_PAGE = files("kanalony.reports") / "dashboard"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class _Refused(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, kind: str, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.data = status, kind, {"message": message, **data}
+
+
+class _Access:
+    """Which partner's rows a request may see."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Keys as settings have them: PARTNER=KEY."""
+        self._keys = [(partner, key) for partner, _, key in (text.partition("=") for text in keys)]
+
+    def of(self, request: Request, parameters: dict[str, Any]) -> str:
+        """The partner that a request's key stands for, or EVERYBODY. Raises _Refused."""
+        if not self._keys:
+            return EVERYBODY
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        key = given if scheme.lower() == "bearer" else str(parameters.get("apiKey", ""))
+        # All are compared, so that the time it takes tells nothing.
+        found = [partner for partner, known in self._keys if hmac.compare_digest(known.encode(), key.encode())]
+        if not found:
+            hint = "send it as `Authorization: Bearer KEY`, or as the parameter apiKey"
+            raise _Refused(401, "unauthorized", "this key opens nothing" if key else "a key is needed", hint=hint)
+        return found[0]
+
+
+def _restricted(query: Query, partner: str) -> Query:
+    """A query for the rows of a partner alone. Raises _Refused when it asks for those of another."""
+    if partner == EVERYBODY:
+        return query
+    if any(value != partner for value in query.filters.get("partner", ())):
+        raise _Refused(404, "unknownPartner", "this key does not show that partner")
+    return replace(query, filters={**query.filters, "partner": (partner,)})
+
+
+async def _parameters(request: Request) -> dict[str, Any]:
+    """Of the query string, and of a body that is a form or a JSON object."""
+    parameters: dict[str, Any] = dict(request.query_params)
+    if request.method != "POST":
+        return parameters
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise _Refused(400, "badRequest", f"the body has more than {_MOST_BYTES:,} bytes")
+    try:
+        if "json" in request.headers.get("Content-Type", ""):
+            told = json.loads(body or b"{}")
+        else:
+            told = dict(parse_qsl(body.decode(), keep_blank_values=True))
+    except (ValueError, RecursionError) as error:
+        raise _Refused(400, "badRequest", f"the body cannot be read: {error}") from error
+    if not isinstance(told, dict):
+        raise _Refused(400, "badRequest", "the body is no JSON object")
+    return parameters | told
+
+
+def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = False) -> Starlette:
+    """The ASGI application. `keys` are PARTNER=KEY; `local` answers only requests that name this machine as their host,
+    so that no page of another site can read what this one shows."""
+    access = _Access(keys)
+    turns = threading.BoundedSemaphore(_AT_A_TIME)
+
+    def answer(query: Query, form: str) -> Response:
+        with turns:
+            result = reports.run(query)
+        if form == "csv":
+            return Response(as_csv(result), media_type="text/csv")
+        return JSONResponse(as_object(result))
+
+    async def action(request: Request) -> Response:
+        parameters = await _parameters(request)
+        named = parameters.get("service"), parameters.get("action")
+        if named != ("analytics", "query"):
+            raise _Refused(404, "notFound", f"there is no action {named[1]!r} of a service {named[0]!r} here")
+        query = _restricted(read_action(parameters), access.of(request, parameters))
+        form = str(parameters.get("format", "json"))
+        if form not in ("json", "csv"):
+            raise _Refused(400, "badRequest", f"format is {form!r}", hint="it must be json or csv")
+        return await run_in_threadpool(answer, query, form)
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        file = _PAGE / name
+        kind = _TYPES.get("." + name.rpartition(".")[2])
+        if not kind or not file.is_file():
+            raise HTTPException(404)
+        return Response(file.read_bytes(), media_type=kind)
+
+    hosts = ["127.0.0.1", "localhost", "[::1]"] if local else ["*"]
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/static/{name}", page),
+            Route("/api_v3/index.php", action, methods=["GET", "POST"]),
+        ],
+        middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        exception_handlers={Exception: _told, KanalonyError: _told, _Refused: _told, HTTPException: _told},
+    )
+
+
+class _Headers:
+    """Adds headers to every answer."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_more(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                more = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        await self._app(scope, receive, send_more)
+
+
+def _told(_: Request, error: Exception) -> Response:
+    """An error as JSON: its kind, and what there is to say about it."""
+    if isinstance(error, _Refused):
+        status, kind, data = error.status, error.kind, error.data
+    elif isinstance(error, UnknownName):
+        kind = f"unknown{error.kind.capitalize()}"
+        status, data = 400, {"message": str(error), "hint": error.hint, "name": error.name, "near": error.near}
+    elif isinstance(error, WrongUse):
+        status, kind, data = 400, "badRequest", {"message": str(error), "hint": error.hint}
+    elif isinstance(error, HTTPException):
+        kind = "notFound" if error.status_code == 404 else "badRequest"
+        status, data = error.status_code, {"message": error.detail}
+    elif isinstance(error, KanalonyError):
+        log.error("a query failed: %s", error)
+        status, kind, data = 503, "unavailable", {"message": str(error), "hint": error.hint}
+    else:  # a mistake of ours, which the server logs
+        status, kind, data = 500, "failed", {"message": "the query failed; the log says why"}
+    return JSONResponse({"kind": kind, "data": data}, status)
+
+
+def serve(reports: Reports, host: str, port: int, keys: Sequence[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises WrongUse for an address that others reach when there is no key, and
+    StorageError when it is taken."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise WrongUse(f"--host is {host!r}: {error.strerror}", "name an address of this machine") from error
+    is_local = ip_address(address[4][0]).is_loopback
+    if not is_local and not keys:
+        raise WrongUse(
+            f"on {host} others would see everything", "name keys with --api-key PARTNER_ID=KEY, or *=KEY for all"
+        )
+    try:
+        listening = socket.create_server(address[4][:2], family=address[0])
+    except OSError as error:
+        raise StorageError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            "is another one running? Name another --port",
+        ) from error
+    app = create_app(reports, keys, local=is_local and not keys)
+    log.info("dashboard on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listening])
