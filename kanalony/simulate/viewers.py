@@ -46,8 +46,10 @@ ENTRY_SKEW = 1.1  # exponent of the Zipf law of popularity
 
 @dataclass(frozen=True)
 class SimulatedEvent:
-    """One request to send: its unique key (`sessionId eventIndex`), query string and headers."""
+    """One request to send: the simulated time of that in s since 1970, its unique key (`sessionId eventIndex`), query
+    string and headers."""
 
+    time: float
     key: str
     query: str
     user_agent: str
@@ -59,7 +61,7 @@ def _pick(rng: random.Random, weighted: "tuple[tuple[str, int], ...]") -> str:
 
 
 class _Session:
-    """One viewing of one video: an iterator of (simulated time in s, event)."""
+    """One viewing of one video: its events in order."""
 
     def __init__(self, rng: random.Random, start: float) -> None:
         self._rng = rng
@@ -92,7 +94,7 @@ class _Session:
             self._common["userId"] = f"user{rng.randrange(5000)}"
         self._started: int | None = None
 
-    def _event(self, kind: int, position: float, **more: object) -> tuple[float, SimulatedEvent]:
+    def _event(self, kind: int, position: float, **more: object) -> SimulatedEvent:
         self._index += 1
         values: dict[str, object] = {
             "eventType": kind,
@@ -106,14 +108,14 @@ class _Session:
             values["sessionStartTime"] = self._started
         else:
             self._started = int(self._now)  # the answer to the first event becomes sessionStartTime
-        event = SimulatedEvent(f"{self._id} {self._index}", urlencode(values), self._user_agent, self._referrer)
-        return self._now, event
+        key = f"{self._id} {self._index}"
+        return SimulatedEvent(self._now, key, urlencode(values), self._user_agent, self._referrer)
 
     def _quality(self) -> dict[str, object]:
         bitrate = self._rng.choice((400, 800, 1500, 3000, 6000))
         return {"actualBitrate": bitrate, "preferredBitrate": 6000, "bufferTime": f"{self._rng.expovariate(2):.3f}"}
 
-    def __iter__(self) -> Iterator[tuple[float, SimulatedEvent]]:
+    def __iter__(self) -> Iterator[SimulatedEvent]:
         rng = self._rng
         yield self._event(IMPRESSION, 0)
         self._now += rng.uniform(0.2, 8)
@@ -161,13 +163,13 @@ def simulate(viewers: int, seed: str) -> Iterator[SimulatedEvent]:
     """
     rng = random.Random(seed)
     # (time, tie-breaker, rest of the session, next event): whoever is due first is at the front.
-    due: list[tuple[float, int, Iterator[tuple[float, SimulatedEvent]], SimulatedEvent]] = []
+    due: list[tuple[float, int, Iterator[SimulatedEvent], SimulatedEvent]] = []
 
     def begin(now: float, number: int) -> None:
         busy = HOURS[int(now // 3600) % 24] / max(HOURS)
         session = iter(_Session(rng, now + rng.expovariate(busy / 60)))
-        time, event = next(session)
-        heapq.heappush(due, (time, number, session, event))
+        event = next(session)
+        heapq.heappush(due, (event.time, number, session, event))
 
     for number in range(viewers):
         begin(START, number)
@@ -176,7 +178,7 @@ def simulate(viewers: int, seed: str) -> Iterator[SimulatedEvent]:
         yield event
         following = next(session, None)
         if following:
-            heapq.heapreplace(due, (following[0], number, session, following[1]))
+            heapq.heapreplace(due, (following.time, number, session, following))
         else:
             heapq.heappop(due)
             begin(now, number)

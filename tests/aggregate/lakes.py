@@ -12,6 +12,7 @@ import polars
 from kanalony._frames import crc32c
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher
+from kanalony.aggregate.rollups import Rollups
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 
@@ -68,6 +69,17 @@ def compact(
 ) -> Result:
     with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=Enricher(None, None)) as compaction:
         return compaction.run(compaction.waiting(), lambda _: None, stopping)
+
+
+KEEP = {"hour": float("inf"), "minute": float("inf"), "tenSeconds": float("inf")}
+
+
+def roll_up(data: DataDirectory, keep: dict[str, float] = KEEP, *, memory: int = MEMORY, geoip: Any = None) -> int:
+    """Compact, and refresh the rollups; how many hours were computed."""
+    enricher = Enricher(None, geoip)
+    with Compaction(data, memory=memory, keep_segments=float("inf"), enricher=enricher) as compaction:
+        compaction.run(compaction.waiting(), lambda _: None, lambda: False)
+        return Rollups(data.lake, memory=memory, keep=keep).refresh(compaction.lake, compaction.record)
 
 
 def rows(data: DataDirectory) -> list[dict[str, Any]]:
