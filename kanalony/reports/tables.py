@@ -73,9 +73,10 @@ class Tables:
                 plan(first, end, finer)
                 return
             plan(first, begin, finer)
-            name = coarsest.rollup.name
-            sources.setdefault(name, Source(coarsest.rollup, coarsest.files)).spans.append((begin, stop))
+            if any(file.last >= begin and file.first < stop for file in coarsest.files):
+                name = coarsest.rollup.name
+                sources.setdefault(name, Source(coarsest.rollup, coarsest.files)).spans.append((begin, stop))
             plan(stop, end, finer)
 
         plan(*span, able)
-        return list(sources.values())
+        return list(sources.values()) or [Source(None, self.events, [span])]

@@ -1,0 +1,416 @@
+"""What metrics and dimensions mean, by cases made by hand; what queries can ask for."""
+
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from kanalony.errors import WrongUse
+from kanalony.events import METRICS
+from kanalony.reports.vocabulary import UnknownName, Vocabulary
+from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import SECOND, Sent
+from tests.reports.asking import ERROR, IMPRESSION, PLAY, REQUESTED, VIEW, ask, at, event, one, rows, session, store
+
+NOON = "2026-06-01T12:00:00"
+PARIS = ZoneInfo("Europe/Paris")
+ALL = " ".join(metric.name for metric in METRICS)
+
+
+def views(*times: str) -> list[Sent]:
+    return [event(when, VIEW, eventIndex=number) for number, when in enumerate(times)]
+
+
+# Ratios.
+
+
+def test_ratios_without_plays_are_empty_not_zero(data: DataDirectory) -> None:
+    store(data, event(NOON, ERROR))
+    names = (
+        "playRatio averageViewDropOff averageViewDuration averageActualBitrate averageJoinTime joinTimeP50 joinTimeP95"
+    )
+    assert rows(data, f"{names} errorRate lossRate rebufferRatio") == [(None,) * 10]
+    assert rows(data, "play peakView uniqueVideos minutesWatched bufferingTime") == [(0, 0, 1, 0.0, 0.0)]
+
+
+def test_play_ratio_and_drop_off(data: DataDirectory) -> None:
+    plays = [event(NOON, PLAY, eventIndex=number) for number in range(4)]
+    impressions = [event(NOON, IMPRESSION, eventIndex=number) for number in range(5)]
+    reached = [event(NOON, kind, eventIndex=50 + kind) for kind in (11, 12, 13, 14, 15)]
+    store(data, *plays, *impressions, *reached, event(NOON, 11))
+    assert rows(data, "playRatio averageViewDropOff") == [(0.8, (0.5 + 0.25 + 0.25 + 0.25) / 4)]
+
+
+def test_the_total_is_of_all_rows_not_their_mean(data: DataDirectory) -> None:
+    store(
+        data,
+        *[event(NOON, IMPRESSION, eventIndex=number) for number in range(10)],
+        event(NOON, PLAY),
+        event(NOON, IMPRESSION, entryId="f"),
+        event(NOON, PLAY, entryId="f"),
+    )
+    found = ask(data, "playRatio uniqueSessions", "entry")
+    assert found["rows"] == [
+        {"entry": "f", "playRatio": 1.0, "uniqueSessions": 1},
+        {"entry": "e", "playRatio": 0.1, "uniqueSessions": 1},
+    ]
+    assert found["totals"] == {"playRatio": 2 / 11, "uniqueSessions": 1}
+
+
+# Peaks.
+
+
+def test_peak_view_is_the_most_views_in_ten_seconds(data: DataDirectory) -> None:
+    watching = [*session(NOON, 3, name="a"), *session(at(NOON) + 11 * SECOND, 2, name="b")]
+    store(data, *watching, *session("2026-06-01T13:00:00", 4, name="c"))
+    assert one(data, "peakView") == 2
+    assert rows(data, "peakView view", "hour") == [
+        ("2026-06-01T12:00+00:00", 2, 5),
+        ("2026-06-01T13:00+00:00", 1, 4),
+    ]
+
+
+def test_peaks_of_entries_do_not_add_up(data: DataDirectory) -> None:
+    one_after_the_other = (("e", NOON), ("f", "2026-06-01T12:00:10"))
+    store(
+        data, *[event(when, VIEW, entryId=entry, eventIndex=n) for entry, when in one_after_the_other for n in (1, 2)]
+    )
+    found = ask(data, "peakView", "entry")
+    assert found["rows"] == [{"entry": "e", "peakView": 2}, {"entry": "f", "peakView": 2}]
+    assert found["totals"] == {"peakView": 2}
+
+
+def test_a_period_without_views_has_a_peak_of_zero(data: DataDirectory) -> None:
+    store(data, event(NOON, PLAY))
+    assert rows(data, "peakView view", "entry") == [("e", 0, 0)]
+
+
+# Time watched.
+
+
+def test_minutes_watched_are_differences_of_play_time_sum(data: DataDirectory) -> None:
+    times = [0, 10.5, 21, 31.25]
+    watched = [
+        event(at(NOON) + number * 10 * SECOND, VIEW, eventIndex=number + 1, playTimeSum=seconds)
+        for number, seconds in enumerate(times)
+    ]
+    store(data, *watched)
+    assert rows(data, "minutesWatched estimatedMinutesWatched") == [(31.25 / 60, 4 / 6)]
+
+
+def test_without_play_time_sum_the_first_view_of_a_run_counts_nothing(data: DataDirectory) -> None:
+    store(data, *session(NOON, 7))
+    assert rows(data, "minutesWatched averageViewDuration") == [(1.0, 1.0)]
+
+
+def test_views_without_a_session_count_ten_seconds_each(data: DataDirectory) -> None:
+    store(data, *[event(at(NOON) + n * SECOND, VIEW, sessionId="", eventIndex=n) for n in range(6)])
+    assert one(data, "minutesWatched") == 1.0
+
+
+def test_a_play_time_sum_that_falls_or_leaps_adds_nothing(data: DataDirectory) -> None:
+    times = [100, 110, 5, 15, 5000, 5010, "nan", "1e400", -3]
+    watched = [
+        event(at(NOON) + number * 10 * SECOND, VIEW, eventIndex=number + 1, playTimeSum=seconds)
+        for number, seconds in enumerate(times)
+    ]
+    store(data, *watched)
+    assert one(data, "minutesWatched") == 30 / 60
+
+
+def test_a_run_that_goes_on_in_the_next_hour_is_one_run(data: DataDirectory) -> None:
+    store(data, *session("2026-06-01T12:59:35", 7))
+    assert rows(data, "minutesWatched lossRate", "hour") == [
+        ("2026-06-01T12:00+00:00", 20 / 60, 0.0),
+        ("2026-06-01T13:00+00:00", 40 / 60, 0.0),
+    ]
+
+
+# Loss.
+
+
+def test_missing_numbers_inside_a_run_are_loss(data: DataDirectory) -> None:
+    store(data, *[event(at(NOON) + n * SECOND, VIEW, eventIndex=n) for n in (3, 4, 7, 10)])
+    assert one(data, "lossRate") == 4 / 8
+
+
+@pytest.mark.parametrize(
+    "indices", [(1, 2, 4, 3, 5), (2, 1, 3, 4, 5), (1, 2, 2, 3, 4, 5)], ids=["swapped", "swapped at first", "twice"]
+)
+def test_another_order_is_no_loss(data: DataDirectory, indices: tuple[int, ...]) -> None:
+    sent = [event(at(NOON) + n * SECOND, VIEW, eventIndex=index, position=n) for n, index in enumerate(indices)]
+    store(data, *sent)
+    assert one(data, "lossRate") == 0
+
+
+def test_a_counter_that_begins_anew_is_no_loss(data: DataDirectory) -> None:
+    first = [event(at(NOON) + n * 10 * SECOND, VIEW, eventIndex=n) for n in range(1, 21)]
+    again = [event(at(NOON) + (250 + n * 10) * SECOND, VIEW, eventIndex=n, position=200 + n) for n in range(1, 11)]
+    other = [event(at(NOON) + n * 10 * SECOND, VIEW, eventIndex=n, entryId="f") for n in range(1, 11)]
+    late = [event(at(NOON) + 3600 * SECOND, VIEW, eventIndex=500)]
+    store(data, *first, *again, *other, *late)
+    assert rows(data, "lossRate minutesWatched") == [(0, (190 + 90 + 90) / 60)]
+
+
+# Quality.
+
+
+def test_quality_is_of_the_events_that_have_it(data: DataDirectory) -> None:
+    plays = [event(NOON, PLAY, eventIndex=n, joinTime=time, bufferTime=0.5) for n, time in enumerate((1, 2, 4))]
+    views = [event(NOON, VIEW, eventIndex=10 + n, actualBitrate=rate) for n, rate in enumerate((500, 1500))]
+    others = [event(NOON, 43, eventIndex=20, actualBitrate=9999, joinTime=99), event(NOON, PLAY, eventIndex=30)]
+    wrong = [event(NOON, PLAY, eventIndex=40 + n, joinTime=time) for n, time in enumerate((-1, 1e9, "nan", "x"))]
+    store(data, *plays, *views, *others, *wrong, event(NOON, REQUESTED), event(NOON, ERROR))
+    found = ask(data, "averageJoinTime joinTimeP50 joinTimeP95 bufferingTime averageActualBitrate errorRate")
+    assert found["rows"] == [
+        {
+            "averageJoinTime": pytest.approx(7 / 3),
+            "joinTimeP50": 2.0,
+            "joinTimeP95": pytest.approx(3.8),
+            "bufferingTime": 1.5,
+            "averageActualBitrate": 1000.0,
+            "errorRate": 1.0,
+        }
+    ]
+    assert found["units"] == {
+        "averageJoinTime": "s",
+        "joinTimeP50": "s",
+        "joinTimeP95": "s",
+        "bufferingTime": "s",
+        "averageActualBitrate": "kbps",
+    }
+
+
+# Distinct counts.
+
+
+def test_distinct_counts_leave_the_unknown_out_and_part_users_by_partner(data: DataDirectory) -> None:
+    who = [("a", "u", "e", 1), ("a", "u", "f", 1), ("b", "u", "e", 2), ("", "v", "", 1), ("", "", "e", 1)]
+    sent = [
+        event(at(NOON) + n, VIEW, sessionId=s, userId=u, entryId=entry, partnerId=p)
+        for n, (s, u, entry, p) in enumerate(who)
+    ]
+    store(data, *sent)
+    assert rows(data, "uniqueSessions uniqueKnownUsers uniqueVideos events") == [(2, 3, 3, 5)]
+
+
+def test_sessions_of_many_events_are_estimated_and_that_is_said(data: DataDirectory) -> None:
+    sent = [event(at(NOON) + n * SECOND, VIEW, sessionId=f"s{n % 6000}", eventIndex=n) for n in range(9000)]
+    store(data, *sent)
+    exact = ask(data, "uniqueSessions", "hour")
+    estimate = ask(data, "uniqueSessions", "hour", exact_events=1000)
+    assert exact["totals"] == {"uniqueSessions": 6000}
+    assert exact["estimated"] == []
+    assert estimate["estimated"] == ["uniqueSessions"]
+    assert estimate["tables"] == ["hour"]
+    assert estimate["totals"]["uniqueSessions"] == pytest.approx(6000, rel=0.05)
+    assert estimate["totals"]["uniqueSessions"] != 6000
+    assert [row["uniqueSessions"] for row in estimate["rows"]] == [3600, 3600, 1800], "exact up to 4,096"
+
+
+def test_estimates_of_a_period_take_its_edges_from_events(data: DataDirectory) -> None:
+    store(data, *[event(at(NOON) + n * 60 * SECOND, VIEW, sessionId=f"s{n}") for n in range(240)])
+    found = ask(
+        data, "uniqueSessions", exact_events=1, start="2026-06-01T12:30:00+00:00", end="2026-06-01T15:15:00+00:00"
+    )
+    assert found["rows"] == [{"uniqueSessions": 165}]
+    assert found["estimated"] == ["uniqueSessions"]
+
+
+# Dimensions.
+
+
+def test_what_an_event_does_not_say_is_one_visible_value(data: DataDirectory) -> None:
+    store(data, event(NOON, VIEW), event(NOON, VIEW, partnerId=None), event(NOON, VIEW, partnerId="x", userId=""))
+    assert rows(data, "view", "partner userId") == [("Unknown", "Unknown", 2), ("1", "Unknown", 1)]
+
+
+def test_category_is_what_playback_context_holds(data: DataDirectory) -> None:
+    store(data, event(NOON, VIEW, playbackContext="12"))
+    assert rows(data, "view", "category playbackContext") == [("12", "12", 1)]
+
+
+def test_types_without_a_name_are_reported_under_their_number(data: DataDirectory) -> None:
+    store(data, event(NOON, 6), event(NOON, 6, eventIndex=2), event(NOON, 201), event(NOON, "what"), event(NOON, PLAY))
+    assert ask(data, "6 201 7 3 events")["rows"] == [{"6": 2, "201": 1, "7": 0, "3": 1, "events": 5}]
+    assert ask(data, "6")["tables"] == ["hour"]
+
+
+def test_registered_event_types_and_parameters_are_metrics_and_dimensions(data: DataDirectory) -> None:
+    store(
+        data,
+        event(NOON, 201, campaign="spring"),
+        event(NOON, 201, campaign="spring", eventIndex=2),
+        event(NOON, 201, errorCode="12"),
+        event(NOON, PLAY, campaign=""),
+    )
+    vocabulary = Vocabulary({"quizAnswered": 201}, {"campaign": "campaign", "fault": "errorCode"})
+    assert rows(data, "quizAnswered play", "campaign fault", vocabulary=vocabulary) == [
+        ("spring", "Unknown", 2, 0),
+        ("Unknown", "12", 1, 0),
+        ("Unknown", "Unknown", 0, 1),
+    ]
+    chosen = ask(data, "quizAnswered", filters={"campaign": ("spring",)}, vocabulary=vocabulary)
+    assert chosen["rows"] == [{"quizAnswered": 2}]
+    with pytest.raises(WrongUse, match="'play' is a metric or dimension already"):
+        Vocabulary({"play": 201})
+
+
+# Time.
+
+
+def test_a_day_is_the_time_zones(data: DataDirectory) -> None:
+    store(data, event("2026-06-01T21:30:00", PLAY), event("2026-06-01T22:30:00", VIEW))
+    assert rows(data, "play view", "day", zone=PARIS) == [("2026-06-01", 1, 0), ("2026-06-02", 0, 1)]
+    assert rows(data, "play view", "day") == [("2026-06-01", 1, 1)]
+    assert rows(data, "play view", "hour", zone=ZoneInfo("Asia/Kathmandu")) == [
+        ("2026-06-02T03:00+05:45", 1, 0),
+        ("2026-06-02T04:00+05:45", 0, 1),
+    ]
+
+
+def test_the_hour_that_comes_twice_in_autumn_is_two_hours(data: DataDirectory) -> None:
+    store(data, *views("2026-10-24T22:00", "2026-10-25T00:30", "2026-10-25T01:30", "2026-10-25T22:59:59"))
+    assert rows(data, "view", "hour", zone=PARIS) == [
+        ("2026-10-25T00:00+02:00", 1),
+        ("2026-10-25T02:00+02:00", 1),
+        ("2026-10-25T02:00+01:00", 1),
+        ("2026-10-25T23:00+01:00", 1),
+    ]
+    assert rows(data, "view", "day", zone=PARIS) == [("2026-10-25", 4)], "25 hours"
+
+
+def test_the_day_without_its_second_hour_in_spring_has_23(data: DataDirectory) -> None:
+    store(data, *views("2026-03-28T22:59:59", "2026-03-28T23:00", "2026-03-29T21:59:59", "2026-03-29T22:00"))
+    assert rows(data, "view", "day", zone=PARIS) == [("2026-03-28", 1), ("2026-03-29", 2), ("2026-03-30", 1)]
+
+
+def test_a_day_that_begins_at_one_o_clock_begins_there(data: DataDirectory) -> None:
+    # Havana puts its clocks forward at midnight: 2026-03-08 begins at 01:00, which is 05:00 UTC.
+    store(data, event("2026-03-08T04:59:59", VIEW), event("2026-03-08T05:00:00", PLAY))
+    assert rows(data, "view play", "day", zone=ZoneInfo("America/Havana")) == [
+        ("2026-03-07", 1, 0),
+        ("2026-03-08", 0, 1),
+    ]
+
+
+def test_minutes_and_ten_seconds(data: DataDirectory) -> None:
+    store(data, *views(*(f"2026-06-01T12:00:{second}" for second in ("09.999", "10", "19.999", "50"))))
+    assert rows(data, "view", "minute") == [("2026-06-01T12:00+00:00", 4)]
+    assert rows(data, "view", "tenSeconds", zone=PARIS) == [
+        ("2026-06-01T14:00+02:00", 1),
+        ("2026-06-01T14:00:10+02:00", 2),
+        ("2026-06-01T14:00:50+02:00", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "views"),
+    [
+        (None, None, 240),
+        ("2026-06-01T12:00:01+00:00", None, 239),
+        ("2026-06-01T12:30:00+00:00", "2026-06-01T14:00:00+00:00", 90),
+        ("2026-06-01T12:30:30+00:00", "2026-06-01T15:00:00.000001+00:00", 150),
+        ("2026-06-01T14:30:00+02:00", "2026-06-01T12:31:00+00:00", 1),
+        ("2020-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00", 240),
+    ],
+)
+def test_a_period_has_its_first_moment_and_not_its_end(
+    data: DataDirectory, start: str | None, end: str | None, views: int
+) -> None:
+    store(data, *[event(at(NOON) + n * 60 * SECOND, VIEW, eventIndex=n) for n in range(240)])
+    assert rows(data, "view peakView uniqueSessions", start=start, end=end) == [(views, 1, 1)]
+
+
+def test_late_events_enter_the_hours_they_belong_to(data: DataDirectory) -> None:
+    store(data, *session("2026-06-01T12:58:00", 3, name="a"), *session("2026-06-01T15:00:00", 2, name="b"))
+    missing = session("2026-06-01T12:59:00", 10, name="c")
+    store(data, *missing[4:])
+    assert one(data, "lossRate") == 0
+    store(data, *missing[:3])
+    assert rows(data, "view minutesWatched peakView lossRate", "hour") == [
+        ("2026-06-01T12:00+00:00", 8, (20 + 50 - 10) / 60, 1, 1 / 15),
+        ("2026-06-01T13:00+00:00", 4, 40 / 60, 1, 0.0),
+        ("2026-06-01T15:00+00:00", 2, 10 / 60, 1, 0.0),
+    ]
+
+
+# Asking.
+
+
+def test_order_and_pages(data: DataDirectory) -> None:
+    sent = [event(NOON, VIEW, entryId=entry, eventIndex=n) for n, entry in enumerate("aabbbc")]
+    store(data, *sent, event(NOON, PLAY, entryId="c"))
+    assert rows(data, "view", "entry") == [("b", 3), ("a", 2), ("c", 1)]
+    assert rows(data, "view", "entry", order=(("entry", False),)) == [("a", 2), ("b", 3), ("c", 1)]
+    assert rows(data, "view play", "entry", order=(("play", True), ("view", False))) == [
+        ("c", 1, 1),
+        ("a", 2, 0),
+        ("b", 3, 0),
+    ]
+    second = ask(data, "view", "entry", limit=2, offset=2)
+    assert second["rows"] == [{"entry": "c", "view": 1}]
+    assert (second["count"], second["totals"]) == (3, {"view": 6})
+    beyond = ask(data, "view", "entry", limit=2, offset=10)
+    assert (beyond["rows"], beyond["count"]) == ([], 3)
+
+
+def test_empty_ratios_come_last_in_either_order(data: DataDirectory) -> None:
+    store(data, event(NOON, PLAY, entryId="a"), *session(NOON, 1, entryId="b"), event(NOON, IMPRESSION, entryId="c"))
+    assert [entry for entry, _ in rows(data, "playRatio", "entry")] == ["b", "c", "a"]
+    assert [entry for entry, _ in rows(data, "playRatio", "entry", order=(("playRatio", False),))] == ["c", "b", "a"]
+
+
+def test_filters_are_values_of_a_dimension_or_another(data: DataDirectory) -> None:
+    store(data, *[event(NOON, VIEW, entryId=entry, partnerId=p, eventIndex=p) for entry in "ab'" for p in (1, 2, 3)])
+    assert one(data, "view", filters={"entry": ("a", "'"), "partner": ("1", "3")}) == 4
+    assert rows(data, "view", "entry", filters={"entry": ("' OR 1=1 --",)}) == []
+    assert rows(data, "view", "partner", filters={"entry": ("'",)}) == [("1", 1), ("2", 1), ("3", 1)]
+
+
+def test_an_empty_lake_answers_with_no_rows(data: DataDirectory) -> None:
+    assert ask(data, ALL, "hour entry", zone=PARIS)["rows"] == []
+    assert ask(data, "play")["count"] == 0
+    assert ask(data, "play")["latest"] is None
+
+
+def test_a_period_without_events_has_no_rows(data: DataDirectory) -> None:
+    store(data, event(NOON, PLAY))
+    periods: list[dict[str, Any]] = [{"end": "2026-05-31T00:00:00+00:00"}, {"start": "2026-07-01T00:00:00+00:00"}]
+    for period in periods:
+        assert ask(data, ALL, **period)["rows"] == []
+        assert ask(data, ALL, "day", **period)["rows"] == []
+    hole: dict[str, Any] = {"start": "2026-06-01T12:00:01+00:00", "end": "2026-06-01T12:00:02+00:00"}
+    assert ask(data, ALL, **hole)["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "dimensions", "more", "message", "near"),
+    [
+        ("plya", "", {}, "no metric 'plya'", ["play"]),
+        ("playthrough25", "", {}, "no metric 'playthrough25'", ["playThrough25"]),
+        ("watched", "", {}, "no metric 'watched'", ["minutesWatched"]),
+        ("play", "contry", {}, "no dimension 'contry'", ["country"]),
+        ("play", "", {"filters": {"Entry": ("a",)}}, "no dimension 'Entry'", ["entry"]),
+    ],
+)
+def test_an_unknown_name_tells_the_nearest_ones(
+    data: DataDirectory, metrics: str, dimensions: str, more: dict[str, Any], message: str, near: list[str]
+) -> None:
+    with pytest.raises(UnknownName, match=message) as raised:
+        ask(data, metrics, dimensions, **more)
+    assert raised.value.near[: len(near)] == near
+    assert near[0] in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("metrics", "more", "message"),
+    [
+        ("", {}, "no metric is asked for"),
+        ("play", {"order": (("view", True),)}, "cannot order by 'view'"),
+        ("play", {"filters": {"hour": ("12",)}}, "hour cannot be filtered"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(data: DataDirectory, metrics: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongUse, match=message):
+        ask(data, metrics, **more)

@@ -1,0 +1,281 @@
+"""Rollups say what the events say, whatever came when; they are refreshed, dropped and made again, and never wrong."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanalony.aggregate.delta import Table
+from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup, Rollups
+from kanalony.errors import StorageError
+from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
+from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import KEEP, SECOND, Sent, compact, roll_up, seal
+from tests.reports.asking import PLAY, VIEW, ask, at, event, one, rows, session, store
+
+NOON = "2026-06-01T12:00:00"
+METRIC_NAMES = [metric.name for metric in METRICS]
+ALL = " ".join(METRIC_NAMES)
+DIMENSION_NAMES = [*(dimension.name for dimension in DIMENSIONS), *TIME_DIMENSIONS]
+
+
+def contents(data: DataDirectory) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every rollup, sorted; sketches and lists as they are."""
+    found = {}
+    for rollup in ROLLUPS:
+        table = polars.read_delta(str(data.lake / DIRECTORY / rollup.name))
+        order = ["time", *rollup.dimensions]
+        found[rollup.name] = table.sort(order).with_columns(table.sort(order)["joinTimes"].list.sort()).to_dicts()
+    return found
+
+
+def without_rollups(data: DataDirectory, root: Path) -> DataDirectory:
+    bare = DataDirectory.writable(root / "bare")
+    bare.lake.mkdir(exist_ok=True)
+    if not (bare.lake / "events").exists():
+        (bare.lake / "events").symlink_to(data.lake / "events")
+    return bare
+
+
+# The property: whatever is sent and asked, with rollups and without is the same.
+
+START = at("2026-03-28T21:00:00")
+sent_events = st.builds(
+    lambda seconds, kind, session, index, entry, more: event(
+        START + seconds * SECOND // 4, kind, sessionId=session, eventIndex=index, entryId=entry, **more
+    ),
+    st.integers(0, 4 * 3600 * 6),
+    st.sampled_from([1, 2, 3, 3, 6, 11, 98, 99, 99, 99]),
+    st.sampled_from(["", "s", "t", "u"]),
+    st.integers(1, 12),
+    st.sampled_from(["", "e", "f"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "playTimeSum": st.integers(0, 100),
+            "bufferTime": st.floats(0, 5),
+            "joinTime": st.floats(-1, 9),
+            "actualBitrate": st.integers(1, 9000),
+            "userId": st.sampled_from(["", "u", "v"]),
+            "playbackType": st.sampled_from(["vod", "live"]),
+            "partnerId": st.sampled_from(["1", "2", "x"]),
+            "customVar1": st.sampled_from(["a", "b", "Unknown"]),
+        },
+    ),
+)
+questions = st.tuples(
+    st.lists(st.sampled_from(DIMENSION_NAMES), max_size=3, unique=True),
+    st.sampled_from([UTC, ZoneInfo("Europe/Paris"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Australia/Lord_Howe")]),
+    st.none() | st.integers(0, 4 * 3600 * 6),
+    st.none() | st.integers(0, 4 * 3600 * 6),
+    st.dictionaries(
+        st.sampled_from(["entry", "userId", "playbackType"]),
+        st.sampled_from([("e",), ("Unknown", "u"), ("vod", "f")]),
+        max_size=1,
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.lists(sent_events, min_size=1, max_size=40), min_size=1, max_size=3),
+    st.lists(questions, min_size=4, max_size=4),
+)
+def test_with_rollups_and_without_every_answer_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[Sent]], asked: list[Any]
+) -> None:
+    root = tmp_path_factory.mktemp("property")
+    data = DataDirectory.writable(root / "data")
+    for part in parts:
+        store(data, *part)
+    bare = without_rollups(data, root)
+    for dimensions, zone, first, end, filters in asked:
+        period: dict[str, Any] = {
+            name: None if offset is None else datetime.fromtimestamp(START / 1e6 + offset / 4, UTC).isoformat()
+            for name, offset in (("start", first), ("end", end))
+        }
+        question = (ALL, " ".join(dimensions))
+        rolled = ask(data, *question, zone=zone, filters=filters, **period)
+        raw = ask(bare, *question, zone=zone, filters=filters, **period)
+        assert rolled["rows"] == raw["rows"]
+        assert rolled["totals"] == raw["totals"]
+        assert set(raw["tables"]) <= {"events"}
+
+
+def test_what_came_in_parts_is_what_came_at_once(tmp_path: Path) -> None:
+    watched = [*session("2026-06-01T11:57:00", 40, name="a"), *session("2026-06-01T12:30:00", 300, name="b")]
+    parts, whole = DataDirectory.writable(tmp_path / "parts"), DataDirectory.writable(tmp_path / "whole")
+    store(whole, *watched)
+    for part in (watched[5::3], watched[3:5], watched[6::3], watched[7::3], watched[:3]):
+        store(parts, *part)
+    assert contents(parts) == contents(whole)
+
+
+# Refreshing.
+
+
+def test_only_the_hours_that_were_touched_are_computed(data: DataDirectory) -> None:
+    assert store(data, *session("2026-06-01T08:00:00", 3), *session("2026-06-01T12:00:00", 3, name="b")) == 2
+    assert store(data) == 0
+    assert store(data, event("2026-06-01T12:10:00", VIEW)) == 2, "that hour, and the next one, which it may go on in"
+    assert one(data, "view") == 7
+
+
+def test_recomputing_comes_to_the_same_rows(data: DataDirectory) -> None:
+    store(data, *session(NOON, 30), *session("2026-06-02T12:00:00", 30, name="b"))
+    before = contents(data)
+    store(data, event("2026-06-01T12:20:00", PLAY, entryId="new"))
+    after = contents(data)
+    for name, found in before.items():
+        assert [row for row in after[name] if row["entry"] != "new"] == found
+
+
+def test_days_that_are_over_have_one_file_and_todays_hours_one_each(data: DataDirectory) -> None:
+    now = time.time_ns() // 1000
+    today = now // (24 * HOUR) * 24 * HOUR
+    days = [today - 2 * 24 * HOUR, today - 24 * HOUR]
+    for hour in (1, 5, 9):
+        store(data, *(event(day + hour * HOUR, VIEW, eventIndex=hour) for day in days))
+    hours = sorted({min(now, today + n * HOUR) // HOUR for n in range(3)})
+    store(data, *(event(hour * HOUR, VIEW, eventIndex=100 + n) for n, hour in enumerate(hours)))
+    files = ReadOnlyRollup(data.lake, ROLLUPS[0]).files
+    assert sorted(file.first // HOUR for file in files if file.first >= today) == hours
+    assert sum(file.first < today for file in files) == 2
+    assert one(data, "view") == 6 + len(hours)
+
+
+def test_a_lake_of_before_gets_its_rollups(data: DataDirectory) -> None:
+    seal(data, [session(NOON, 30)])
+    compact(data)
+    assert ask(data, "view")["tables"] == ["events"]
+    assert store(data) == 1
+    assert ask(data, "view")["tables"] == ["hour"]
+
+
+@pytest.mark.parametrize("step", ["write_file", "commit", "_sync_log"])
+def test_a_refresh_that_dies_is_made_up_for(data: DataDirectory, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever dies between the lake's commit and the rollups': answers are right at once, and cheap after the next."""
+    store(data, *session(NOON, 12))
+    seal(data, [session("2026-06-01T12:30:00", 12, name="b")], worker=77)
+    compact(data)
+    real = getattr(Table, step)
+    for survived in range(4):
+        calls = 0
+
+        def die(*arguments: Any, survived: int = survived, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > survived + (3 + 1 if step == "_sync_log" else 0):  # each table syncs its log when it is opened
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Table, step, die)
+            try:
+                roll_up(data)
+            except KeyboardInterrupt:
+                assert rows(data, "view minutesWatched peakView") == [(24, 220 / 60, 1)]
+    roll_up(data)
+    assert ask(data, "view minutesWatched")["tables"] == ["hour"]
+    assert rows(data, "view minutesWatched peakView") == [(24, 220 / 60, 1)]
+
+
+def test_a_rollup_that_lags_behind_the_lake_is_not_used(data: DataDirectory) -> None:
+    store(data, *session(NOON, 3))
+    seal(data, [[event("2026-06-01T12:10:00", VIEW)]], worker=5)
+    compact(data)
+    assert ask(data, "view")["tables"] == ["events"]
+    assert one(data, "view") == 4
+
+
+def test_a_full_disk_is_told_and_made_up_for(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal(data, [session(NOON, 3)])
+    compact(data)
+
+    def full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        real = os.fsync
+        patch.setattr("kanalony.aggregate.delta.os.fsync", lambda fd: full(fd) if is_parquet(fd) else real(fd))
+        with pytest.raises(StorageError, match="No space left on device"):
+            roll_up(data)
+    assert one(data, "view") == 3
+    roll_up(data)
+    assert ask(data, "view")["tables"] == ["hour"]
+
+
+def is_parquet(descriptor: int) -> bool:
+    return Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".parquet"
+
+
+def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanalony.aggregate.rollups._RETENTION_HOURS", 0)
+    monkeypatch.setattr("kanalony.aggregate.rollups._VACUUM_COMMITS", 2)
+    for number in range(8):
+        store(data, event(at(NOON) + number * SECOND, VIEW, eventIndex=number))
+    root = data.lake / DIRECTORY / "hour"
+    assert len(list(root.rglob("date=*/*.parquet"))) <= 2
+    assert one(data, "view") == 8
+
+
+# Retention.
+
+
+def test_what_is_too_old_goes_from_one_rollup_and_answers_stay(data: DataDirectory) -> None:
+    now = time.time_ns() // 1000 // HOUR * HOUR
+    old, young = now - 30 * 24 * HOUR, now - 2 * HOUR
+    keep = {**KEEP, "tenSeconds": 7 * 86400.0}
+    store(data, *session(old, 5, name="a"), *session(young, 5, name="b"), keep=keep)
+    firsts = {rollup.name: min(file.first for file in ReadOnlyRollup(data.lake, rollup).files) for rollup in ROLLUPS}
+    assert firsts["hour"] == firsts["minute"] == old
+    assert firsts["tenSeconds"] == young
+    assert one(data, "peakView") == 1
+    assert set(ask(data, "peakView")["tables"]) >= {"tenSeconds", "events"}
+    late = event(old + 60 * SECOND, VIEW, eventIndex=50)
+    store(data, late, keep=keep)
+    assert min(file.first for file in ReadOnlyRollup(data.lake, ROLLUPS[2]).files) == young
+    yesterday = datetime.fromtimestamp(now / 1e6 - 86400, UTC).isoformat()
+    assert rows(data, "view peakView", "tenSeconds", end=yesterday)[-1][1:] == (1, 1)
+    # Kept for longer from now on: what is gone is not taken to be there.
+    store(data, event(young, PLAY, eventIndex=60))
+    assert one(data, "view") == 11
+    assert len(rows(data, "view", "tenSeconds")) == 11
+
+
+def test_rows_go_when_they_get_too_old_though_nothing_new_came(data: DataDirectory) -> None:
+    now = time.time_ns() // 1000 // HOUR * HOUR
+    store(data, event(now - 50 * HOUR, VIEW), event(now - 2 * HOUR, PLAY))
+    roll_up(data, keep={**KEEP, "minute": 40 * 3600.0})
+    assert [file.first for file in ReadOnlyRollup(data.lake, ROLLUPS[1]).files] == [now - 2 * HOUR]
+    assert rows(data, "view play", "minute", filters={"partner": ("1",)})[0][1:] == (1, 0)
+
+
+# Cost.
+
+
+def test_memory_is_bounded_by_taking_hours_bit_by_bit(
+    data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.rollups._ROW_SIZE", 1 << 22)
+    loads = []
+    load = Rollups._load
+
+    def counted(*arguments: Any) -> None:
+        loads.append(arguments[-2:])
+        load(*arguments)
+
+    monkeypatch.setattr(Rollups, "_load", counted)
+    watched = [sent for hour in range(6) for sent in session(f"2026-06-01T{10 + hour}:55:00", 60, name=f"s{hour}")]
+    store(data, *watched)
+    assert len(loads) > 3
+    bare = without_rollups(data, tmp_path)
+    for dimensions in ("hour", "entry", "tenSeconds"):
+        assert rows(data, ALL, dimensions) == rows(bare, ALL, dimensions)
