@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test lint bench-short clean
+.PHONY: install serve test demo lint bench-short clean
 
 install: $(READY)
 
@@ -29,6 +29,9 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard ext/*)
 
 serve: $(READY)
 	@exec $(BIN)/kanalony serve $(ARGS)
+
+demo: $(READY)
+	@exec $(BIN)/python -m demo $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

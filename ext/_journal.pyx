@@ -7,7 +7,7 @@ end of a method: waking the sealer, and syncing, when everything about the event
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -245,6 +245,24 @@ cdef class Blocks:
     @property
     def free_blocks(self):
         return self._free_count
+
+
+def build_record(uint64_t worker_id, uint64_t sequence, uint64_t received_at, method, path, remote_addr, user_agent, referer, query):
+    cdef span fields[FIELD_COUNT]
+    for i in range(FIELD_COUNT):
+        fields[i].data = NULL
+    _take_span(method, &fields[FIELD_METHOD - 1])
+    _take_span(path, &fields[FIELD_PATH - 1])
+    _take_span(remote_addr, &fields[FIELD_REMOTE_ADDR - 1])
+    _take_span(user_agent, &fields[FIELD_USER_AGENT - 1])
+    _take_span(referer, &fields[FIELD_REFERER - 1])
+    _take_span(query, &fields[FIELD_QUERY - 1])
+    cdef size_t size = record_size(fields)
+    content = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t *dst = <uint8_t *>PyBytes_AS_STRING(content)
+    record_write(dst, size, record_seed(worker_id), sequence, received_at, fields)
+    record_commit(dst)
+    return content
 
 
 def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t watermark):

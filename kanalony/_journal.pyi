@@ -75,6 +75,20 @@ class Blocks:
     @property
     def free_blocks(self) -> int: ...
 
+def build_record(
+    worker_id: int,
+    sequence: int,
+    received_at: int,
+    method: str | bytes | None,
+    path: str | bytes | None,
+    remote_addr: bytes | None,
+    user_agent: str | bytes | None,
+    referer: str | bytes | None,
+    query: str | bytes | None,
+) -> bytes:
+    """A record with a time of receipt of one's own, in µs since 1970: for segments of simulated traffic. Parts are as
+    those of `Blocks.append`, with its errors."""
+
 def scan_block(
     buffer: Buffer, start: int, end: int, worker_id: int, watermark: int
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int]]]:

@@ -66,6 +66,7 @@ class _Connection:
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
         assert self._writer
         headers = f"Host: {self._host}:{self._port}\r\nUser-Agent: {event.user_agent}\r\n"
+        headers += f"X-Forwarded-For: {event.address}\r\n"
         if event.referer.isascii() and event.referer not in ("", "null"):
             headers += f"Referer: {event.referer}\r\n"
         self._writer.write(f"GET {self._base}?{event.query} HTTP/1.1\r\n{headers}\r\n".encode())

@@ -40,6 +40,7 @@ REFERRERS = (
     ("null", 10),
     ("", 5),
 )
+EXAMPLE_NETWORK = "203.0.113"  # RFC 5737
 ENTRIES_PER_PARTNER = 2000
 ENTRY_SKEW = 1.1  # exponent of the Zipf law of popularity
 
@@ -54,6 +55,7 @@ class SimulatedEvent:
     query: str
     user_agent: str
     referer: str
+    address: str
 
 
 def _pick(rng: random.Random, weighted: "tuple[tuple[str, int], ...]") -> str:
@@ -109,7 +111,9 @@ class _Session:
         else:
             self._started = int(self._now)  # the answer to the first event becomes sessionStartTime
         key = f"{self._id} {self._index}"
-        return SimulatedEvent(self._now, key, urlencode(values), self._user_agent, self._referrer)
+        # By the session's id, not by chance: the other events of a seed stay what they were.
+        address = f"{EXAMPLE_NETWORK}.{int(self._id[-2:], 16)}"
+        return SimulatedEvent(self._now, key, urlencode(values), self._user_agent, self._referrer, address)
 
     def _quality(self) -> dict[str, object]:
         bitrate = self._rng.choice((400, 800, 1500, 3000, 6000))
