@@ -374,7 +374,9 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
         sys.stdout.buffer.write(as_parquet(result))
         sys.stdout.buffer.flush()
     else:
-        click.echo({"table": as_table, "csv": as_csv, "json": as_json}[form](result), nl=form != "csv")
+        text = {"table": as_table, "csv": as_csv, "json": as_json}[form](result)
+        sys.stdout.write(text if form == "csv" else f"{text}\n")  # click would take out what looks like colours
+        sys.stdout.flush()
 
 
 @main.command(epilog=_example("kanalony dashboard", "kanalony dashboard --host 0.0.0.0 --api-key 585231=SECRET_KEY"))

@@ -287,7 +287,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         # A default that follows from a value which is wrong is no mistake of its own.
         told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         problems = "; ".join(_describe(problem, path, given) for problem in told)
-        raise WrongUse(problems, "see kanalony serve --help") from error
+        raise WrongUse(problems, "see the command's --help") from error
     except ValueError as error:  # not TOML
         raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 
@@ -304,4 +304,6 @@ def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:
     else:
         source = f"{path}: {name}"
     message = "must be a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Value error, ")
-    return f"{source} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    # A key is not for logs and terminals, though it is a wrong one.
+    value = "" if name == "api_key" else f" is {problem['input']!r}"
+    return f"{source}{value}: {message[0].lower()}{message[1:]}"

@@ -4,6 +4,7 @@ import hmac
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -140,7 +141,7 @@ def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = Fals
         return Response(file.read_bytes(), media_type=kind)
 
     hosts = ["127.0.0.1", "localhost", "[::1]"] if local else ["*"]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", page),
             Route("/static/{name}", page),
@@ -149,6 +150,8 @@ def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = Fals
         middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={Exception: _told, KanalonyError: _told, _Refused: _told, HTTPException: _told},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Headers:
@@ -209,4 +212,6 @@ def serve(reports: Reports, host: str, port: int, keys: Sequence[str]) -> None:
     app = create_app(reports, keys, local=is_local and not keys)
     log.info("dashboard on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn stops by them, and then would have the process die of them
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listening])

@@ -1,0 +1,59 @@
+"""A lake that several tests ask, and the dashboard over it."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kanalony.aggregate.rollups import HOUR
+from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import SECOND, Sent
+from tests.reports.asking import PLAY, event, session, store
+from tests.serving import KANALONY
+
+
+@pytest.fixture(scope="session")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> DataDirectory:
+    """Two partners' events of the last hours, up to now."""
+    data = DataDirectory.writable(tmp_path_factory.mktemp("lake") / "data")
+    now = time.time_ns() // 1000
+    sent: list[Sent] = []
+    for number in range(60):
+        start = now - 3 * HOUR + number * 170 * SECOND
+        partner, entry = (1, f"0_{number % 7}") if number % 3 else (2, f"1_{number % 5}")
+        more = {"playbackType": "live"} if number % 4 == 0 else {}
+        watched = session(start, 3 + number % 30, name=f"s{number}", entryId=entry, partnerId=partner, **more)
+        sent += [once for once in watched if once.at < now]
+    sent += [event(now - HOUR, PLAY, entryId="<b>&amp;'\"</b>", sessionId="x", joinTime=1.5, bufferTime=2)]
+    sent += [event(now - SECOND, 98, entryId="0_1", sessionId="y")]
+    store(data, *sorted(sent, key=lambda once: once.at))
+    return data
+
+
+@contextmanager
+def dashboard(data: Path, *arguments: str) -> Iterator[str]:
+    """The address of `kanalony dashboard`."""
+    log = data.parent / "dashboard.log"
+    with log.open("wb") as file:
+        command = [*KANALONY, "dashboard", "--data", str(data), "--port", "0", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=data.parent)
+    try:
+        end = time.monotonic() + 20
+        while "dashboard on " not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        yield log.read_text().split("dashboard on ")[1].split()[0]
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def address(lake: DataDirectory) -> Iterator[str]:
+    with dashboard(lake.root) as address:
+        yield address

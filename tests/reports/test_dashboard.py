@@ -1,0 +1,214 @@
+"""Chromium opens the dashboard: its numbers are those of `kanalony report`, its controls work, it asks nobody else."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from click.testing import CliRunner
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from kanalony.cli import main
+from kanalony.segments.names import DataDirectory
+from tests.reports.conftest import dashboard
+from tests.serving import tool
+
+WAIT = 20  # seconds
+TILES = ("play", "minutesWatched", "peakView", "playRatio", "uniqueSessions")
+QUALITY = ("averageJoinTime", "joinTimeP95", "rebufferRatio", "averageActualBitrate", "errorRate", "lossRate")
+FUNNEL = ("playerImpression", "play", *(f"playThrough{share}" for share in (25, 50, 75, 90, 100)))
+
+_T = TypeVar("_T")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = tool("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--disable-background-networking",
+        "--window-size=1440,1600",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(tool("chromedriver")))
+    try:
+        browser.set_page_load_timeout(WAIT)
+        yield browser
+    finally:
+        browser.quit()
+
+
+def wait_for(condition: Callable[[], _T]) -> _T:
+    end = time.monotonic() + WAIT
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def state(browser: webdriver.Chrome) -> str:
+    return str(browser.execute_script("return document.body.dataset.state"))
+
+
+def opened(browser: webdriver.Chrome, address: str, expected: str = "ready") -> None:
+    """Open the page anew, whatever it showed."""
+    browser.get("about:blank")
+    browser.get(address)
+    wait_for(lambda: state(browser) == expected)
+
+
+def changed(browser: webdriver.Chrome, change: Callable[[], object], expected: str = "ready") -> None:
+    """Change a filter, and wait for the numbers."""
+    browser.execute_script("document.body.dataset.state = 'before'")
+    change()
+    wait_for(lambda: state(browser) == expected)
+
+
+def value_of(browser: webdriver.Chrome, selector: str) -> float | None:
+    text = browser.find_element(By.CSS_SELECTOR, selector).get_attribute("data-value")
+    return float(text) if text else None
+
+
+def metric(browser: webdriver.Chrome, name: str) -> float | None:
+    return value_of(browser, f'.value[data-metric="{name}"]')
+
+
+def report(lake: DataDirectory, metrics: tuple[str, ...], *arguments: str) -> list[dict[str, Any]]:
+    """What the command says of the last day, as the page asks for it."""
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=24)
+    command = ["report", "--data", str(lake.root), "--format", "json", "--from", start.isoformat()]
+    done = CliRunner().invoke(main, [*command, "--metrics", ",".join(metrics), *arguments])
+    assert done.exit_code == 0, done.output
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return rows
+
+
+def assert_same(browser: webdriver.Chrome, lake: DataDirectory, *filters: str) -> None:
+    """The numbers on the page are those of `kanalony report`."""
+    (expected,) = report(lake, (*TILES, *QUALITY), *filters)
+    assert {name: metric(browser, name) for name in expected} == pytest.approx(expected, abs=0)
+    (funnel,) = report(lake, FUNNEL, *filters)
+    found = {name: value_of(browser, f'#funnel li[data-metric="{name}"]') for name in FUNNEL}
+    assert found == funnel
+    for dimension in ("country", "device", "browser"):
+        for row in report(lake, ("play",), "--dimensions", dimension, *filters):
+            selector = f'li[data-dimension="{dimension}"][data-name="{row[dimension]}"]'
+            assert value_of(browser, selector) == row["play"]
+
+
+def test_the_numbers_are_those_of_the_report(browser: webdriver.Chrome, address: str, lake: DataDirectory) -> None:
+    opened(browser, address)
+    assert_same(browser, lake)
+    rows = browser.find_elements(By.CSS_SELECTOR, "#top-rows tr[data-entry]")
+    expected = report(lake, ("play",), "--dimensions", "entry", "--limit", "10")
+    assert [row.get_attribute("data-entry") for row in rows] == [row["entry"] for row in expected]
+    assert [row.find_element(By.CSS_SELECTOR, '[data-column="play"]').text for row in rows] == [
+        str(row["play"]) for row in expected
+    ]
+
+
+def test_filters_change_the_numbers(browser: webdriver.Chrome, address: str, lake: DataDirectory) -> None:
+    opened(browser, address)
+    partner = Select(browser.find_element(By.ID, "partner"))
+    changed(browser, lambda: partner.select_by_value("2"))
+    assert_same(browser, lake, "--filter", "partner=2")
+    button = browser.find_element(By.CSS_SELECTOR, '#top-rows tr[data-entry="1_0"] button')
+    changed(browser, lambda: button.send_keys(Keys.ENTER))  # by keyboard
+    assert_same(browser, lake, "--filter", "partner=2", "--filter", "entry=1_0")
+    assert "entry=1_0" in browser.current_url
+    changed(browser, browser.refresh)
+    assert_same(browser, lake, "--filter", "partner=2", "--filter", "entry=1_0")
+
+
+def test_a_period_without_events_says_so(browser: webdriver.Chrome, address: str) -> None:
+    opened(browser, f"{address}/#period=custom&from=2020-01-01T00:00&to=2020-01-02T00:00", "empty")
+    assert "No events" in browser.find_element(By.ID, "empty").text
+
+
+def test_a_lake_without_events_says_so(browser: webdriver.Chrome, data: DataDirectory) -> None:
+    with dashboard(data.root) as address:
+        opened(browser, address, "empty")
+        assert "No events" in browser.find_element(By.ID, "empty").text
+
+
+def test_what_players_send_is_text_and_nothing_else(browser: webdriver.Chrome, address: str) -> None:
+    opened(browser, address)
+    entries = [row.get_attribute("data-entry") for row in browser.find_elements(By.CSS_SELECTOR, "tr[data-entry]")]
+    shown = browser.find_element(By.ID, "top-rows").text
+    if "<b>&amp;'\"</b>" in entries:
+        assert "<b>&amp;'\"</b>" in shown
+    changed(
+        browser, lambda: browser.execute_script("location.hash = '#period=24h&entry=%3Cb%3E%26amp%3B%27%22%3C%2Fb%3E'")
+    )
+    assert metric(browser, "play") == 1
+    assert browser.find_elements(By.CSS_SELECTOR, "main b b, tr b") == []
+
+
+def test_no_request_leaves_the_machine_and_nothing_goes_wrong(browser: webdriver.Chrome, address: str) -> None:
+    def logged(kind: str) -> list[dict[str, Any]]:
+        return list(browser.get_log(kind))  # type: ignore[no-untyped-call]
+
+    logged("performance")
+    logged("browser")
+    opened(browser, address)
+    told = [json.loads(entry["message"])["message"] for entry in logged("performance")]
+    urls = [one["params"]["request"]["url"] for one in told if one["method"] == "Network.requestWillBeSent"]
+    assert len(urls) > 10
+    assert [url for url in urls if not url.startswith((address, "data:", "about:"))] == []
+    assert [entry for entry in logged("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(browser: webdriver.Chrome, address: str, scheme: str) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        opened(browser, address)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        brightness = sum(int(part) for part in background.strip("rgba()").split(",")[:3])
+        assert (brightness > 380) is (scheme == "light")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_it_refreshes_by_itself_and_outlives_its_server(
+    browser: webdriver.Chrome, lake: DataDirectory, tmp_path: Path
+) -> None:
+    with dashboard(lake.root) as address:
+        opened(browser, f"{address}/#period=1h")
+        first = browser.find_element(By.ID, "updated").text
+        wait_for(lambda: browser.find_element(By.ID, "updated").text not in ("", first))
+        before = metric(browser, "play")
+    wait_for(lambda: browser.find_element(By.ID, "notice").is_displayed())
+    assert metric(browser, "play") == before, "the last numbers stay"
+
+
+def test_a_key_is_asked_for_and_kept_for_the_session(browser: webdriver.Chrome, lake: DataDirectory) -> None:
+    with dashboard(lake.root, "--api-key", "1=the-first-key") as address:
+        opened(browser, address, "error")
+        field = browser.find_element(By.ID, "key")
+        field.send_keys("wrong", Keys.ENTER)
+        wait_for(lambda: browser.find_element(By.ID, "key-problem").text)
+        field.clear()
+        changed(browser, lambda: field.send_keys("the-first-key", Keys.ENTER))
+        assert_same(browser, lake, "--filter", "partner=1")
+        changed(browser, browser.refresh)
+        assert_same(browser, lake, "--filter", "partner=1")
