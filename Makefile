@@ -49,6 +49,7 @@ bench-short: $(READY)
 	$(BIN)/python -m benchmarks soak --seconds 20
 	$(BIN)/python -m benchmarks compact --events 50000
 	$(BIN)/python -m benchmarks compact-crash --rounds 4
+	$(BIN)/python -m benchmarks report --events 20000
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

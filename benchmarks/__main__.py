@@ -9,6 +9,7 @@ from benchmarks import abuse as abuse_benchmark
 from benchmarks import append as append_benchmark
 from benchmarks import compact as compact_benchmark
 from benchmarks import environment, faults
+from benchmarks import report as report_benchmark
 
 DIRECTORY = click.option(
     "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Disk to work on."
@@ -91,6 +92,17 @@ def compact(events: int, memory: str, directory: Path | None) -> None:
     click.echo(compact_benchmark.CAVEATS)
     outcome = faults.Outcome()
     compact_benchmark.measure(outcome, events, memory, directory)
+    _tell(outcome)
+
+
+@main.command()
+@click.option("--events", type=click.IntRange(1000), default=1_000_000, show_default=True)
+@DIRECTORY
+def report(events: int, directory: Path | None) -> None:
+    """Typical questions to rollups and events: how long each takes."""
+    click.echo(report_benchmark.CAVEATS)
+    outcome = faults.Outcome()
+    report_benchmark.measure(outcome, events, directory)
     _tell(outcome)
 
 

@@ -4,6 +4,7 @@ import itertools
 import random
 import re
 import resource
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from benchmarks.server import KANALONY, run
 from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
@@ -62,28 +64,39 @@ def measure(outcome: Outcome, events: int, memory: str, directory: Path | None) 
         # As often as it takes for a figure that holds, of what is measured in the same run.
         rate = max(_columns_rate(data, events) for _ in range(3))
         outcome.rate("to columns, per core", rate, COLUMNS_AIM)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start = time.monotonic()
-        command = [*KANALONY, "compact", "--data", str(data.root), "--memory", memory]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            most = 0
-            while process.poll() is None:
-                most = _most_memory(process.pid) or most
-                time.sleep(0.1)
-        seconds = time.monotonic() - start
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if process.returncode:
-            raise RuntimeError(f"kanalony compact ended with {process.returncode}")
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        cpu, seconds, most = _run_compact(data, memory)
+        # Again with nothing to do but the rollups, which the first run has made too.
+        shutil.rmtree(data.lake / ROLLUPS)
+        rollups_cpu, rollups_seconds, rollups_most = _run_compact(data, memory)
+        cpu, seconds = cpu - rollups_cpu, seconds - rollups_seconds
         outcome.rate("to the lake, per core", events / cpu, LAKE_AIM)
         outcome.figure("to the lake, by the clock", f"{events / seconds:,.0f} events/s")
+        outcome.figure("rollups, per core", f"{events / rollups_cpu:,.0f} events/s")
         outcome.figure("most memory, MiB", most)
+        outcome.figure("of the rollups alone, MiB", rollups_most)
         lake = ReadOnlyLake(data.lake / "events")
         outcome.figure("bytes a row in the lake", sum(file.size for file in lake.files) // events)
         outcome.figure("files", len(lake.files))
         ledger = read_ledger(data)
         outcome.figure("rows in the lake", ledger.lake_rows, events)
         outcome.figure("ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
+
+
+def _run_compact(data: DataDirectory, memory: str) -> tuple[float, float, int]:
+    """`kanalony compact`: its seconds of processor time, those by the clock, and the most MiB it had resident."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    command = [*KANALONY, "compact", "--data", str(data.root), "--memory", memory]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        most = 0
+        while process.poll() is None:
+            most = _most_memory(process.pid) or most
+            time.sleep(0.1)
+    seconds = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        raise RuntimeError(f"kanalony compact ended with {process.returncode}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds, most
 
 
 def _most_memory(pid: int) -> int:

@@ -47,6 +47,12 @@ class Outcome:
         if value < aim:
             self.slow.append(name)
 
+    def time(self, name: str, seconds: float, aim: float, more: str) -> None:
+        """Add seconds, with an aim."""
+        self.lines.append(f"{name:<36}{seconds:.2f} s   (aim: {aim:g} s)   {more}")
+        if seconds > aim:
+            self.slow.append(name)
+
 
 class Simulation:
     """`kanalony simulate` in the background."""

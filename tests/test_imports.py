@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-OFFLINE_ONLY = ("pyarrow", "duckdb", "deltalake", "numpy", "polars", "ua_parser", "cryptography", "tabulate")
+OFFLINE_ONLY = (
+    *("pyarrow", "duckdb", "deltalake", "numpy", "polars", "ua_parser", "cryptography", "tabulate", "datasketches"),
+    *("plotext", "starlette", "uvicorn"),
+)
 SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
 
 
@@ -14,6 +17,7 @@ SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
     [
         ("kanalony.collector.app, kanalony.collector.server", OFFLINE_ONLY),
         ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery, kanalony.aggregate.run", SERVING_ONLY),
+        ("kanalony.reports.api, kanalony.reports.table", SERVING_ONLY),
     ],
 )
 def test_a_half_does_not_load_the_other_halfs_libraries(modules: str, banned: tuple[str, ...]) -> None:

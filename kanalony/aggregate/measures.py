@@ -192,9 +192,9 @@ def facts(
     spans = list(spans)
     columns = ["epoch_us(receivedAt) AS t", "eventType"]
     columns += [f"{sql} AS {name}" for name, sql in dimensions.items()]
-    for name, sql in _VALUES.items():
-        if name in needed:
-            columns.append(f"{sql} AS {name}")
+    columns += [f"{sql} AS {name}" for name, sql in _VALUES.items() if name in needed]
+    # Nothing else: what is not named here takes no memory where the events are kept.
+    result = ["t", "eventType", *dimensions, *(name for name in (*_VALUES, *_SHARES) if name in needed)]
     if of_runs:
         columns += [
             "coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL AS in_run",
@@ -214,4 +214,4 @@ def facts(
     source = f"SELECT {', '.join(columns)} FROM {EVENTS} {join} WHERE {read}"
     if of_runs:
         source = _in_runs(source, [measure.name for measure in measures])
-    return f"SELECT * FROM ({source}) WHERE ({in_spans}) AND ({where})"
+    return f"SELECT {', '.join(result)} FROM ({source}) WHERE ({in_spans}) AND ({where})"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from datetime import date, datetime
 from typing import Any
 
@@ -27,18 +28,21 @@ def _plain(text: str, widest: int) -> str:
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
-def _number(value: float | None) -> str:
+def _texts(values: list[Any]) -> list[str]:
+    """The cells of a column: numbers with as many digits behind the point as suit the largest of them."""
+    largest = max((abs(value) for value in values if isinstance(value, float)), default=0.0)
+    digits = 1 if largest >= 100 else 2 if largest >= 1 else 4
+    return [_text(value, digits) for value in values]
+
+
+def _text(value: Any, digits: int = 0) -> str:
     if value is None:
         return ""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"
-
-
-def _cell(value: Any) -> str:
     if isinstance(value, str):
         return _plain(value, _WIDEST)
-    return label(value) if isinstance(value, date) else _number(value)
+    if isinstance(value, date):
+        return label(value)
+    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _spread(values: Any) -> list[Any]:
@@ -52,11 +56,14 @@ def as_table(result: Result) -> str:
         return NOTHING
     titles = list(result.dimensions)
     titles += [f"{metric.name} ({metric.unit})" if metric.unit else metric.name for metric in result.metrics]
-    columns = [map(_cell, column.to_pylist()) for column in result.table.columns]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    if result.dimensions and result.count > 1:
-        rows.append([""] * len(titles))
-        rows.append(["total", *[""] * (len(result.dimensions) - 1), *map(_number, result.totals.values())])
+    columns = [column.to_pylist() for column in result.table.columns]
+    has_total = bool(result.dimensions) and result.count > 1
+    if has_total:
+        totals = ["total", *[""] * (len(result.dimensions) - 1), *result.totals.values()]
+        columns = [[*column, total] for column, total in zip(columns, totals, strict=True)]
+    rows = [list(row) for row in zip(*map(_texts, columns), strict=True)]
+    if has_total:
+        rows.insert(-1, [""] * len(titles))
     alignment = ["left"] * len(result.dimensions) + ["right"] * len(result.metrics)
     lines = [tabulate(rows, titles, "simple", colalign=alignment, disable_numparse=True)]
     if result.table.num_rows < result.count:
@@ -123,10 +130,12 @@ def as_chart(result: Result, width: int) -> str:
         plotext.xticks([times[mark] for mark in marks], [label(columns[0][mark]) for mark in marks])
         plotext.title(title)
     else:
-        names = [" · ".join(map(_cell, row)) for row in zip(*columns, strict=True)]
+        names = [" · ".join(map(_text, row)) for row in zip(*columns, strict=True)]
         plotext.simple_bar(names[:_BARS], values[:_BARS], width=width, title=title)
     drawn = plotext.uncolorize(plotext.build())
     lines = [line.rstrip() for line in drawn.splitlines()]
+    if metric.is_count:
+        lines = [re.sub(r"(?<=\d)\.00$", "", line) for line in lines]
     if len(values) > _BARS and not (len(columns) == 1 and result.dimensions[0] in TIME_DIMENSIONS):
         lines.append(f"the first {_BARS} of {len(values):,}")
     return "\n".join(lines)
