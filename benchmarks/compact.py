@@ -18,6 +18,7 @@ from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
+from kanalony.reports.query import Query, Reports
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
@@ -163,4 +164,7 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
         outcome.figure("events missing", (expected - stored).total(), 0)
         outcome.figure("stored twice", (stored - expected).total(), 0)
         outcome.figure("ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
+        told = Reports(data).run(Query(("events",)))
+        outcome.figure("events in reports", told.totals["events"], expected.total())
+        outcome.figure("which come from", ", ".join(told.tables), "hour")
     return outcome
