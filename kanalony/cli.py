@@ -364,6 +364,8 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
     settings = load_settings(config)
     directory = _existing(data, settings)
     query = read_command(**asked)
+    if chart and form != "table":
+        raise WrongUse(f"--chart draws, and --format {form} does not", "leave one out")
     if form == "parquet" and sys.stdout.isatty():
         raise WrongUse("Parquet is not for terminals", "write it to a file: > report.parquet")
     reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
@@ -395,13 +397,11 @@ def dashboard(host: str, port: int, data: Path | None, config: Path | None, **fl
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from kanalony.reports.api import serve
-    from kanalony.reports.query import Reports
     from kanalony.reports.vocabulary import Vocabulary
 
     settings = load_settings(config, **flags)
     directory = _existing(data, settings)
-    reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
-    serve(reports, host, port, settings.api_key)
+    serve(directory, Vocabulary(settings.custom_events, settings.custom_dimensions), host, port, settings.api_key)
 
 
 @main.command(epilog=_example("kanalony recover", "kanalony recover --data /mnt/old-machine/kanalony"))

@@ -19,6 +19,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -72,9 +73,21 @@ def _parameter_name(text: str) -> str:
 
 
 def _api_key(text: str) -> str:
-    if not re.fullmatch(r"([0-9]{1,18}|\*)=[!-~]{8,}", text):
-        raise ValueError("must be like 585231=KEY or *=KEY, with 8 signs or more and no spaces")
+    if not re.fullmatch(r"(0|[1-9][0-9]{0,17}|\*)=[!-+\--~]{8,}", text):
+        raise ValueError("must be like 585231=KEY or *=KEY, with 8 signs or more, no spaces and no commas")
     return text
+
+
+def _shown(parameter: str) -> str:
+    if parameter.removeprefix("event:").lower() == "ks":
+        raise ValueError("must be another parameter: a ks is a credential, and reports are no place for it")
+    return parameter
+
+
+def _length(length: float) -> float:
+    if not length >= 0:
+        raise ValueError("must be a length of time like 7d, or forever")
+    return length
 
 
 def _metric_name(text: str) -> str:
@@ -124,6 +137,7 @@ def _several(value: object) -> object:
 
 
 _T = TypeVar("_T")
+_Shown = Annotated[str, Field(min_length=1), AfterValidator(_shown)]
 _Several = Annotated[tuple[_T, ...], NoDecode, BeforeValidator(_several)]
 
 
@@ -186,13 +200,13 @@ class Settings(BaseSettings):
     keep_segments: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
     """Of `kanalony compact`: age at which segments that are in the lake are deleted, as 7d, 12h; or forever."""
 
-    keep_ten_seconds: Annotated[float, BeforeValidator(seconds)] = 7 * 86400.0
+    keep_ten_seconds: Annotated[float, BeforeValidator(seconds), AfterValidator(_length)] = 7 * 86400.0
     """Of `kanalony compact`: age at which sums by ten seconds are deleted. Reports take longer without them."""
 
-    keep_minutes: Annotated[float, BeforeValidator(seconds)] = 180 * 86400.0
+    keep_minutes: Annotated[float, BeforeValidator(seconds), AfterValidator(_length)] = 180 * 86400.0
     """Of `kanalony compact`: age at which sums by minute are deleted. Reports take longer without them."""
 
-    keep_hours: Annotated[float, BeforeValidator(seconds)] = math.inf
+    keep_hours: Annotated[float, BeforeValidator(seconds), AfterValidator(_length)] = math.inf
     """Of `kanalony compact`: age at which sums by hour are deleted. Reports take longer without them."""
 
     geoip: Path | None = None
@@ -208,7 +222,9 @@ class Settings(BaseSettings):
     custom_events: dict[Annotated[str, AfterValidator(_metric_name)], Annotated[int, Field(ge=0, lt=10**18)]] = {}
     """Of reports: further event types by name, each a metric: `quizAnswered = 201` below [custom_events]."""
 
-    custom_dimensions: dict[Annotated[str, AfterValidator(_metric_name)], Annotated[str, Field(min_length=1)]] = {}
+    custom_dimensions: dict[
+        Annotated[str, AfterValidator(_metric_name)], Annotated[str, Field(min_length=1), AfterValidator(_shown)]
+    ] = {}
     """Of reports: parameters of events by the name of a dimension: `campaign = "utm_campaign"` below
     [custom_dimensions]."""
 
@@ -288,12 +304,16 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         problems = "; ".join(_describe(problem, path, given) for problem in told)
         raise WrongUse(problems, "see the command's --help") from error
+    except SettingsError as error:
+        name = str(error).partition('"')[2].partition('"')[0].upper()
+        raise WrongUse(f"KANALONY_{name} is not JSON", 'write it like {"quizAnswered": 201}') from error
     except ValueError as error:  # not TOML
         raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 
 
 def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:
     name = str(problem["loc"][0])
+    inner = ".".join(str(part) for part in problem["loc"][1:] if isinstance(part, str) and part != "[key]")
     if problem["type"] == "extra_forbidden":
         return f"{path}: unknown option {name!r}"
     variable = f"KANALONY_{name.upper()}"
@@ -303,6 +323,7 @@ def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:
         source = variable
     else:
         source = f"{path}: {name}"
+    source += f".{inner}" if inner else ""
     message = "must be a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Value error, ")
     # A key is not for logs and terminals, though it is a wrong one.
     value = "" if name == "api_key" else f" is {problem['input']!r}"

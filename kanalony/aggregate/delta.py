@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,9 +77,14 @@ class ReadOnlyTable:
         self.root = root
         try:
             self._table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise _no_table(root, error) from error
         self.files = _listed(self._table, root, time_column) if self._table else []
+
+    @property
+    def number_of(self) -> int:
+        """A number that no other table has, one made anew in the same place included; 0 when there is no table."""
+        return _number_of(self._table) if self._table else 0
 
     def number(self, app: str) -> int:
         """The application transaction that was committed last under a name; 0 when there was none."""
@@ -104,7 +110,7 @@ class Table:
                 root.mkdir(parents=True, exist_ok=True)
                 self._table = DeltaTable.create(root, schema, partition_by=[PARTITION], name=root.name)
                 sync_directory(root.parent)
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise _no_table(root, error) from error
         self._sync_log()
         self._files = {file.path: file for file in _listed(self._table, root, time_column)}
@@ -113,6 +119,11 @@ class Table:
     def files(self) -> list[LakeFile]:
         """Those of the last commit."""
         return list(self._files.values())
+
+    @property
+    def number_of(self) -> int:
+        """A number that no other table has, one made anew in the same place included."""
+        return _number_of(self._table)
 
     @property
     def version(self) -> int:
@@ -200,7 +211,7 @@ class Table:
             if self._table.version() % _CHECKPOINT_COMMITS == 0:
                 self._table.create_checkpoint()
                 self._sync_log()
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise _refused(self.root, error) from error
         for file in removed:
             del self._files[file.path]
@@ -214,7 +225,7 @@ class Table:
             self._sync_log()  # before the commits go that it stands for
             self._table.cleanup_metadata()
             self._table.vacuum(retention_hours, dry_run=False, full=True, enforce_retention_duration=False)
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise _refused(self.root, error) from error
 
     def _sync_log(self) -> None:
@@ -263,6 +274,10 @@ class Table:
 
     def _relative(self, file: LakeFile) -> str:
         return file.path.relative_to(self.root).as_posix()
+
+
+def _number_of(table: DeltaTable) -> int:
+    return UUID(str(table.metadata().id)).int >> 65
 
 
 def _partition_of(file: LakeFile) -> dict[str, str | None]:

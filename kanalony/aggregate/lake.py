@@ -44,6 +44,11 @@ class Lake:
         self._unpacked_sizes: dict[Path, int] = {}
 
     @property
+    def number_of(self) -> int:
+        """A number that no other table has."""
+        return self._table.number_of
+
+    @property
     def batch(self) -> int:
         """The number of the last batch that was committed; 0 when there was none."""
         return self._table.number(_APP)

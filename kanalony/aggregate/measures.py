@@ -104,12 +104,22 @@ RAW_DIMENSIONS: dict[str, str] = {
 }
 """The columns of dimensions in rollups, and what they are of an event in the lake, as SQL."""
 
-_TYPED = {parameter.name for parameter in PARAMETERS}
+_TYPED = {name: parameter.name for parameter in PARAMETERS for name in (parameter.name, *parameter.spellings)}
 
 
 def parameter_dimension(parameter: str, bind: Callable[[str], str]) -> str:
     """SQL for a parameter of an event as a dimension; `bind` makes SQL of its name."""
-    return _known(f'"{parameter}"::VARCHAR' if parameter in _TYPED else f"parameters[{bind(parameter)}][1]")
+    name = _TYPED.get(parameter)
+    kept = f"parameters[{bind(name or parameter)}][1]"  # of a typed one only what does not fit its type
+    return _known(f'coalesce("{name}"::VARCHAR, {kept})' if name else kept)
+
+
+_IN_RUN = "(coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL)"
+RUN_KEY = (
+    f"hash({RAW_DIMENSIONS['partner']}, {RAW_DIMENSIONS['entry']}, sessionId, "
+    f'CASE WHEN NOT {_IN_RUN} THEN hash(worker, sequence, "index") END)'
+)
+"""SQL for a number that the events of a run share; events that are in none have one each."""
 
 
 def _same_run(previous: str) -> str:
@@ -197,9 +207,8 @@ def facts(
     result = ["t", "eventType", *dimensions, *(name for name in (*_VALUES, *_SHARES) if name in needed)]
     if of_runs:
         columns += [
-            "coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL AS in_run",
-            f"hash({RAW_DIMENSIONS['partner']}, {RAW_DIMENSIONS['entry']}, sessionId, "
-            'CASE WHEN NOT in_run THEN hash(worker, sequence, "index") END) AS key',
+            f"{_IN_RUN} AS in_run",
+            f"{RUN_KEY} AS key",
             "eventIndex AS i",
             "sequence",
             '"index"',

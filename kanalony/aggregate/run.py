@@ -59,7 +59,7 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
             try:
                 with compaction() as opened:
                     begun = True
-                    rollups = Rollups(data.lake, memory=settings.memory, keep=_keep(settings))
+                    rollups = Rollups(data.lake, opened.lake, memory=settings.memory, keep=_keep(settings))
                     while True:
                         result = _run(opened, stop, terminal)
                         if not stop.is_set():

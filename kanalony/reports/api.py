@@ -6,8 +6,7 @@ import logging
 import os
 import signal
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from ipaddress import ip_address
@@ -15,12 +14,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import uvicorn
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -28,7 +27,8 @@ from kanalony.errors import KanalonyError, StorageError, WrongUse
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.request import read_action
 from kanalony.reports.table import as_csv, as_object
-from kanalony.reports.vocabulary import UnknownName
+from kanalony.reports.vocabulary import UnknownName, Vocabulary
+from kanalony.segments.names import DataDirectory
 
 log = logging.getLogger("kanalony")
 
@@ -37,7 +37,10 @@ EVERYBODY = "*"
 
 _MOST_BYTES = 64 << 10  # of a POST's body
 _AT_A_TIME = 2  # queries that are answered; each takes all cores
-_PAGE = files("kanalony.reports") / "dashboard"
+_WAITING = 30  # more wait no longer than it takes to say so
+_SECONDS = 60.0  # a query may take
+_MEMORY = 0.6  # of the machine's, for all of them together
+_PAGE = {file.name: file for file in (files("kanalony.reports") / "dashboard").iterdir()}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -70,7 +73,8 @@ class _Access:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         key = given if scheme.lower() == "bearer" else str(parameters.get("apiKey", ""))
         # All are compared, so that the time it takes tells nothing.
-        found = [partner for partner, known in self._keys if hmac.compare_digest(known.encode(), key.encode())]
+        told = key.encode(errors="replace")
+        found = [partner for partner, known in self._keys if hmac.compare_digest(known.encode(), told)]
         if not found:
             hint = "send it as `Authorization: Bearer KEY`, or as the parameter apiKey"
             raise _Refused(401, "unauthorized", "this key opens nothing" if key else "a key is needed", hint=hint)
@@ -92,10 +96,13 @@ async def _parameters(request: Request) -> dict[str, Any]:
     if request.method != "POST":
         return parameters
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BYTES:
-            raise _Refused(400, "badRequest", f"the body has more than {_MOST_BYTES:,} bytes")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BYTES:
+                raise _Refused(400, "badRequest", f"the body has more than {_MOST_BYTES:,} bytes")
+    except ClientDisconnect as error:
+        raise _Refused(400, "badRequest", "the body has no end") from error  # which nobody reads
     try:
         if "json" in request.headers.get("Content-Type", ""):
             told = json.loads(body or b"{}")
@@ -112,11 +119,10 @@ def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = Fals
     """The ASGI application. `keys` are PARTNER=KEY; `local` answers only requests that name this machine as their host,
     so that no page of another site can read what this one shows."""
     access = _Access(keys)
-    turns = threading.BoundedSemaphore(_AT_A_TIME)
+    turns = CapacityLimiter(_AT_A_TIME)
 
     def answer(query: Query, form: str) -> Response:
-        with turns:
-            result = reports.run(query)
+        result = reports.run(query)
         if form == "csv":
             return Response(as_csv(result), media_type="text/csv")
         return JSONResponse(as_object(result))
@@ -126,19 +132,20 @@ def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = Fals
         named = parameters.get("service"), parameters.get("action")
         if named != ("analytics", "query"):
             raise _Refused(404, "notFound", f"there is no action {named[1]!r} of a service {named[0]!r} here")
-        query = _restricted(read_action(parameters), access.of(request, parameters))
+        partner = access.of(request, parameters)
+        query = _restricted(read_action(parameters), partner)
         form = str(parameters.get("format", "json"))
         if form not in ("json", "csv"):
             raise _Refused(400, "badRequest", f"format is {form!r}", hint="it must be json or csv")
-        return await run_in_threadpool(answer, query, form)
+        if turns.statistics().tasks_waiting >= _WAITING:
+            raise _Refused(503, "busy", "too many queries wait for their turn")
+        return await to_thread.run_sync(answer, query, form, limiter=turns)
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
-        file = _PAGE / name
-        kind = _TYPES.get("." + name.rpartition(".")[2])
-        if not kind or not file.is_file():
+        if name not in _PAGE:
             raise HTTPException(404)
-        return Response(file.read_bytes(), media_type=kind)
+        return Response(_PAGE[name].read_bytes(), media_type=_TYPES["." + name.rpartition(".")[2]])
 
     hosts = ["127.0.0.1", "localhost", "[::1]"] if local else ["*"]
     app = Starlette(
@@ -172,6 +179,7 @@ class _Headers:
 
 def _told(_: Request, error: Exception) -> Response:
     """An error as JSON: its kind, and what there is to say about it."""
+    headers: Mapping[str, str] | None = None
     if isinstance(error, _Refused):
         status, kind, data = error.status, error.kind, error.data
     elif isinstance(error, UnknownName):
@@ -181,22 +189,24 @@ def _told(_: Request, error: Exception) -> Response:
         status, kind, data = 400, "badRequest", {"message": str(error), "hint": error.hint}
     elif isinstance(error, HTTPException):
         kind = "notFound" if error.status_code == 404 else "badRequest"
-        status, data = error.status_code, {"message": error.detail}
+        status, data, headers = error.status_code, {"message": error.detail}, error.headers
     elif isinstance(error, KanalonyError):
         log.error("a query failed: %s", error)
         status, kind, data = 503, "unavailable", {"message": str(error), "hint": error.hint}
     else:  # a mistake of ours, which the server logs
         status, kind, data = 500, "failed", {"message": "the query failed; the log says why"}
-    return JSONResponse({"kind": kind, "data": data}, status)
+    if status == 503:
+        headers = {"Retry-After": "10"}
+    return JSONResponse({"kind": kind, "data": data}, status, headers)
 
 
-def serve(reports: Reports, host: str, port: int, keys: Sequence[str]) -> None:
+def serve(data: DataDirectory, vocabulary: Vocabulary, host: str, port: int, keys: Sequence[str]) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises WrongUse for an address that others reach when there is no key, and
     StorageError when it is taken."""
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise WrongUse(f"--host is {host!r}: {error.strerror}", "name an address of this machine") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise WrongUse(f"there is no host {host!r}", "name an address of this machine with --host") from error
     is_local = ip_address(address[4][0]).is_loopback
     if not is_local and not keys:
         raise WrongUse(
@@ -209,6 +219,8 @@ def serve(reports: Reports, host: str, port: int, keys: Sequence[str]) -> None:
             f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
             "is another one running? Name another --port",
         ) from error
+    memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY / _AT_A_TIME)
+    reports = Reports(data, vocabulary, memory=memory, seconds=_SECONDS)
     app = create_app(reports, keys, local=is_local and not keys)
     log.info("dashboard on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from kanalony.errors import WrongUse
 
 QUARTER = 900_000_000
-"""µs: a quarter of an hour, of which every time zone's offset is a multiple."""
+"""µs: a quarter of an hour, of which every time zone's offset is a multiple nowadays."""
 
 HOUR = 4 * QUARTER
 
@@ -98,19 +98,25 @@ def whole_offsets(zone: tzinfo, first: int, end: int) -> bool:
     return all(_offset(day, zone) % HOUR == 0 for day in days)
 
 
-def quarters(first: int, end: int, zone: tzinfo, names: set[str]) -> pa.Table:
-    """For each `quarter` of an hour of a period, by its number since 1970, the beginning of the local `day` and `hour`
-    it is in, as far as `names` has these, in µs since 1970."""
-    numbers = np.arange(first // QUARTER, (end - 1) // QUARTER + 1, dtype=np.int64)
-    starts = numbers * QUARTER
-    columns = {"quarter": numbers}
-    if "day" in names:
-        midnights = _midnights(first, end, zone)
-        columns["day"] = midnights[np.searchsorted(midnights, starts, "right") - 1]
-    if "hour" in names:
-        offsets = np.array([_offset(start, zone) for start in starts.tolist()], np.int64)
-        columns["hour"] = (starts + offsets) // HOUR * HOUR - offsets
-    return pa.table(columns)
+def quarters(spans: list[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
+    """For each `quarter` of an hour of some periods, by its number since 1970, the beginning of the local `day` and
+    `hour` it is in, as far as `names` has these, in µs since 1970. An hour in which the clock is changed by half of one
+    is two: one ends, and one begins, where it is changed."""
+    parts = []
+    for first, end in spans:
+        numbers = np.arange(first // QUARTER, (end - 1) // QUARTER + 1, dtype=np.int64)
+        starts = numbers * QUARTER
+        columns = {"quarter": numbers}
+        if "day" in names:
+            midnights = _midnights(first, end, zone)
+            columns["day"] = midnights[np.searchsorted(midnights, starts, "right") - 1]
+        if "hour" in names:
+            offsets = np.array([_offset(start, zone) for start in starts.tolist()], np.int64)
+            changed = np.concatenate([[False], offsets[1:] != offsets[:-1]])
+            changes = np.maximum.accumulate(np.where(changed, starts, 0))
+            columns["hour"] = np.maximum((starts + offsets) // HOUR * HOUR - offsets, changes)
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
 
 
 def _midnights(first: int, end: int, zone: tzinfo) -> npt.NDArray[np.int64]:

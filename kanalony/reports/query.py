@@ -5,8 +5,11 @@ from the hours' rollup, what is left at the edges from minutes, ten seconds, and
 those are, the result is the same. Values are bound; names come from the vocabulary.
 """
 
+import logging
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -19,19 +22,20 @@ from datasketches import compact_theta_sketch, theta_union
 
 from kanalony.aggregate.delta import LakeFile
 from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, facts, stored_as
-from kanalony.aggregate.rollups import SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
-from kanalony.errors import FormatError, StorageError, WrongUse
+from kanalony.aggregate.rollups import DIRECTORY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
+from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
 from kanalony.reports import clock
 from kanalony.reports.tables import Source, Tables
 from kanalony.reports.vocabulary import PEAK, SESSIONS, USERS, VIDEOS, Vocabulary, measures_of
 from kanalony.segments.names import DataDirectory
 
+log = logging.getLogger("kanalony")
+
 EXACT_EVENTS = 50_000_000
 """Sessions of more events than this are counted by sketches, where these can tell: exactly would take seconds."""
 
 _DAY = 86400  # seconds
-_TOTAL = "#total"  # a column of the answer; no metric or dimension is called that
 
 
 @dataclass(frozen=True)
@@ -72,40 +76,92 @@ class Reports:
     """Answers queries about a data directory."""
 
     def __init__(
-        self, data: DataDirectory, vocabulary: Vocabulary | None = None, *, exact_events: int = EXACT_EVENTS
+        self,
+        data: DataDirectory,
+        vocabulary: Vocabulary | None = None,
+        *,
+        exact_events: int = EXACT_EVENTS,
+        memory: int | None = None,
+        seconds: float | None = None,
     ) -> None:
+        """A query may take so many bytes of memory, and so many seconds; four fifths of the memory there is, and any
+        time, when they are None."""
         self._lake = data.lake
         self.vocabulary = vocabulary or Vocabulary()
         self._exact_events = exact_events
+        self._memory = memory
+        self._seconds = seconds
 
     def run(self, query: Query) -> Result:
         """Answer a query, from the events that are in the lake now. Raises WrongUse, of which UnknownName is one, for a
-        query that makes no sense, FormatError and StorageError when the lake cannot be read."""
+        query that makes no sense, FormatError when the lake cannot be read, StorageError when there is not enough
+        memory, room or time."""
         tables = Tables(self._lake)
-        with tempfile.TemporaryDirectory(prefix="kanalony-") as spill:
-            try:
-                with connect(spill=Path(spill)) as engine:
-                    # The stubs know the names of these two choices in one release, and not in the next.
-                    engine.create_function(  # type: ignore[call-overload]
-                        "kanalony_distinct",
-                        _distinct,
-                        ["BLOB[]", "VARCHAR[]"],
-                        "BIGINT",
-                        type="arrow",
-                        null_handling="special",
-                    )
-                    statement = _Statement(tables, self.vocabulary, query, self._exact_events)
-                    return statement.run(engine, Path(spill))
-            except duckdb.IOException as error:
-                raise FormatError(
-                    f"the lake cannot be read: {str(error).splitlines()[0]}",
-                    "if a file is damaged, put it back from a backup",
-                ) from error
-            except duckdb.OutOfMemoryException as error:
-                raise StorageError(
-                    f"this report takes too much memory: {str(error).splitlines()[0]}",
-                    "ask for a shorter period, or for fewer dimensions",
-                ) from error
+        try:
+            return self._ask(tables, query)
+        except duckdb.Error as error:
+            if not tables.drop_rollups() or isinstance(error, duckdb.InterruptException):
+                raise _told_error(error, self._seconds) from error
+            log.warning(
+                "a rollup cannot be read, the events answer instead: %s; delete %s, `kanalony compact` makes it anew",
+                str(error).splitlines()[0],
+                self._lake / DIRECTORY,
+            )
+        try:
+            return self._ask(tables, query)
+        except duckdb.Error as error:
+            raise _told_error(error, self._seconds) from error
+
+    def _ask(self, tables: Tables, query: Query) -> Result:
+        with (
+            tempfile.TemporaryDirectory(prefix="kanalony-") as spill,
+            connect(self._memory, spill=Path(spill)) as engine,
+            _interrupted(engine, self._seconds),
+        ):
+            # The stubs know the names of these two choices in one release, and not in the next.
+            engine.create_function(  # type: ignore[call-overload]
+                "kanalony_distinct",
+                _distinct,
+                ["BLOB[]", "VARCHAR[]"],
+                "BIGINT",
+                type="arrow",
+                null_handling="special",
+            )
+            return _Statement(tables, self.vocabulary, query, self._exact_events).run(engine, Path(spill))
+
+
+@contextmanager
+def _interrupted(engine: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Interrupt what the engine does after so many seconds."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(seconds):
+            engine.interrupt()
+            while not done.wait(0.01):  # once more: what came between two statements was for none
+                engine.interrupt()
+
+    watching = threading.Thread(target=watch) if seconds is not None else None
+    if watching:
+        watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if watching:
+            watching.join()
+
+
+def _told_error(error: duckdb.Error, seconds: float | None) -> KanalonyError:
+    message = str(error).splitlines()[0]
+    smaller = "ask for a shorter period, or for fewer dimensions"
+    if isinstance(error, duckdb.InterruptException):
+        return StorageError(f"this report takes longer than {seconds:g} s", smaller)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return StorageError(f"this report takes too much memory: {message}", smaller)
+    if "No space left" in message:
+        return StorageError(f"this report takes too much room: {message}", "free the directory for temporary files")
+    return FormatError(f"the lake cannot be read: {message}", "if a file is damaged, put it back from a backup")
 
 
 class _Statement:
@@ -116,6 +172,11 @@ class _Statement:
         self._vocabulary = vocabulary
         self._exact_events = exact_events
         self._query = query
+        for text in (*query.metrics, *query.dimensions, *query.filters, *sum(query.filters.values(), ())):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise WrongUse(f"{text!r} is no text in UTF-8", "send it as it is in the events") from error
         self._metrics = [vocabulary.metric(name) for name in dict.fromkeys(query.metrics)]
         self._dimensions = [vocabulary.dimension(name) for name in dict.fromkeys(query.dimensions)]
         for name in query.filters:
@@ -126,7 +187,9 @@ class _Statement:
         self._span = tables.covered(*ends)
         self._quarters = self._local_quarters()
         self._bound: dict[str, Any] = {}
+        # Names that an operator chose stay out of the SQL.
         self._keys = [f"d{number}" for number in range(len(self._dimensions))]
+        self._values = [f"m{number}" for number in range(len(self._metrics))]
         self._conditions = " AND ".join(
             ["true", *(f"list_contains({self._bind(list(values))}, {name})" for name, values in self._filters())]
         )
@@ -151,7 +214,7 @@ class _Statement:
         names = {"day", "hour"}.intersection(self._dimensions)
         if zone is UTC or end <= first or (names == {"hour"} and clock.whole_offsets(zone, first, end)):
             return None
-        return clock.quarters(first, end, zone, names) if names else None
+        return clock.quarters(self._tables.spans(self._span), zone, names) if names else None
 
     def _bind(self, value: Any) -> str:
         self._bound[f"p{len(self._bound)}"] = value
@@ -173,12 +236,12 @@ class _Statement:
 
     def run(self, engine: duckdb.DuckDBPyConnection, spill: Path) -> Result:
         """Ask for it."""
-        nothing = pa.table({key: pa.array([], pa.int64()) for key in (*self._dimensions, *self._names())})
+        nothing = pa.table({name: pa.array([], pa.int64()) for name in (*self._keys, *self._values)})
         latest = max((file.last for file in self._tables.events), default=None)
         result = Result(
             self._metrics,
             self._dimensions,
-            self._told(nothing, self._dimensions),
+            self._told(nothing, with_dimensions=True),
             None if latest is None else clock.moment(latest, UTC),
             estimated=self._estimated,
         )
@@ -197,21 +260,25 @@ class _Statement:
         if table.num_rows:
             # The total is the last row; without dimensions it is the only one.
             result.count = table["position"][-1].as_py() - bool(self._keys)
-            (result.totals,) = self._told(table.slice(table.num_rows - 1), []).to_pylist()
-            result.table = self._told(table.slice(0, table.num_rows - bool(self._keys)), self._dimensions)
+            (result.totals,) = self._told(table.slice(table.num_rows - 1), with_dimensions=False).to_pylist()
+            on_page = table.num_rows - 1 if self._keys else int(not self._query.offset)
+            result.table = self._told(table.slice(0, on_page), with_dimensions=True)
         result.tables = list(self._read)
         return result
 
-    def _told(self, table: pa.Table, dimensions: list[str]) -> pa.Table:
-        """Columns that were asked for, with times of the query's zone."""
-        columns = {}
-        for name in dimensions:
+    def _told(self, table: pa.Table, *, with_dimensions: bool) -> pa.Table:
+        """Columns by the names that were asked for, with times of the query's zone."""
+        names, columns = [], []
+        for key, name in zip(self._keys, self._dimensions, strict=True) if with_dimensions else ():
             is_time = name in TIME_DIMENSIONS
-            told = table[name]
-            columns[name] = clock.local(told, name, self._query.timezone) if is_time else told.cast(pa.string())
-        for metric in self._metrics:
-            columns[metric.name] = table[metric.name].cast(pa.int64() if metric.is_count else pa.float64())
-        return pa.table(columns)
+            names.append(name)
+            columns.append(
+                clock.local(table[key], name, self._query.timezone) if is_time else table[key].cast("string")
+            )
+        for value, metric in zip(self._values, self._metrics, strict=True):
+            names.append(metric.name)
+            columns.append(table[value].cast(pa.int64() if metric.is_count else pa.float64()))
+        return pa.table(columns, names)
 
     def _names(self) -> list[str]:
         return [metric.name for metric in self._metrics]
@@ -236,21 +303,22 @@ class _Statement:
         for part in list(parts)[1:]:
             same = [f"{part}.{key} IS NOT DISTINCT FROM sums.{key}" for key in keys]
             joins += f" LEFT JOIN {part} ON {' AND '.join(['true', *same])}"
-        columns = [f'sums.{key} AS "{name}"' for key, name in zip(keys, self._dimensions, strict=True)]
-        for metric in self._metrics:
+        columns = [f"sums.{key} AS {key}" for key in keys]
+        for value, metric in zip(self._values, self._metrics, strict=True):
             formula = f"coalesce({metric.formula}, 0)" if metric.formula in names else metric.formula
-            columns.append(f'{formula} AS "{metric.name}"')
-        columns.append(f'{f"sums.{keys[0]} IS NULL" if keys else "true"} AS "{_TOTAL}"')
-        with_parts = ",\n".join(f"{name} AS ({sql})" for name, sql in parts.items())
-        order = [f'"{_TOTAL}"', *(f'"{name}" {"DESC" if down else "ASC"} NULLS LAST' for name, down in self._order)]
+            columns.append(f"{formula} AS {value}")
+        columns.append(f"{f'sums.{keys[0]} IS NULL' if keys else 'true'} AS is_total")
+        alias = dict(zip((*self._dimensions, *self._names()), (*keys, *self._values), strict=True))
+        order = ["is_total", *(f"{alias[name]} {'DESC' if down else 'ASC'} NULLS LAST" for name, down in self._order)]
         page = f"position > {self._bind(self._query.offset)}"
         if self._query.limit is not None:
             page += f" AND position <= {self._bind(self._query.offset + self._query.limit)}"
+        with_parts = ",\n".join(f"{name} AS ({sql})" for name, sql in parts.items())
         return (
             f"WITH {with_parts},\n"
             f"answer AS (SELECT {', '.join(columns)} FROM sums{joins} WHERE events > 0),\n"
             f"numbered AS (SELECT *, row_number() OVER (ORDER BY {', '.join(order)}) AS position FROM answer)\n"
-            f'SELECT * FROM numbered WHERE {page} OR "{_TOTAL}" ORDER BY position'
+            f"SELECT * FROM numbered WHERE {page} OR is_total ORDER BY position"
         )
 
     def _grouped(self) -> str:

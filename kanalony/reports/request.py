@@ -54,28 +54,29 @@ def read_command(
         wanted[name] = (*wanted.get(name, ()), value)
     if page > 1 and limit is None:
         raise WrongUse("--page needs --limit", "say how many rows a page has, as --limit 20")
+    first = None if start is None else read_period(start, zone, now)
+    last = None if end is None else read_period(end, zone, now)
+    if first and last:
+        check_order(first[0], last[0])  # as they are named: the first day ends where the second begins
     return Query(
         metrics=names(metrics),
         dimensions=names(dimensions),
         filters=wanted,
+        start=first and first[0],
+        end=last and last[1],
         timezone=zone,
         order=read_order(order),
         limit=limit,
         offset=(page - 1) * (limit or 0),
-        **period(
-            None if start is None else read_period(start, zone, now)[0],
-            None if end is None else read_period(end, zone, now)[1],
-        ),
     )
 
 
-def period(start: datetime | None, end: datetime | None) -> dict[str, datetime | None]:
-    """`start` and `end` of a query. Raises WrongUse when they are the wrong way round."""
+def check_order(start: datetime | None, end: datetime | None) -> None:
+    """Raises WrongUse when a period ends before it begins."""
     if start is not None and end is not None and start > end:
         raise WrongUse(
             f"the period begins at {start:%Y-%m-%dT%H:%M:%SZ}, after its end at {end:%Y-%m-%dT%H:%M:%SZ}", "swap them"
         )
-    return {"start": start, "end": end}
 
 
 def read_action(parameters: Mapping[str, Any]) -> Query:
@@ -85,7 +86,7 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
         if name == "pager":
             pager = _object(name, value)
             if not isinstance(pager, dict):
-                raise WrongUse(f"pager is {value!r}", 'write it like {"pageSize": 20, "pageIndex": 1}')
+                raise WrongUse(f"pager is {_short(value)}", 'write it like {"pageSize": 20, "pageIndex": 1}')
             given |= pager
         elif match := _PAGER.fullmatch(name):
             given[match[1] or match[2]] = value
@@ -101,8 +102,10 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
         zone = read_zone(_text("timezone", given["timezone"]))
     filters = _filters(given.get("filters"))
     if given.get("partnerId") not in (None, ""):
-        partner = str(given["partnerId"])
+        partner = str(_whole("partnerId", given["partnerId"], 10**18 - 1, least=0))
         filters["partner"] = tuple(value for value in filters.get("partner", (partner,)) if value == partner)
+    start, end = (_minute(name, given[name], zone) if given.get(name) else None for name in ("startDate", "endDate"))
+    check_order(start, end)
     size = _whole("pageSize", given.get("pageSize", 500), MOST_ROWS)
     return Query(
         metrics=_list("metrics", given.get("metrics", "")),
@@ -112,7 +115,8 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
         order=read_order(",".join(_list("orderBy", given.get("orderBy", "")))),
         limit=size,
         offset=size * (_whole("pageIndex", given.get("pageIndex", 1), 10**9) - 1),
-        **period(*(_minute(name, given[name], zone) if given.get(name) else None for name in ("startDate", "endDate"))),
+        start=start,
+        end=end,
     )
 
 
@@ -120,12 +124,12 @@ def _minute(name: str, value: Any, zone: tzinfo) -> datetime:
     try:
         return datetime.strptime(_text(name, value), "%m/%d/%Y %H:%M").replace(tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{name} is {value!r}", "write it as MM/dd/yyyy HH:mm, like 06/30/2026 23:59") from error
+        raise WrongUse(f"{name} is {_short(value)}", "write it as MM/dd/yyyy HH:mm, like 06/30/2026 23:59") from error
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongUse(f"{name} is {value!r}", "it must be a text")
+        raise WrongUse(f"{name} is {_short(value)}", "it must be a text")
     return value
 
 
@@ -135,18 +139,24 @@ def _list(name: str, value: Any) -> tuple[str, ...]:
     return names(_text(name, value))
 
 
-def _whole(name: str, value: Any, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", str(value)) or not 1 <= int(value) <= most:
-        raise WrongUse(f"{name} is {value!r}", f"it must be a whole number from 1 to {most:,}")
+def _whole(name: str, value: Any, most: int, *, least: int = 1) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", str(value)) or not least <= int(value) <= most:
+        raise WrongUse(f"{name} is {_short(value)}", f"it must be a whole number from {least} to {most:,}")
     return int(value)
+
+
+def _short(value: Any) -> str:
+    """A value for a message, not all of it when it is long."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def _object(name: str, value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
-            raise WrongUse(f"{name} is not JSON: {error}", "write an object, like {}") from error
+        except (ValueError, RecursionError) as error:
+            raise WrongUse(f"{name} is not JSON: {error}", "see docs/reports.md for its form") from error
     return value
 
 
@@ -160,7 +170,7 @@ def _filters(value: Any) -> dict[str, tuple[str, ...]]:
         values = item.get("values") if isinstance(item, dict) else None
         if not isinstance(values, list) or not isinstance(item.get("dimension"), str):
             raise WrongUse("filters are not what they should be", _FILTERS)
-        if not all(isinstance(text, str | int) for text in values):
+        if not all(isinstance(text, str | int) and not isinstance(text, bool) for text in values):
             raise WrongUse("a filter's values are not texts", _FILTERS)
         found[item["dimension"]] = (*found.get(item["dimension"], ()), *map(str, values))
     return found

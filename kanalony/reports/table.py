@@ -16,10 +16,14 @@ from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.clock import label
 from kanalony.reports.query import Result
 
-NOTHING = "There are no events that answer this."
-
 _WIDEST = 60  # characters of a text in a table; the other formats have all of it
 _BARS = 30
+
+
+def _nothing(result: Result) -> str:
+    if result.count:
+        return f"There is no such page: there are {result.count:,} rows."
+    return "There are no events that answer this."
 
 
 def _plain(text: str, widest: int) -> str:
@@ -53,7 +57,7 @@ def _spread(values: Any) -> list[Any]:
 def as_table(result: Result) -> str:
     """For people: aligned, with units and totals."""
     if not result.table.num_rows:
-        return NOTHING
+        return _nothing(result)
     titles = list(result.dimensions)
     titles += [f"{metric.name} ({metric.unit})" if metric.unit else metric.name for metric in result.metrics]
     columns = [column.to_pylist() for column in result.table.columns]
@@ -114,7 +118,7 @@ def as_chart(result: Result, width: int) -> str:
     if not result.dimensions:
         raise WrongUse("a chart needs a dimension", "name one with --dimensions, as hour or country")
     if not result.table.num_rows:
-        return NOTHING
+        return _nothing(result)
     metric = result.metrics[0]
     values = [value or 0 for value in result.table[metric.name].to_pylist()]
     title = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
@@ -122,6 +126,9 @@ def as_chart(result: Result, width: int) -> str:
     plotext.clear_figure()
     plotext.theme("clear")
     if len(result.dimensions) == 1 and result.dimensions[0] in TIME_DIMENSIONS:
+        places = sorted(range(len(values)), key=lambda place: _seconds(columns[0][place]))
+        values = [values[place] for place in places]
+        columns[0] = [columns[0][place] for place in places]
         times = [_seconds(time) for time in columns[0]]
         marks = sorted({0, len(times) // 2, len(times) - 1})
         plotext.plot_size(width, 16)

@@ -34,7 +34,26 @@ class Tables:
         events = ReadOnlyLake(lake / "events")
         self.events = events.files
         rollups = [ReadOnlyRollup(lake, rollup) for rollup in ROLLUPS]
-        self._rollups = [rollup for rollup in rollups if rollup.batch == events.batch]
+        self._rollups = [
+            rollup for rollup in rollups if (rollup.lake, rollup.batch) == (events.number_of, events.batch)
+        ]
+
+    def drop_rollups(self) -> bool:
+        """Do without rollups from now on; whether there were any."""
+        had_any = bool(self._rollups)
+        self._rollups = []
+        return had_any
+
+    def spans(self, span: Span) -> list[Span]:
+        """The parts of a period in which there may be events, in order."""
+        spans: list[Span] = []
+        for file in sorted(self.events, key=lambda file: file.first):
+            first, end = max(span[0], file.first // HOUR * HOUR), min(span[1], (file.last // HOUR + 1) * HOUR)
+            if spans and first <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(end, spans[-1][1])
+            elif first < end:
+                spans.append((first, end))
+        return spans
 
     def covered(self, first: int | None, end: int | None) -> Span:
         """A period as far as there are events: in whole hours where it reaches beyond them."""

@@ -37,9 +37,11 @@ class Vocabulary:
         self.metrics = {metric.name: metric for metric in METRICS}
         self.dimensions = {dimension.name: dimension.meaning for dimension in DIMENSIONS}
         self.dimensions |= dict.fromkeys(TIME_DIMENSIONS, "time of receipt")
+        taken = {name.lower() for name in (*self.metrics, *self.dimensions)}
         for name in [*(events or {}), *self._parameters]:
-            if name in self.metrics or name in self.dimensions:
+            if name.lower() in taken:
                 raise WrongUse(f"{name!r} is a metric or dimension already", "give it another name in kanalony.toml")
+            taken.add(name.lower())
         for name, number in (events or {}).items():
             self.metrics[name] = self._of_type(name, number)
         self.dimensions |= {name: f"parameter {parameter}" for name, parameter in self._parameters.items()}

@@ -78,8 +78,9 @@ def roll_up(data: DataDirectory, keep: dict[str, float] = KEEP, *, memory: int =
     """Compact, and refresh the rollups; how many hours were computed."""
     enricher = Enricher(None, geoip)
     with Compaction(data, memory=memory, keep_segments=float("inf"), enricher=enricher) as compaction:
+        rollups = Rollups(data.lake, compaction.lake, memory=memory, keep=keep)
         compaction.run(compaction.waiting(), lambda _: None, lambda: False)
-        return Rollups(data.lake, memory=memory, keep=keep).refresh(compaction.lake, compaction.record)
+        return rollups.refresh(compaction.lake, compaction.record)
 
 
 def rows(data: DataDirectory) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from kanalony.errors import WrongUse
+from kanalony.errors import StorageError, WrongUse
+from kanalony.reports.query import Query, Reports
 from kanalony.reports.request import read_action
+from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory
 from tests.reports.asking import ask
 from tests.reports.conftest import dashboard
@@ -132,17 +134,40 @@ def test_what_is_wrong_is_told_with_its_kind(
     assert all(part in json.dumps(told["data"]) for part in texts)
 
 
-@pytest.mark.parametrize("body", [b"[1]", b"{", b'{"a":' * 9999, b"\xff", b"x" * 70_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[1]", b"{", b'{"a":' * 9999, b"\xff", b"x" * 70_000),
+        *(b'{"metrics": ["\\ud800"]}', b'{"metrics": "play", "dimensions": ["\\ud800"]}'),
+        *(b'{"metrics": "play", "partnerId": "\\ud800"}', b'{"metrics": "play", "partnerId": [1]}'),
+        b'{"metrics": "play", "filters": [{"dimension": "entry", "values": ["\\ud800"]}]}',
+    ],
+)
 def test_a_body_that_cannot_be_read_is_refused(address: str, body: bytes) -> None:
     status, text = call(address, ACTION, body=body, headers={"Content-Type": "application/json"})
-    assert (status, json.loads(text)["kind"]) == (400, "badRequest")
+    assert status == 400
+    assert json.loads(text)["kind"] in ("badRequest", "unknownMetric", "unknownDimension")
+
+
+def test_deep_nesting_and_long_values_are_refused_shortly(address: str) -> None:
+    for parameters in ({"filters": "[" * 5000}, {"pager": "{" * 5000}, {"pageSize": "9" * 5000}):
+        status, text = call(address, {**ACTION, "metrics": "play", **parameters})
+        assert status == 400
+        assert len(text) < 500
 
 
 def test_other_actions_and_pages_are_not_there(address: str) -> None:
     assert call(address, {"service": "analytics", "action": "trackEvent"})[0] == 404
     status, text = call(address, {"service": "stats"})
     assert (status, json.loads(text)["kind"]) == (404, "notFound")
-    for path in ("/nothing", "/static/nothing.js", "/static/..%2fapi.py", "/static/index.html/", "/api_v3/"):
+    for path in (
+        "/nothing",
+        "/static/nothing.js",
+        "/static/..%2fapi.py",
+        "/static/index.html/",
+        "/api_v3/",
+        "/static/" + "a" * 300,
+    ):
         with pytest.raises(urllib.error.HTTPError) as raised:
             urllib.request.urlopen(address + path, timeout=10)
         assert raised.value.code == 404
@@ -165,8 +190,9 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
             status, text = call(address, {**ACTION, "metrics": "events", **parameters}, headers=headers)
             return status, json.loads(text)
 
-        status, text = call(address, {**ACTION, "metrics": "events"})
-        assert (status, json.loads(text)["kind"]) == (401, "unauthorized")
+        for parameters in ({"metrics": "events"}, {"metrics": "nothing of this is read"}, {"apiKey": "\u2603"}):
+            status, text = call(address, {**ACTION, **parameters})
+            assert (status, json.loads(text)["kind"]) == (401, "unauthorized")
         assert asked("wrong-key")[0] == 401
         assert asked("")[0] == 401
         everything = asked("master-key", dimensions="partner")[1]
@@ -186,7 +212,9 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
     ("arguments", "texts"),
     [
         (["--host", "0.0.0.0"], ["others would see everything", "--api-key"]),
-        (["--host", "no such host"], ["--host is 'no such host'"]),
+        (["--host", "no such host"], ["no host 'no such host'", "--host"]),
+        (["--host", "x" * 80], ["no host 'xxx"]),
+        (["--api-key", "0585231=long-enough"], ["--api-key", "585231=KEY"]),
         (["--api-key", "secret"], ["--api-key", "585231=KEY"]),
         (["--api-key", "1=short"], ["--api-key", "8 signs"]),
         (["--port", "70000"], ["--port", "65535"]),
@@ -217,3 +245,13 @@ def test_values_of_a_wrong_type_are_refused() -> None:
     for wrong in wrongs:
         with pytest.raises(WrongUse):
             read_action(wrong)
+
+
+def test_a_query_that_takes_too_long_is_given_up(lake: DataDirectory) -> None:
+    with pytest.raises(StorageError, match=r"takes longer than 0\.001 s"):
+        Reports(lake, seconds=0.001).run(Query(tuple(Vocabulary().metrics), ("tenSeconds", "userId")))
+
+
+def test_a_query_that_takes_too_much_memory_is_told(lake: DataDirectory) -> None:
+    with pytest.raises(StorageError, match="takes too much memory"):
+        Reports(lake, memory=1 << 20).run(Query(("play", "lossRate"), ("tenSeconds", "userId", "referrer")))

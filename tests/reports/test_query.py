@@ -252,8 +252,29 @@ def test_registered_event_types_and_parameters_are_metrics_and_dimensions(data: 
     ]
     chosen = ask(data, "quizAnswered", filters={"campaign": ("spring",)}, vocabulary=vocabulary)
     assert chosen["rows"] == [{"quizAnswered": 2}]
-    with pytest.raises(WrongUse, match="'play' is a metric or dimension already"):
-        Vocabulary({"play": 201})
+    for events, parameters in (({"play": 201}, {}), ({}, {"Hour": "h"}), ({"quiz": 1}, {"quiz": "q"})):
+        with pytest.raises(WrongUse, match="is a metric or dimension already"):
+            Vocabulary(events, parameters)
+
+
+@pytest.mark.parametrize("name", ["position", "t", "rows", "events_", "is_total", "d0", "m0", "select", "eventType"])
+def test_registered_names_may_be_any_word(data: DataDirectory, name: str) -> None:
+    store(data, event(NOON, 202, weather="sun"), event(NOON, VIEW, eventIndex=2))
+    metric = Vocabulary({name: 202})
+    assert rows(data, f"view {name}", "entry", vocabulary=metric, order=((name, True),)) == [("e", 1, 1)]
+    dimension = Vocabulary({}, {name: "weather"})
+    chosen = rows(data, "events", f"hour {name}", vocabulary=dimension, filters={name: ("sun",)})
+    assert chosen == [("2026-06-01T12:00+00:00", "sun", 1)]
+
+
+def test_a_registered_parameter_may_be_spelled_as_players_do_and_have_any_value(data: DataDirectory) -> None:
+    store(data, event(NOON, VIEW, socialNetwrok="x"), event(NOON, VIEW, tabMode="abc"), event(NOON, VIEW, tabMode="2"))
+    vocabulary = Vocabulary({}, {"net": "socialNetwrok", "tab": "tabMode"})
+    assert sorted(rows(data, "view", "net tab", vocabulary=vocabulary)) == [
+        ("Unknown", "2", 1),
+        ("Unknown", "abc", 1),
+        ("x", "Unknown", 1),
+    ]
 
 
 # Time.
@@ -283,6 +304,21 @@ def test_the_hour_that_comes_twice_in_autumn_is_two_hours(data: DataDirectory) -
 def test_the_day_without_its_second_hour_in_spring_has_23(data: DataDirectory) -> None:
     store(data, *views("2026-03-28T22:59:59", "2026-03-28T23:00", "2026-03-29T21:59:59", "2026-03-29T22:00"))
     assert rows(data, "view", "day", zone=PARIS) == [("2026-03-28", 1), ("2026-03-29", 2), ("2026-03-30", 1)]
+
+
+def test_an_hour_that_is_cut_by_half_an_hour_of_summer_time_is_two(data: DataDirectory) -> None:
+    store(data, *views("2026-10-03T15:10", "2026-10-03T15:40", "2026-10-03T16:10"))
+    assert rows(data, "view", "hour", zone=ZoneInfo("Australia/Lord_Howe")) == [
+        ("2026-10-04T01:00+10:30", 1),
+        ("2026-10-04T02:30+11:00", 1),
+        ("2026-10-04T03:00+11:00", 1),
+    ]
+
+
+def test_an_event_of_a_wrong_clock_does_not_stop_local_hours(data: DataDirectory) -> None:
+    store(data, *views("1970-01-01T00:00:01", NOON, "2150-01-01T00:00"))
+    assert [views for _, views in rows(data, "view", "hour", zone=ZoneInfo("Asia/Kathmandu"))] == [1, 1, 1]
+    assert [views for _, views in rows(data, "view", "day", zone=PARIS)] == [1, 1, 1]
 
 
 def test_a_day_that_begins_at_one_o_clock_begins_there(data: DataDirectory) -> None:
@@ -353,6 +389,7 @@ def test_order_and_pages(data: DataDirectory) -> None:
     assert (second["count"], second["totals"]) == (3, {"view": 6})
     beyond = ask(data, "view", "entry", limit=2, offset=10)
     assert (beyond["rows"], beyond["count"]) == ([], 3)
+    assert ask(data, "view", limit=1, offset=1)["rows"] == []
 
 
 def test_empty_ratios_come_last_in_either_order(data: DataDirectory) -> None:

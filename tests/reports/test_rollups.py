@@ -1,6 +1,7 @@
 """Rollups say what the events say, whatever came when; they are refreshed, dropped and made again, and never wrong."""
 
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from kanalony.aggregate.delta import Table
 from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup, Rollups
-from kanalony.errors import StorageError
+from kanalony.errors import FormatError, StorageError
 from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import KEEP, SECOND, Sent, compact, roll_up, seal
@@ -226,6 +227,44 @@ def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory, mon
     assert one(data, "view") == 8
 
 
+def test_a_lake_that_was_put_back_or_made_anew_gets_other_rollups(data: DataDirectory, tmp_path: Path) -> None:
+    store(data, *session(NOON, 6))
+    backup = tmp_path / "backup"
+    shutil.copytree(data.lake, backup, ignore=shutil.ignore_patterns("rollups-*"))
+    for number in range(2):
+        store(data, event(at(NOON) + number * SECOND, VIEW, eventIndex=50 + number))
+    assert one(data, "view") == 8
+    for path in sorted(data.sealed.iterdir())[-2:]:
+        path.unlink()
+    for name in ("events", "segments.ndjson"):
+        shutil.rmtree(data.lake / name, ignore_errors=True)
+    shutil.copytree(backup, data.lake, dirs_exist_ok=True)
+    assert one(data, "view") == 6
+    store(data)
+    assert (one(data, "view"), ask(data, "view")["tables"]) == (6, ["hour"])
+    shutil.rmtree(data.lake / "events")  # and once more from segments that lost one
+    (data.lake / "segments.ndjson").unlink()
+    store(data, event(NOON, PLAY, eventIndex=99))
+    assert rows(data, "view play") == [(6, 2)]
+    assert ask(data, "view")["tables"] == ["hour"]
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_damaged_rollup_is_told_and_the_events_answer(
+    data: DataDirectory, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(data, *session(NOON, 6))
+    for path in (data.lake / DIRECTORY / "hour").rglob("date=*/*.parquet"):
+        os.truncate(path, size)
+    found = ask(data, "view play", "hour")
+    assert (found["totals"], found["tables"]) == ({"view": 6, "play": 1}, ["events"])
+    assert "a rollup cannot be read" in caplog.text
+    for path in (data.lake / "events").rglob("date=*/*.parquet"):
+        os.truncate(path, size)
+    with pytest.raises(FormatError, match="the lake cannot be read"):
+        ask(data, "view")
+
+
 # Retention.
 
 
@@ -258,6 +297,17 @@ def test_rows_go_when_they_get_too_old_though_nothing_new_came(data: DataDirecto
     assert rows(data, "view play", "minute", filters={"partner": ("1",)})[0][1:] == (1, 0)
 
 
+def test_a_clock_that_was_wrong_once_costs_no_rollup(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = {**KEEP, "minute": 86400.0}
+    now = time.time_ns() // 1000 // HOUR * HOUR
+    with monkeypatch.context() as patch:
+        patch.setattr("kanalony.aggregate.rollups.time.time", lambda: now / 1e6 + 1e9)
+        store(data, *session(now - 2 * HOUR, 3), keep=keep)
+        assert ReadOnlyRollup(data.lake, ROLLUPS[1]).files == []
+    store(data, keep=keep)
+    assert ask(data, "view", "minute")["tables"] == ["minute"]
+
+
 # Cost.
 
 
@@ -269,13 +319,14 @@ def test_memory_is_bounded_by_taking_hours_bit_by_bit(
     load = Rollups._load
 
     def counted(*arguments: Any) -> None:
-        loads.append(arguments[-2:])
+        loads.append(arguments[-3:])
         load(*arguments)
 
     monkeypatch.setattr(Rollups, "_load", counted)
     watched = [sent for hour in range(6) for sent in session(f"2026-06-01T{10 + hour}:55:00", 60, name=f"s{hour}")]
     store(data, *watched)
     assert len(loads) > 3
+    assert any(part.endswith("= 1") for _, _, part in loads), "an hour in parts"
     bare = without_rollups(data, tmp_path)
     for dimensions in ("hour", "entry", "tenSeconds"):
         assert rows(data, ALL, dimensions) == rows(bare, ALL, dimensions)
