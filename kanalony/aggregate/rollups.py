@@ -164,15 +164,16 @@ class Rollups:
         if touched is not None:
             # A run that goes on into the next hour is continued there.
             touched |= {hour + 1 for hour in touched}
+        budget = self._memory * 2 // 5  # for the engine, and half of that again for what it returns
         shutil.rmtree(self._spill, ignore_errors=True)  # of a run that was killed
         self._spill.mkdir()
-        with connect(self._memory // 2, 1, self._spill) as engine:
+        with connect(budget, 1, self._spill) as engine:
             counts = self._count(engine, files, touched)
             hours = sorted(counts if touched is None else touched)
             changes = {rollup: _Change(table, hours, touched is None) for rollup, table in self._tables.items()}
             cutoffs = {rollup: self._cutoff(rollup) for rollup in ROLLUPS}
             done = 0
-            most = self._memory // 2 // _ROW_SIZE
+            most = budget // _ROW_SIZE
             for chunk in _chunks(hours, counts, most):
                 first, end = chunk[0] * HOUR, (chunk[-1] + 1) * HOUR
                 near = [file for file in files if file.last >= first - RUN_GAP and file.first < end]
