@@ -104,14 +104,20 @@ RAW_DIMENSIONS: dict[str, str] = {
 }
 """The columns of dimensions in rollups, and what they are of an event in the lake, as SQL."""
 
-_TYPED = {name: parameter.name for parameter in PARAMETERS for name in (parameter.name, *parameter.spellings)}
+_TYPED = {
+    name: (parameter.name, parameter.kind)
+    for parameter in PARAMETERS
+    for name in (parameter.name, *parameter.spellings)
+}
 
 
 def parameter_dimension(parameter: str, bind: Callable[[str], str]) -> str:
     """SQL for a parameter of an event as a dimension; `bind` makes SQL of its name."""
-    name = _TYPED.get(parameter)
-    kept = f"parameters[{bind(name or parameter)}][1]"  # of a typed one only what does not fit its type
-    return _known(f'coalesce("{name}"::VARCHAR, {kept})' if name else kept)
+    name, kind = _TYPED.get(parameter, (None, ""))
+    if kind == "text":  # any text fits, so nothing is left beside the column
+        return _known(str(name))
+    kept = f"parameters[{bind(name or parameter)}][1]"
+    return _known(f"coalesce({name}::VARCHAR, {kept})" if name else kept)
 
 
 _IN_RUN = "(coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL)"
