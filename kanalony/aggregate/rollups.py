@@ -23,7 +23,7 @@ from kanalony.aggregate.lake import SCHEMA as LAKE_SCHEMA
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
 from kanalony.aggregate.measures import EVENTS, MEASURES, OTHER_TYPES, RAW_DIMENSIONS, RUN_GAP, RUN_KEY, facts
-from kanalony.errors import StorageError
+from kanalony.errors import FormatError, StorageError
 
 DIRECTORY = "rollups-1"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
@@ -148,7 +148,8 @@ class Rollups:
 
     def refresh(self, lake: Lake, record: Record, progress: Callable[[int, int], object] = lambda *_: None) -> int:
         """Recompute the hours that were touched since, and drop what is too old. How many hours that were. `progress`
-        is told hours done and hours in all. Raises StorageError when the disk refuses."""
+        is told hours done and hours in all. Raises StorageError when the disk refuses, FormatError when a file of the
+        lake or of a rollup cannot be read."""
         lag = min(table.number(_BATCH) for table in self._tables.values())
         if lag == lake.batch:
             self._expire()
@@ -156,8 +157,11 @@ class Rollups:
         touched = record.hours_since(lag) if lag else None
         try:
             return self._recompute(lake, touched, progress)
-        except duckdb.IOException as error:
-            raise StorageError(str(error).splitlines()[0], "make room and run it again; nothing is lost") from error
+        except duckdb.Error as error:
+            message = str(error).splitlines()[0]
+            if "No space left" in message:
+                raise StorageError(message, "make room and run it again; nothing is lost") from error
+            raise FormatError(f"the lake cannot be read: {message}", "put it back from a backup") from error
 
     def _recompute(self, lake: Lake, touched: set[int] | None, progress: Callable[[int, int], object]) -> int:
         files = lake.files
@@ -331,9 +335,15 @@ class _Change:
 
 
 def _row_groups(file: LakeFile) -> Iterator[pa.Table]:
-    with pq.ParquetFile(file.path) as parquet:
-        for number in range(parquet.num_row_groups):
-            yield parquet.read_row_group(number)
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            for number in range(parquet.num_row_groups):
+                yield parquet.read_row_group(number)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(
+            f"{file.path} cannot be read: {str(error).splitlines()[0]}",
+            f"delete the directory {DIRECTORY} in the lake's: it is made again",
+        ) from error
 
 
 def _today() -> date:
