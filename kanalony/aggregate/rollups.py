@@ -41,6 +41,9 @@ _BATCH = "kanalony-rollup"  # the lake's batch number that a rollup is complete 
 _LAKE = "kanalony-lake"  # which table of events that is
 _KEPT_FROM = "kanalony-kept-from"  # the first hour since 1970 that it is complete from
 _ROW_SIZE = 2 << 10  # bytes of memory that an event may take on its way: 1.7 KiB when all of its values are its own
+# Bytes of an event that cannot wait on the disk: an hour is taken in parts that fit in the memory. The least first,
+# since each part reads the whole hour again; more when every event has values of its own.
+_LEAST_SIZES = (256, 1024, 4096)
 _ROW_GROUP = 64 << 10  # rows
 _PENDING_SIZE = 32 << 20  # bytes of rows that wait for others of their day
 _RETENTION_HOURS = 1  # how long readers of an older version find its files: the current hour's are replaced every run
@@ -156,18 +159,25 @@ class Rollups:
             return 0
         touched = record.hours_since(lag) if lag else None
         try:
-            return self._recompute(lake, touched, progress)
+            for size in _LEAST_SIZES:
+                try:
+                    return self._recompute(lake, touched, progress, size)
+                except duckdb.OutOfMemoryException:
+                    continue  # what was written is nobody's; once more, in smaller parts
+            raise StorageError("rollups of these events do not fit in the memory", "give more with --memory")
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
             if "No space left" in message:
                 raise StorageError(message, "make room and run it again; nothing is lost") from error
             raise FormatError(f"the lake cannot be read: {message}", "put it back from a backup") from error
 
-    def _recompute(self, lake: Lake, touched: set[int] | None, progress: Callable[[int, int], object]) -> int:
+    def _recompute(
+        self, lake: Lake, touched: set[int] | None, progress: Callable[[int, int], object], least_size: int
+    ) -> int:
         files = lake.files
         if touched is not None:
             # A run that goes on into the next hour is continued there.
-            touched |= {hour + 1 for hour in touched}
+            touched = touched | {hour + 1 for hour in touched}
         budget = self._memory * 2 // 5  # for the engine, and half of that again for what it returns
         shutil.rmtree(self._spill, ignore_errors=True)  # of a run that was killed
         self._spill.mkdir()
@@ -177,16 +187,16 @@ class Rollups:
             changes = {rollup: _Change(table, hours, touched is None) for rollup, table in self._tables.items()}
             cutoffs = {rollup: self._cutoff(rollup) for rollup in ROLLUPS}
             done = 0
-            most = budget // _ROW_SIZE
-            for chunk in _chunks(hours, counts, most):
+            for chunk in _chunks(hours, counts, budget // _ROW_SIZE):
                 first, end = chunk[0] * HOUR, (chunk[-1] + 1) * HOUR
                 near = [file for file in files if file.last >= first - RUN_GAP and file.first < end]
-                parts = -(-sum(counts.get(hour, 0) for hour in chunk) // most)
+                parts = -(-sum(counts.get(hour, 0) for hour in chunk) * least_size // budget)
                 for part in range(parts):
                     self._load(engine, near, first, end, f"{RUN_KEY} % {parts} = {part}")
                     for rollup in ROLLUPS:
                         if end > cutoffs[rollup] * HOUR:
-                            changes[rollup].add(_aggregate(engine, rollup, cutoffs[rollup] * HOUR))
+                            for rows in _aggregate(engine, rollup, cutoffs[rollup] * HOUR):
+                                changes[rollup].add(rows)
                 done += len(chunk)
                 progress(done, len(hours))
             for rollup, table in self._tables.items():
@@ -365,8 +375,8 @@ def _chunks(hours: list[int], counts: dict[int, int], most: int) -> Iterator[lis
         yield chunk
 
 
-def _aggregate(engine: duckdb.DuckDBPyConnection, rollup: Rollup, since: int) -> pa.Table:
-    """The rows of a rollup for the events that were loaded, sorted."""
+def _aggregate(engine: duckdb.DuckDBPyConnection, rollup: Rollup, since: int) -> Iterator[pa.Table]:
+    """The rows of a rollup for the events that were loaded, sorted, some at a time."""
     length = rollup.seconds * 1_000_000
     measures = [*MEASURES.values(), OTHER_TYPES]
     sums = ", ".join(f"{measure.raw}::{measure.kind} AS {measure.name}" for measure in measures)
@@ -381,6 +391,7 @@ LEFT JOIN (
   FROM seen JOIN named ON {" AND ".join(f"seen.of_{name} = named.{name}" for name in rollup.dimensions)}
   WHERE sessionId <> '' GROUP BY ALL
 ) USING (micros, number)"""
+    order = ", ".join([TIME, *rollup.dimensions])
     found = engine.sql(f"""
 WITH
 named AS (SELECT DISTINCT {rollup.name} AS number, {names} FROM combinations),
@@ -390,11 +401,14 @@ sums AS (
   WHERE t >= {since} GROUP BY ALL
 )
 SELECT {", ".join(columns).replace(TIME, f"make_timestamptz(micros) AS {TIME}", 1)}
-FROM sums JOIN named USING (number) {sketched} ORDER BY {", ".join([TIME, *rollup.dimensions])}""").to_arrow_table()
-    if rollup.has_sketch:
-        sketches = [None if ids is None else sketch_of(ids) for ids in found[SKETCH].to_pylist()]
-        found = found.set_column(found.schema.get_field_index(SKETCH), SKETCH, pa.array(sketches, pa.binary()))
-    return found.cast(pa.schema([field for field in rollup.schema if field.name != PARTITION]))
+FROM sums JOIN named USING (number) {sketched} ORDER BY {order}""").to_arrow_reader(_ROW_GROUP)
+    schema = pa.schema([field for field in rollup.schema if field.name != PARTITION])
+    for batch in found:
+        rows = pa.Table.from_batches([batch])
+        if rollup.has_sketch:
+            sketches = [None if ids is None else sketch_of(ids) for ids in rows[SKETCH].to_pylist()]
+            rows = rows.set_column(rows.schema.get_field_index(SKETCH), SKETCH, pa.array(sketches, pa.binary()))
+        yield rows.cast(schema)
 
 
 def sketch_of(values: list[str]) -> bytes:

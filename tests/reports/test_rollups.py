@@ -326,6 +326,7 @@ def test_memory_is_bounded_by_taking_hours_bit_by_bit(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kanalony.aggregate.rollups._ROW_SIZE", 1 << 22)
+    monkeypatch.setattr("kanalony.aggregate.rollups._LEAST_SIZES", (1 << 22,))
     loads = []
     load = Rollups._load
 
