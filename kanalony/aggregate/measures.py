@@ -5,7 +5,7 @@ both come to the same: every sum is of integers, and whatever depends on other e
 at most RUN_GAP before. docs/reports.md says what the measures mean.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from kanalony.events import DIMENSIONS, EVENT_TYPES, PARAMETERS, UNKNOWN
@@ -79,8 +79,7 @@ OTHER_TYPES = Measure(
 
 def type_measure(number: int) -> Measure:
     """How many events there were of a type that has no name. Its column in rollups is that of OTHER_TYPES."""
-    name = f"type{number}"
-    return _count(name, f"eventType = {number}")._replace(rolled=f"coalesce(sum({name}), 0)")
+    return _count(f"type{number}", f"eventType = {number}")
 
 
 def stored_as(measure: Measure) -> str:
@@ -195,17 +194,16 @@ _VALUES = {
 def facts(
     dimensions: Mapping[str, str],
     measures: Collection[Measure],
-    spans: Iterable[tuple[str, str]],
+    spans: Collection[tuple[int, int]],
     *,
     join: str = "",
     where: str = "true",
 ) -> str:
     """SQL for events of the lake's files `$files` with the columns that dimensions (name: SQL) and measures need, and
-    their time `t` in µs since 1970. Of those received in one of the spans [first, end), SQL for µs. `where` may use the
+    their time `t` in µs since 1970. Of those received in one of the spans [first, end) in µs. `where` may use the
     dimensions' names, dimensions what `join` adds to the table."""
     of_runs = any(measure.of_runs for measure in measures)
     needed = " ".join(measure.raw for measure in measures)
-    spans = list(spans)
     columns = ["epoch_us(receivedAt) AS t", "eventType"]
     columns += [f"{sql} AS {name}" for name, sql in dimensions.items()]
     columns += [f"{sql} AS {name}" for name, sql in _VALUES.items() if name in needed]
@@ -223,7 +221,7 @@ def facts(
     in_spans = " OR ".join(f"t >= {first} AND t < {end}" for first, end in spans)
     context = RUN_GAP if of_runs else 0
     read = " OR ".join(
-        f"receivedAt >= make_timestamptz({first} - {context}) AND receivedAt < make_timestamptz({end})"
+        f"receivedAt >= make_timestamptz({first - context}) AND receivedAt < make_timestamptz({end})"
         for first, end in spans
     )
     source = f"SELECT {', '.join(columns)} FROM {EVENTS} {join} WHERE {read}"

@@ -1,6 +1,6 @@
 """Rollups: the sums of measures by ten seconds, minute and hour, derived from the lake and from nothing else.
 
-Each is a Delta table below DATA/lake/rollups. A rollup that has the lake's batch number has all its events; one that
+Each is a Delta table below DATA/lake/rollups-1. A rollup that has the lake's batch number has all its events; one that
 lags behind is not used by reports, so a run that dies between the lake's commit and the rollups' costs only time. The
 next one recomputes the hours that were touched since, from the lake, and comes to the same rows however often it does.
 """
@@ -248,7 +248,7 @@ class Rollups:
         sql = facts(
             {"combination": ROLLUPS[0].name},
             MEASURES.values(),
-            [(str(first), str(end))],
+            [(first, end)],
             join=f"JOIN combinations ON {same} AND {part}",
         )
         engine.execute(f"CREATE OR REPLACE TEMP TABLE facts AS {sql}", names)

@@ -395,8 +395,7 @@ class _Statement:
     def _event_rows(self, source: Source, measures: Collection[Measure], needed: Iterable[str]) -> str:
         columns = self._aliases(raw=True)
         columns |= {name: RAW_DIMENSIONS.get(name, name) for name in needed}
-        spans = [(str(first), str(end)) for first, end in source.spans]
-        return facts(columns, measures, spans, where=self._conditions)
+        return facts(columns, measures, source.spans, where=self._conditions)
 
     def _peaks(self) -> str:
         """The most views in ten seconds, by the dimensions."""

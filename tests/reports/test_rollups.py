@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
 import polars
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -225,6 +226,31 @@ def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory, mon
     root = data.lake / DIRECTORY / "hour"
     assert len(list(root.rglob("date=*/*.parquet"))) <= 2
     assert one(data, "view") == 8
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
+    data: DataDirectory, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    real = Rollups._load
+
+    def load(*arguments: Any) -> None:
+        tries.append(arguments)
+        real(*arguments)
+        if len(tries) <= times:
+            raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate")
+
+    monkeypatch.setattr(Rollups, "_load", load)
+    seal(data, [session(NOON, 6)])
+    if times == 1:
+        roll_up(data)
+        assert ask(data, "view")["tables"] == ["hour"]
+    else:
+        with pytest.raises(StorageError, match="do not fit in the memory"):
+            roll_up(data)
+        assert ask(data, "view")["tables"] == ["events"]
+    assert one(data, "view") == 6
 
 
 def test_a_lake_that_was_put_back_or_made_anew_gets_other_rollups(data: DataDirectory, tmp_path: Path) -> None:
