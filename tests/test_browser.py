@@ -16,11 +16,11 @@ from selenium import webdriver
 from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.chromium import WAIT, chromium
 from tests.files import COLLECT_QUERY
-from tests.serving import Server, cat, serving, tool
+from tests.serving import Server, cat, serving
 
 PAGES = Path(__file__).parent / "pages"
-WAIT = 20  # seconds
 
 # What tests/pages/player.html sends.
 VALUES = {
@@ -73,28 +73,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium, to which the examples' host name is the collector's."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = tool("chromium")
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-        f"--host-resolver-rules=MAP tbd.kaltura.com:80 {server.host}:{server.port}",
-    ):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(tool("chromedriver")))
-    try:
-        browser.set_page_load_timeout(WAIT)
+    rules = f"--host-resolver-rules=MAP tbd.kaltura.com:80 {server.host}:{server.port}"
+    with chromium(tmp_path_factory.mktemp("profile"), rules) as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 def events_with(server: Server, part: str, count: int = 1) -> list[dict[str, Any]]:

@@ -16,10 +16,9 @@ from selenium.webdriver.support.select import Select
 
 from kanalony.cli import main
 from kanalony.segments.names import DataDirectory
+from tests.chromium import WAIT, chromium
 from tests.reports.conftest import dashboard
-from tests.serving import tool
 
-WAIT = 20  # seconds
 TILES = ("play", "minutesWatched", "peakView", "playRatio", "uniqueSessions")
 QUALITY = ("averageJoinTime", "joinTimeP95", "rebufferRatio", "averageActualBitrate", "errorRate", "lossRate")
 FUNNEL = ("playerImpression", "play", *(f"playThrough{share}" for share in (25, 50, 75, 90, 100)))
@@ -29,27 +28,9 @@ _T = TypeVar("_T")
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = tool("chromium")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--disable-background-networking",
-        "--window-size=1440,1600",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(tool("chromedriver")))
-    try:
-        browser.set_page_load_timeout(WAIT)
+    logging = {"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+    with chromium(tmp_path_factory.mktemp("profile"), "--window-size=1440,1600", **logging) as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 def wait_for(condition: Callable[[], _T]) -> _T:
