@@ -146,7 +146,8 @@ def test_a_data_directory_deleted_under_a_worker_is_made_again(tmp_path: Path) -
     with serving(data) as server:
         server.get("/collect?sessionId=before")
         victim = worker_of(server)
-        shutil.rmtree(data)
+        gone = data.rename(tmp_path / "gone")  # at once: a worker that sees it half deleted makes files in it again
+        shutil.rmtree(gone)
         server.wait_for(lambda: server.workers() and worker_of(server) != victim)
         server.wait_for(server.answers)
         assert b" 200 " in server.get("/collect?sessionId=after")
