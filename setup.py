@@ -13,6 +13,8 @@ HEADERS = [
     "ext/core.pxd",
 ]
 
+NAMES = ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_short_path")
+
 
 def extension(name: str) -> Extension:
     return Extension(
@@ -27,7 +29,10 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring")],
+        [
+            extension(name)
+            for name in ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_short_path")
+        ],
         build_dir="build/cython",
         include_path=["ext"],  # where core.pxd is
     )

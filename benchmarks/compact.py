@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.faults import Outcome, workspace
+from benchmarks.outcome import Outcome, workspace
 from benchmarks.server import KANALONY, run
 from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.lake import ReadOnlyLake

@@ -10,48 +10,14 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.outcome import Outcome, workspace
 from benchmarks.server import KANALONY, Server, serving
 
 MANY = 10_000_000  # more events than any round sends
-
-
-@dataclass
-class Outcome:
-    """What a benchmark found. `missed` names the aims that were not reached, `slow` those of speed: they depend on the
-    machine, and fail nothing."""
-
-    lines: list[str] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
-    slow: list[str] = field(default_factory=list)
-
-    def figure(self, name: str, value: object, aim: object = None) -> None:
-        """Add a figure; with an aim, it must equal it."""
-        self.lines.append(
-            f"{name:<36}{value if isinstance(value, str) else f'{value:,}'}"
-            + ("" if aim is None else f"   (aim: {aim})")
-        )
-        if aim is not None and value != aim:
-            self.missed.append(name)
-
-    def rate(self, name: str, value: float, aim: float) -> None:
-        """Add events per second, with an aim."""
-        self.lines.append(f"{name:<36}{value:,.0f} events/s   (aim: {aim:,.0f})")
-        if value < aim:
-            self.slow.append(name)
-
-    def time(self, name: str, seconds: float, aim: float, more: str) -> None:
-        """Add seconds, with an aim."""
-        self.lines.append(f"{name:<36}{seconds:.2f} s   (aim: {aim:g} s)   {more}")
-        if seconds > aim:
-            self.slow.append(name)
 
 
 class Simulation:
@@ -80,12 +46,6 @@ class Simulation:
             return self._process.communicate(timeout=seconds)[0]
         finally:
             self._process.kill()
-
-
-@contextmanager
-def workspace(directory: Path | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        yield Path(temporary)
 
 
 def compare(outcome: Outcome, data: Path, acked: list[Path]) -> None:

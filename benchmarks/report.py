@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from benchmarks.faults import Outcome, workspace
+from benchmarks.outcome import Outcome, workspace
 from benchmarks.server import run
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.vocabulary import Vocabulary

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import falcon
 from falcon.routing import CompiledRouter
 
+from kanalony._short_path import ShortPath
 from kanalony.collector.clients import Cors, client_address
 from kanalony.collector.counts import Counts
 from kanalony.collector.privacy import private
@@ -36,7 +37,7 @@ class Collector:
 
     Requests to tracking paths are answered on a short path: Falcon's request object parses every query string in Python
     and its dispatch costs several µs, which is most of what an event costs. The paths are resolved by the router once,
-    at the start.
+    at the start. `respond` is this application too, compiled, for servers that call it often.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,20 +66,25 @@ class Collector:
             self.falcon.add_route(path, pixel if path.endswith(".gif") else track)
         self.falcon.set_error_serializer(_plain_text(paths))
         routes = {path: router.find(path) for path in paths}
-        self._short_path = {path: cast(TrackResource, route[0]).respond for path, route in routes.items() if route}
+        self._resources = {path: cast(TrackResource, route[0]) for path, route in routes.items() if route}
+        self.respond = ShortPath(self._resources, self._intake, self._respond)
         self._opening = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def __call__(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
+        return self.respond(environ, start_response)
+
+    def _respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
+        """Whatever is no plain GET of a tracking path."""
         path = environ["PATH_INFO"]
-        if path not in self._short_path:
+        if path not in self._resources:
             if path.startswith(("http://", "https://")):  # absolute form, as proxies send it (RFC 9112, section 3.2.2)
                 environ["PATH_INFO"] = path = "/" + "".join(path.split("/", 3)[3:])
             # Falcon's router takes any number of leading slashes, and its request drops one that trails.
             path = "/" + path.lstrip("/").removesuffix("/")
-        respond = self._short_path.get(path)
-        if respond and environ["REQUEST_METHOD"] in ("GET", "POST", "HEAD"):
-            return respond(environ, start_response)
+        resource = self._resources.get(path)
+        if resource and environ["REQUEST_METHOD"] in ("GET", "POST", "HEAD"):
+            return resource.respond(environ, start_response)
         return self.falcon(environ, start_response)
 
     def close(self) -> None:

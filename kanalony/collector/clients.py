@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, TypeGuard
 
-from kanalony._peer import peer_address
+from kanalony._peer import remote_address
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -16,22 +16,6 @@ def parse_address(told: str | bytes) -> IPv4Address | IPv6Address:
     Raises ValueError when it is none."""
     address = ip_address(told)
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
-
-
-def remote_address(environ: dict[str, Any]) -> bytes | None:
-    """The address the request's connection comes from: 4 bytes (IPv4) or 16 (IPv6), network order; None when there is
-    none.
-
-    meinheld's own REMOTE_ADDR is a static buffer that holds whatever connection was accepted last, and 0.0.0.0 for
-    IPv6, so the socket is asked instead. Other servers are believed.
-    """
-    client = environ.get("meinheld.client")
-    if client is not None:
-        return peer_address(client.get_fd())
-    try:
-        return parse_address(environ.get("REMOTE_ADDR", "")).packed
-    except ValueError:
-        return None  # a Unix socket, say
 
 
 def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None]:

@@ -64,8 +64,8 @@ class Intake:
     ) -> None:
         """`address` tells a request's client; `is_shedding` whether players are to be told to send no more views."""
         self.append = append
+        self.address = address
         self.cors = cors
-        self._address = address
         self._max_body = max_body
         self._counts = counts
         self._is_shedding = is_shedding
@@ -82,7 +82,7 @@ class Intake:
             received_at = self.append(
                 environ["REQUEST_METHOD"],
                 environ["PATH_INFO"],
-                self._address(environ),
+                self.address(environ),
                 get("HTTP_X_FORWARDED_FOR"),
                 get("HTTP_USER_AGENT"),
                 get("HTTP_REFERER"),
@@ -91,28 +91,10 @@ class Intake:
                 content_type,
                 encoding,
             )
-        except OverflowError as error:
-            raise _too_large("the request is too large for a journal block") from error
-        except ValueError as error:
-            raise _RefusedError(
-                "400 Bad Request",
-                "the request is malformed; nothing was stored.",
-                "malformed requests answered with 400",
-            ) from error
-        except OSError as error:
-            raise _RefusedError(
-                "503 Service Unavailable",
-                "the disk failed; this event is not known to be stored.",
-                f"events not stored and answered with 503: {error}",
-                _RETRY,
-            ) from error
+        except (OverflowError, ValueError, OSError) as error:
+            raise _refusal(error) from error
         if not received_at:
-            raise _RefusedError(
-                "503 Service Unavailable",
-                "there is no room to store this event.",
-                "events not stored and answered with 503: the journal is full",
-                _RETRY,
-            )
+            raise _refusal(None)
         return received_at
 
     def _body(self, environ: Environ) -> bytes | None:
@@ -180,8 +162,35 @@ def _too_large(what: str) -> _RefusedError:
     )
 
 
+def _refusal(error: Exception | None) -> _RefusedError:
+    """What a request is told that `append` raised this for; None: it did not take it."""
+    if isinstance(error, OverflowError):
+        return _too_large("the request is too large for a journal block")
+    if isinstance(error, ValueError):
+        return _RefusedError(
+            "400 Bad Request",
+            "the request is malformed; nothing was stored.",
+            "malformed requests answered with 400",
+        )
+    if error:
+        return _RefusedError(
+            "503 Service Unavailable",
+            "the disk failed; this event is not known to be stored.",
+            f"events not stored and answered with 503: {error}",
+            _RETRY,
+        )
+    return _RefusedError(
+        "503 Service Unavailable",
+        "there is no room to store this event.",
+        "events not stored and answered with 503: the journal is full",
+        _RETRY,
+    )
+
+
 class TrackResource:
     """Stores every request to a tracking path, then answers the time of receipt: as text, or as JSON when asked to."""
+
+    is_pixel = False
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -193,9 +202,7 @@ class TrackResource:
         try:
             received_at = self._intake.store(environ)
         except _RefusedError as refused:
-            self._intake.count(str(refused))
-            cors = self._intake.cors.answer(self._intake.cors.origin(environ))
-            return refused.status, _headers(_TEXT, refused.body, cors, *refused.headers), refused.body
+            return self._refuse(environ, refused)
         second = received_at // 1_000_000
         origin = self._intake.cors.origin(environ)
         if self._wants_json(environ):
@@ -214,11 +221,26 @@ class TrackResource:
                 answers[origin] = answer
         return answer
 
+    def _refuse(self, environ: Environ, refused: _RefusedError) -> Answer:
+        self._intake.count(str(refused))
+        cors = self._intake.cors.answer(self._intake.cors.origin(environ))
+        return refused.status, _headers(_TEXT, refused.body, cors, *refused.headers), refused.body
+
+    def refuse(self, environ: Environ, error: Exception | None) -> Answer:
+        """What a request is answered that `append` raised this for, or did not take (None). It is counted."""
+        return self._refuse(environ, _refusal(error))
+
+    def answer_at(self, second: int) -> Answer:
+        """What an event is answered that was stored in this second since 1970 and asks for nothing special."""
+        return self._answer(second, self._intake.cors.answer(None))
+
     def _answer(self, second: int, cors: Headers) -> Answer:
         body = b"%d" % second
         return "200 OK", _headers(_TEXT, body, cors), body
 
     def _wants_json(self, environ: Environ) -> bool:
+        if self.is_pixel:
+            return False
         query = environ.get("QUERY_STRING")
         if query and "format=json" in query and (b"format", b"json") in parse(query.encode("latin-1")):
             return True
@@ -255,11 +277,10 @@ class TrackResource:
 class PixelResource(TrackResource):
     """The same for pages that load an image: answers one."""
 
+    is_pixel = True
+
     def _answer(self, second: int, cors: Headers) -> Answer:
         return "200 OK", _headers(_GIF, _PIXEL, cors), _PIXEL
-
-    def _wants_json(self, environ: Environ) -> bool:
-        return False
 
 
 @lru_cache(maxsize=256)  # an Accept is up to 8 KB of a client's choice

@@ -83,7 +83,7 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         self._leaving: int | None = None
         server.schedule_call(0, self._take_signals)
         server.set_watchdog(self._tick)
-        server.run(app, True)  # silent: SIGINT is no exception
+        server.run(app.respond, True)  # silent: SIGINT is no exception
         app.close()
 
     def _take_signals(self) -> None:

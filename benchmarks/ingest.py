@@ -1,0 +1,76 @@
+"""What a single GET costs: kanalony, the server it stands on, and what else one could point players at."""
+
+import shutil
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from benchmarks import load
+from benchmarks.outcome import Outcome, interleaved, workspace
+from benchmarks.receivers import ALL, BARE, BUFFERED, FLUSHED, WRITTEN, Receiver
+from benchmarks.traffic import to_get, traffic, write_requests
+
+VIEWERS = 20_000
+MOST = 100_000  # requests per second that no receiver answers on one core
+SETTLED = 1.5  # seconds after which every receiver has written what it holds back
+CAVEATS = """\
+caveats   The client is on the same machine, and keeps the server as busy as it can: the latencies are of 64 requests at
+          a time waiting for one core, not of players. A packet's way through the kernel is paid partly by its sender.
+          nginx does less (it logs, escaped, what kanalony stores byte for byte) and is configured for nothing else.
+          CPU is user and system time of all the server's processes from the first request to their end, compressing and
+          sealing included; the kernel's own threads, which write to the disk, are not in it."""
+
+
+def measure(outcome: Outcome, rounds: int, seconds: int, directory: Path | None) -> None:
+    """Each receiver takes the same requests, in turn, each round with an empty directory."""
+    with workspace(directory) as work:
+        requests = work / "requests"
+        write_requests(requests, map(to_get, islice(traffic(VIEWERS), seconds * MOST)))
+        interleaved(rounds, [partial(take, outcome, one, work / "at", requests, seconds) for one in ALL])
+    written = outcome.get(WRITTEN.name, "CPU")
+    outcome.ratio("CPU, GET, to bare meinheld", written, outcome.get(BARE.name, "CPU"), at_most=1.35)
+    for peer in (BUFFERED, FLUSHED):
+        outcome.ratio(f"CPU, GET, to {peer.name}", written, outcome.get(peer.name, "CPU"))
+
+
+def take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, seconds: int) -> None:
+    """One round of a receiver."""
+    answers, cpu, stored, size = ask(receiver, work, requests, seconds)
+    if answers.ended:
+        raise RuntimeError(f"{receiver.name} answered more than {MOST:,} requests a second, and there were no more")
+    outcome.measure(receiver.name, "CPU", "µs/event", cpu / answers.answered * 1e6)
+    outcome.measure(receiver.name, "rate", "events/s", answers.answered / answers.seconds)
+    for name in ("p50", "p99", "p999"):
+        outcome.measure(receiver.name, name, "ms", getattr(answers, name))
+    if receiver.stored:
+        outcome.measure(receiver.name, "disk", "bytes/event", size / stored)
+        outcome.measure(receiver.name, "acknowledged, not stored", "events", max(0, answers.answered - stored))
+
+
+def ask(receiver: Receiver, work: Path, requests: Path, seconds: int) -> tuple[load.Answers, float, int, int]:
+    """Start it, send, end it, count: what was answered, seconds of processor time, requests stored, their bytes.
+
+    Raises RuntimeError when a request was not answered with 2xx, one that was is not stored, or more are than were
+    sent.
+    """
+    work.mkdir()
+    stored = size = 0
+    try:
+        port = load.free_port()
+        with load.running(receiver.command(work, port), port, work / "log") as process:
+            before = process.cpu()
+            answers = load.send(port, requests, seconds)
+            time.sleep(SETTLED)
+            cpu = process.cpu() - before
+            process.stop()
+        if answers.failed or not answers.answered:
+            raise RuntimeError(f"{receiver.name}: {answers}; {(work / 'log').read_text()[-2000:]}")
+        if receiver.stored:
+            stored, size = receiver.stored(work)
+            # Requests on their way when the client left may be stored, answered or not.
+            if not 0 <= stored - answers.answered <= load.CONNECTIONS:
+                raise RuntimeError(f"{receiver.name}: {answers.answered:,} acknowledged, {stored:,} stored")
+    finally:
+        shutil.rmtree(work)
+    return answers, cpu, stored, size

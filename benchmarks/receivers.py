@@ -1,0 +1,101 @@
+"""kanalony, and what else one could point players at: how each is started, and what it stored."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.server import KANALONY
+from kanalony.segments.check import check_data
+from kanalony.segments.names import DataDirectory
+
+_PEERS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A server that takes events.
+
+    `promise`: where an event is when its 200 is sent. `command`: how to start it in a directory of its own, listening
+    on a port of 127.0.0.1. `stored`: how many events are in that directory when it has ended, and in how many bytes;
+    None when it stores none.
+    """
+
+    name: str
+    promise: str
+    command: Callable[[Path, int], list[str]]
+    stored: Callable[[Path], tuple[int, int]] | None
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if not found:
+        raise RuntimeError(f"{name} is not installed; .ci/run installs it")
+    return found
+
+
+def _bare(work: Path, port: int) -> list[str]:
+    return [sys.executable, str(_PEERS / "bare.py"), str(port)]
+
+
+def kanalony(*options: str) -> Callable[[Path, int], list[str]]:
+    """How to start one worker with these options."""
+
+    def command(work: Path, port: int) -> list[str]:
+        return [*KANALONY, "serve", "--workers", "1", "--port", str(port), "--data", str(work / "data"), *options]
+
+    return command
+
+
+def _nginx(buffer: str) -> Callable[[Path, int], list[str]]:
+    def command(work: Path, port: int) -> list[str]:
+        text = (_PEERS / "nginx.conf").read_text().replace("@PORT@", str(port)).replace("@BUFFER@", buffer)
+        (work / "nginx.conf").write_text(text)
+        return [_program("nginx"), "-p", str(work), "-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"]
+
+    return command
+
+
+def _node(work: Path, port: int) -> list[str]:
+    return [_program("node"), str(_PEERS / "receiver.js"), str(port), "events.json"]
+
+
+def _uvicorn(work: Path, port: int) -> list[str]:
+    options = ["--port", str(port), "--no-access-log", "--backlog", "4096"]
+    return [sys.executable, "-m", "uvicorn", "--app-dir", str(_PEERS), *options, "fastapi_receiver:app"]
+
+
+def _gunicorn(work: Path, port: int) -> list[str]:
+    options = ["--bind", f"127.0.0.1:{port}", "--threads", "8", "--keep-alive", "75", "--no-control-socket"]
+    return [sys.executable, "-m", "gunicorn", "--pythonpath", str(_PEERS), *options, "flask_receiver:app"]
+
+
+def _segments(work: Path) -> tuple[int, int]:
+    """Every frame is read and checked."""
+    data = DataDirectory(work / "data")
+    kept = check_data(data)
+    if kept.damaged:
+        raise RuntimeError(f"damaged segments: {kept}")
+    return kept.requests, sum(path.stat().st_size for path in data.sealed.iterdir())
+
+
+def _lines(work: Path) -> tuple[int, int]:
+    lines = size = 0
+    with (work / "events.json").open("rb") as file:
+        while part := file.read(1 << 20):
+            lines += part.count(b"\n")
+            size += len(part)
+    return lines, size
+
+
+BARE = Receiver("bare meinheld", "nowhere", _bare, None)
+WRITTEN = Receiver("kanalony, meinheld, written", "the kernel's", kanalony(), _segments)
+SYNCED = Receiver("kanalony, meinheld, synced", "on the disk", kanalony("--ack", "synced"), _segments)
+GRANIAN = Receiver("kanalony, granian, written", "the kernel's", kanalony("--server", "granian"), _segments)
+BUFFERED = Receiver("nginx, log buffered", "its memory", _nginx("buffer=64k flush=1s"), _lines)
+FLUSHED = Receiver("nginx, log flushed", "the kernel's", _nginx(""), _lines)
+NODE = Receiver("Node, NDJSON", "the kernel's", _node, _lines)
+FASTAPI = Receiver("uvicorn + FastAPI, NDJSON", "the kernel's", _uvicorn, _lines)
+FLASK = Receiver("gunicorn + Flask, NDJSON", "the kernel's", _gunicorn, _lines)
+ALL = (BARE, WRITTEN, SYNCED, GRANIAN, BUFFERED, FLUSHED, NODE, FASTAPI, FLASK)
