@@ -1,18 +1,22 @@
 """Segments to the lake: what an event costs, how much memory it takes, and whether kill -9 can harm it."""
 
 import itertools
+import json
 import random
 import re
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.outcome import Outcome, workspace
+from benchmarks.outcome import Outcome, interleaved, workspace
 from benchmarks.server import KANALONY, run
 from kanalony.aggregate.columns import Columns
 from kanalony.aggregate.lake import ReadOnlyLake
@@ -23,17 +27,24 @@ from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
 from kanalony.settings import Settings
-from kanalony.simulate.viewers import simulate
+from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 VIEWERS = 2000
 SIMULATED = 200_000  # events that are made up anew; that takes longer than all the rest
 BATCH_SIZE = 128 << 20
 COLUMNS_AIM = 400_000
 LAKE_AIM = 150_000
+LINEAR = 1.15  # how much more an event may cost among sixteen times as many
 CAVEATS = """\
 caveats   Simulated traffic: few user agents and referrers, no ks, no bodies; all of it received within minutes, so all
           of it is in the window of duplicates. `per core` is events by seconds of processor time of all threads; the
-          start of the process is in it."""
+          start of the process is in it. The peers do less: they take nothing for a duplicate, look up no browser and no
+          page, type a dozen parameters, and can lose what they were at when they die. Both read what nginx logs."""
+PEERS = {
+    "DuckDB, from nginx's JSON log": "duckdb_compact.py",
+    "Python loop (urllib, pyarrow)": "python_compact.py",
+}
+PEER_EVENTS = 1_000_000
 
 
 def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int = 64 << 20) -> Counter[str]:
@@ -56,47 +67,104 @@ def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int =
     return keys
 
 
-def measure(outcome: Outcome, events: int, memory: str, directory: Path | None) -> None:
-    """Columns alone, then everything, with the memory that takes."""
-    with workspace(directory) as work:
-        data = DataDirectory.writable(work / "data")
-        fill(data, events)
-        outcome.figure("events", events)
-        # As often as it takes for a figure that holds, of what is measured in the same run.
-        rate = max(_columns_rate(data, events) for _ in range(3))
-        outcome.rate("to columns, per core", rate, COLUMNS_AIM)
+def measure(outcome: Outcome, sizes: Sequence[int], rounds: int, memory: str, directory: Path | None) -> None:
+    """Every size by stage; the first one also by the peers, in turn."""
+    for events in sorted(sizes):
+        with workspace(directory) as work:
+            data = DataDirectory.writable(work / "data")
+            fill(data, events)
+            _stages(outcome, data, events, rounds if events == min(sizes) else 1, memory)
+    to_columns, to_lake = (outcome.get(_subject(min(sizes)), quantity) for quantity in ("to columns", "to the lake"))
+    outcome.rate("to columns, per core", to_columns.median, COLUMNS_AIM)
+    outcome.rate("to the lake, per core", to_lake.median, LAKE_AIM)
+    if len(sizes) > 1:
+        most = outcome.get(_subject(max(sizes)), "to the lake")
+        outcome.ratio("cost an event, most to fewest", to_lake, most, at_most=LINEAR)
+    _peers(outcome, min(min(sizes), PEER_EVENTS), rounds, directory)
+    for name in PEERS:
+        peer = outcome.get(name, "to the lake")
+        outcome.ratio(f"kanalony to {name}", to_lake, peer, at_least=5 if "DuckDB" in name else None)
+
+
+def _subject(events: int) -> str:
+    return f"kanalony, {events:,} events"
+
+
+def _stages(outcome: Outcome, data: DataDirectory, events: int, rounds: int, memory: str) -> None:
+    """Columns alone; then everything; then the rollups again, with nothing else to do."""
+    subject = _subject(events)
+    for _ in range(rounds):
+        shutil.rmtree(data.lake, ignore_errors=True)
+        data.lake.mkdir()
+        columns = _columns_rate(data, events)
         cpu, seconds, most = _run_compact(data, memory)
-        # Again with nothing to do but the rollups, which the first run has made too.
         shutil.rmtree(data.lake / ROLLUPS)
-        rollups_cpu, rollups_seconds, rollups_most = _run_compact(data, memory)
-        cpu, seconds = cpu - rollups_cpu, seconds - rollups_seconds
-        outcome.rate("to the lake, per core", events / cpu, LAKE_AIM)
-        outcome.figure("to the lake, by the clock", f"{events / seconds:,.0f} events/s")
-        outcome.figure("rollups, per core", f"{events / rollups_cpu:,.0f} events/s")
-        outcome.figure("most memory, MiB", most)
-        outcome.figure("of the rollups alone, MiB", rollups_most)
+        rollups_cpu, _, rollups_most = _run_compact(data, memory)
+        outcome.measure(subject, "to columns", "events/s/core", columns)
+        outcome.measure(subject, "to the lake", "events/s/core", events / (cpu - rollups_cpu))
+        outcome.measure(subject, "rollups", "events/s/core", events / rollups_cpu)
+        outcome.measure(subject, "all of it", "events/s/core", events / cpu)
+        outcome.measure(subject, "all of it", "events/s", events / seconds)
+        outcome.measure(subject, "memory", "MiB", max(most, rollups_most))
         lake = ReadOnlyLake(data.lake / "events")
-        outcome.figure("bytes a row in the lake", sum(file.size for file in lake.files) // events)
-        outcome.figure("files", len(lake.files))
+        outcome.measure(subject, "disk", "bytes/row", sum(file.size for file in lake.files) / events)
         ledger = read_ledger(data)
-        outcome.figure("rows in the lake", ledger.lake_rows, events)
-        outcome.figure("ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
+        outcome.figure(f"{events:,} events: rows in the lake", ledger.lake_rows, events)
+        outcome.figure(f"{events:,} events: ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
+
+
+def _peers(outcome: Outcome, events: int, rounds: int, directory: Path | None) -> None:
+    with workspace(directory) as work:
+        log = work / "events.json"
+        write_log(log, itertools.islice(simulate(VIEWERS, "1"), events))
+
+        def run_peer(name: str) -> None:
+            script = Path(__file__).parent / "peers" / PEERS[name]
+            output = work / "events.parquet"
+            output.unlink(missing_ok=True)
+            cpu, seconds, most = _run([sys.executable, str(script), str(log), str(output)])
+            if pq.ParquetFile(output).metadata.num_rows != events:
+                raise RuntimeError(f"{name} lost events")
+            outcome.measure(name, "to the lake", "events/s/core", events / cpu)
+            outcome.measure(name, "all of it", "events/s", events / seconds)
+            outcome.measure(name, "memory", "MiB", most)
+            outcome.measure(name, "disk", "bytes/row", output.stat().st_size / events)
+
+        interleaved(rounds, [partial(run_peer, name) for name in PEERS])
+
+
+def write_log(path: Path, events: Iterable[SimulatedEvent]) -> None:
+    """What nginx writes of such requests with benchmarks/peers/nginx.conf."""
+    with path.open("w", encoding="utf-8") as file:
+        for event in events:
+            line = {
+                "time": f"{event.time:.3f}",
+                "remote_addr": event.address,
+                "forwarded_for": "",
+                "user_agent": event.user_agent,
+                "referer": event.referer,
+                "query": event.query,
+            }
+            file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _run_compact(data: DataDirectory, memory: str) -> tuple[float, float, int]:
-    """`kanalony compact`: its seconds of processor time, those by the clock, and the most MiB it had resident."""
+    return _run([*KANALONY, "compact", "--data", str(data.root), "--memory", memory])
+
+
+def _run(command: list[str]) -> tuple[float, float, int]:
+    """A command: its seconds of processor time, those by the clock, and the most MiB it had resident."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    command = [*KANALONY, "compact", "--data", str(data.root), "--memory", memory]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         most = 0
         while process.poll() is None:
             most = _most_memory(process.pid) or most
-            time.sleep(0.1)
+            time.sleep(0.05)
     seconds = time.monotonic() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
-        raise RuntimeError(f"kanalony compact ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds, most
 
 
