@@ -43,11 +43,15 @@ lint: $(READY)
 
 # Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
 bench-short: $(READY)
-	$(BIN)/python -m benchmarks append --events 20000
+	$(BIN)/python -m benchmarks ingest --rounds 1 --seconds 1
+	$(BIN)/python -m benchmarks append --events 20000 --no-instructions
+	$(BIN)/python -m benchmarks replay --rounds 1 --events 20000
+	$(BIN)/python -m benchmarks segments --rounds 1 --events 10000
+	$(BIN)/python -m benchmarks connections --connections 500 --rounds 1 --seconds 1
 	$(BIN)/python -m benchmarks crash --rounds 5
 	$(BIN)/python -m benchmarks restart --rounds 3
 	$(BIN)/python -m benchmarks soak --seconds 20
-	$(BIN)/python -m benchmarks compact --events 50000
+	$(BIN)/python -m benchmarks compact --events 20000 --events 50000 --rounds 1
 	$(BIN)/python -m benchmarks compact-crash --rounds 4
 	$(BIN)/python -m benchmarks report --events 20000
 

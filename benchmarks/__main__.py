@@ -1,117 +1,206 @@
 """python -m benchmarks: the catalogue, or one of it."""
 
 import sys
+from collections.abc import Callable
+from functools import update_wrapper
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks import abuse as abuse_benchmark
 from benchmarks import append as append_benchmark
 from benchmarks import compact as compact_benchmark
+from benchmarks import connections as connections_benchmark
 from benchmarks import environment, faults
+from benchmarks import ingest as ingest_benchmark
+from benchmarks import replay as replay_benchmark
 from benchmarks import report as report_benchmark
+from benchmarks import segments as segments_benchmark
+from benchmarks.outcome import Outcome
 
 DIRECTORY = click.option(
     "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Disk to work on."
 )
+_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Measure kanalony. Every benchmark checks what it did: a figure with an event missing is an error instead."""
+def rounds(default: int) -> Callable[..., Any]:
+    return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True)
 
 
-@main.command()
-@click.option("--events", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="How many to append.")
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 130}, invoke_without_command=True
+)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Measure kanalony. Every benchmark checks what it did: a figure with an event missing is an error instead.
+
+    Exit status: 0, or 1 when something was lost or could not be measured. An aim of speed or size that is missed is
+    told, and fails nothing.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., Outcome]], click.Command]:
+    """A command that prints where it ran, what speaks against its figures, and what it found; as JSON and as a chart
+    when told so. `chart` is the quantity that it shows, for those that compare."""
+
+    def decorate(function: Callable[..., Outcome]) -> click.Command:
+        def command(json_file: Path | None, chart_file: Path | None = None, **options: Any) -> None:
+            surroundings = environment.header()
+            click.echo(surroundings)
+            if caveats:
+                click.echo(caveats)
+            try:
+                outcome = function(**options)
+            except RuntimeError as error:
+                raise click.ClickException(str(error)) from error
+            click.echo(f"\n{outcome}")
+            missed = [*outcome.missed, *outcome.slow]
+            click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
+            ran = "python -m benchmarks " + " ".join(sys.argv[1:])
+            if json_file:
+                told = {"command": ran, "environment": surroundings, "caveats": caveats}
+                json_file.write_text(outcome.to_json(**told), encoding="utf-8")
+            if chart_file:
+                title = (function.__doc__ or "").split(":")[0].rstrip(".")
+                outcome.draw(chart_file, chart, title, ran + "\n" + surroundings)
+            sys.exit(1 if outcome.missed else 0)
+
+        update_wrapper(command, function)
+        if chart:
+            option = click.option("--chart", "chart_file", type=_FILE, help="Draw the medians: PNG, SVG or PDF.")
+            command = option(command)
+        option = click.option("--json", "json_file", type=_FILE, help="Write every value of every round there.")
+        name = function.__name__.rstrip("_").replace("_", "-")
+        return main.command(name)(option(command))
+
+    return decorate
+
+
+@benchmark(ingest_benchmark.CAVEATS, chart="CPU")
+@rounds(7)
+@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of load, in each round.")
 @DIRECTORY
-def append(events: int, directory: Path | None) -> None:
-    """Time per event from the HTTP server's hands to the disk's."""
-    click.echo(environment.header())
-    click.echo(append_benchmark.CAVEATS)
-    click.echo(append_benchmark.measure(events, directory))
+def ingest(rounds: int, seconds: int, directory: Path | None) -> Outcome:
+    """What one GET costs: kanalony beside bare meinheld, nginx, Node, FastAPI, Flask."""
+    return ingest_benchmark.measure(rounds, seconds, directory)
 
 
-def _tell(outcome: faults.Outcome) -> None:
-    click.echo(environment.header())
-    click.echo("\n".join(outcome.lines))
-    missed = [*outcome.missed, *outcome.slow]
-    click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
-    sys.exit(1 if outcome.missed else 0)
-
-
-@main.command()
-@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True)
-@DIRECTORY
-def crash(rounds: int, directory: Path | None) -> None:
-    """kill -9 of everything under load: what was acknowledged must be there, once."""
-    _tell(faults.crash(rounds, directory))
-
-
-@main.command()
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
-@DIRECTORY
-def restart(rounds: int, directory: Path | None) -> None:
-    """SIGHUP and SIGTERM under load: nothing acknowledged lost, and no error seen during a reload."""
-    _tell(faults.restart(rounds, directory))
-
-
-@main.command()
-def disk() -> None:
-    """A 16 MB tmpfs filled, emptied and filled again under load (as root)."""
-    _tell(faults.full_disk())
-
-
-@main.command()
-@click.option("--seconds", type=click.IntRange(5), default=300, show_default=True)
-@DIRECTORY
-def soak(seconds: int, directory: Path | None) -> None:
-    """Half of the most that comes through, for a while: memory, file descriptors, latency."""
-    _tell(faults.soak(seconds, directory))
-
-
-@main.command()
-@click.option("--mutated", type=click.IntRange(1), default=20_000, show_default=True, help="Mutated requests to send.")
-def abuse(mutated: int) -> None:
-    """Hostile clients against meinheld alone, granian, and nginx in front: what each withstands."""
-    outcome = faults.Outcome()
-    attacks = {**abuse_benchmark.ATTACKS, "mutated requests": abuse_benchmark.mutated(mutated)}
-    for way in abuse_benchmark.WAYS:
-        verdicts, acknowledged, missing = abuse_benchmark.run_attacks(way, attacks)
-        outcome.lines += [f"{way:<10}{verdict.attack:<40}{verdict}" for verdict in verdicts]
-        outcome.figure(f"{way}: acknowledged, honest", acknowledged)
-        outcome.figure(f"{way}: acknowledged but missing", missing, 0)
-    _tell(outcome)
-
-
-@main.command()
+@benchmark(append_benchmark.CAVEATS, chart="append")
 @click.option("--events", type=click.IntRange(1000), default=1_000_000, show_default=True)
+@click.option("--instructions/--no-instructions", default=True, help="Count them by callgrind, too.  [default: yes]")
+@DIRECTORY
+def append(events: int, instructions: bool, directory: Path | None) -> Outcome:
+    """What storing one event costs, by the length of its query: between the server's hands and the disk's."""
+    return append_benchmark.measure(events, directory, instructions=instructions)
+
+
+@benchmark(replay_benchmark.CAVEATS, chart="CPU")
+@rounds(5)
+@click.option("--events", type=click.IntRange(1000), default=400_000, show_default=True, help="In each size at most.")
+@DIRECTORY
+def replay(rounds: int, events: int, directory: Path | None) -> Outcome:
+    """What an event costs in a POST of 1, 10, 100, 1000: beside nginx."""
+    return replay_benchmark.measure(rounds, events, directory)
+
+
+@benchmark(segments_benchmark.CAVEATS, chart="size")
+@rounds(3)
+@click.option("--events", type=click.IntRange(1000), default=400_000, show_default=True)
+@DIRECTORY
+def segments(rounds: int, events: int, directory: Path | None) -> Outcome:
+    """What segment files and the lake take: beside NDJSON with gzip and zstd, and Parquet."""
+    return segments_benchmark.measure(events, rounds, directory)
+
+
+@benchmark(compact_benchmark.CAVEATS, chart="to the lake")
+@click.option(
+    "--events",
+    type=click.IntRange(1000),
+    multiple=True,
+    default=(1_000_000, 4_000_000, 16_000_000),
+    show_default=True,
+    help="May be repeated.",
+)
+@rounds(3)
 @click.option("--memory", default="1GiB", show_default=True, help="What `kanalony compact` may take.")
 @DIRECTORY
-def compact(events: int, memory: str, directory: Path | None) -> None:
-    """Segments to columns, and all the way into the lake: time per event, memory."""
-    click.echo(compact_benchmark.CAVEATS)
-    outcome = faults.Outcome()
-    compact_benchmark.measure(outcome, events, memory, directory)
-    _tell(outcome)
+def compact(events: tuple[int, ...], rounds: int, memory: str, directory: Path | None) -> Outcome:
+    """Segments to the lake, by stage: beside DuckDB and a plain loop on nginx's log."""
+    return compact_benchmark.measure(events, rounds, memory, directory)
 
 
-@main.command()
-@click.option("--events", type=click.IntRange(1000), default=1_000_000, show_default=True)
+@benchmark(report_benchmark.CAVEATS)
+@click.option(
+    "--events",
+    type=click.IntRange(1000),
+    multiple=True,
+    default=(1_000_000, 10_000_000, 50_000_000),
+    show_default=True,
+    help="May be repeated.",
+)
 @DIRECTORY
-def report(events: int, directory: Path | None) -> None:
-    """Typical questions to rollups and events: how long each takes."""
-    click.echo(report_benchmark.CAVEATS)
-    outcome = faults.Outcome()
-    report_benchmark.measure(outcome, events, directory)
-    _tell(outcome)
+def report(events: tuple[int, ...], directory: Path | None) -> Outcome:
+    """How long typical questions take: of rollups, of events, and of DuckDB on nginx's log."""
+    return report_benchmark.measure(events, directory)
 
 
-@main.command()
-@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
+@benchmark(connections_benchmark.CAVEATS, chart="CPU")
+@click.option("--connections", type=click.IntRange(1), default=10_000, show_default=True)
+@rounds(3)
+@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of load, in each round.")
 @DIRECTORY
-def compact_crash(rounds: int, directory: Path | None) -> None:
+def connections(connections: int, rounds: int, seconds: int, directory: Path | None) -> Outcome:
+    """What idle connections cost: memory, processor time, and those who send meanwhile."""
+    return connections_benchmark.measure(connections, rounds, seconds, directory)
+
+
+@benchmark()
+@rounds(50)
+@DIRECTORY
+def crash(rounds: int, directory: Path | None) -> Outcome:
+    """kill -9 of everything under load: what was acknowledged must be there, once."""
+    return faults.crash(rounds, directory)
+
+
+@benchmark()
+@rounds(20)
+@DIRECTORY
+def restart(rounds: int, directory: Path | None) -> Outcome:
+    """SIGHUP and SIGTERM under load: nothing acknowledged lost, and no error seen during a reload."""
+    return faults.restart(rounds, directory)
+
+
+@benchmark()
+def disk() -> Outcome:
+    """A 16 MB tmpfs filled, emptied and filled again under load (as root)."""
+    return faults.full_disk()
+
+
+@benchmark()
+@click.option("--seconds", type=click.IntRange(5), default=300, show_default=True)
+@DIRECTORY
+def soak(seconds: int, directory: Path | None) -> Outcome:
+    """Half of the most that comes through, for a while: memory, file descriptors, latency."""
+    return faults.soak(seconds, directory)
+
+
+@benchmark()
+@click.option("--mutated", type=click.IntRange(1), default=20_000, show_default=True, help="Mutated requests to send.")
+def abuse(mutated: int) -> Outcome:
+    """Hostile clients against meinheld alone, granian, and nginx in front: what each withstands."""
+    return abuse_benchmark.measure(mutated)
+
+
+@benchmark()
+@rounds(30)
+@DIRECTORY
+def compact_crash(rounds: int, directory: Path | None) -> Outcome:
     """kill -9 of `kanalony compact` at random moments: every event is in the lake, once, and the ledger balances."""
-    _tell(compact_benchmark.crash(rounds, directory))
+    return compact_benchmark.crash(rounds, directory)
 
 
 if __name__ == "__main__":

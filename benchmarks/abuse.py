@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.outcome import Outcome
 from benchmarks.server import KANALONY, Server, serving
 
 WAYS = ("meinheld", "granian", "nginx")
@@ -270,3 +271,15 @@ def run_attacks(way: str, attacks: dict[str, Callable[[Target], None]]) -> tuple
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return verdicts, len(acknowledged), sum(key not in stored for key in acknowledged)
+
+
+def measure(count: int) -> Outcome:
+    """Every attack against every way of serving, so many mutated requests among them."""
+    outcome = Outcome()
+    attacks = {**ATTACKS, "mutated requests": mutated(count)}
+    for way in WAYS:
+        verdicts, acknowledged, missing = run_attacks(way, attacks)
+        outcome.lines += [f"{way:<10}{verdict.attack:<40}{verdict}" for verdict in verdicts]
+        outcome.figure(f"{way}: acknowledged, honest", acknowledged)
+        outcome.figure(f"{way}: acknowledged but missing", missing, 0)
+    return outcome

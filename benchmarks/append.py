@@ -1,89 +1,191 @@
 """What one event costs between the HTTP server and the disk: tokenize, append, seal."""
 
+import mmap
+import re
+import shutil
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
-from kanalony._querystring import event_type, tokenize
+from benchmarks.outcome import Outcome, workspace
+from kanalony._frames import crc32c
+from kanalony._journal import HEADER_SIZE, Blocks, build_record
+from kanalony._querystring import tokenize
 from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store
+from kanalony.segments.writer import compress
 from kanalony.settings import Settings
+from kanalony.simulate.viewers import simulate
 
-QUERY = (
-    "kalsig=1ebb5aea0c5f253fd8c578febe6a752f&clientTag=kdp%3Av3%2E9%2E2&sessionId=C90BFCFC%2D2EBF%2D5893%2D892D%2D2121162F"
-    "414A&eventIndex=3&eventType=2&referrer=http%253A%2F%2Fabc%2Ego%2Ecom%2Fshows%2Fthe%2Dbachelorette%2Fvideo%2Fmost%2Dre"
-    "cent%2FVDKA0%5Flawz79v7&entryId=0_n5nbuy6i&ks=YjdlZTNkMGUzZDYxMzY0OGJjZDVjOTYzOWVkMjFlNTg2ZmMyZDRlOXw1ODUyMzE7NTg1MjM"
-    "xOzE0MzUxNjA2NzY7MDsxNDM1MDc0Mjc2Ljc2MTk7MDt2aWV3Oiosd2lkZ2V0OjE7Ow%3D%3D&sessionStartTime=1435075182567&uiConfId=235"
-    "21211&partnerId=585231&position=18&clientVer=3%2E0%3Av3%2E9%2E2&playbackContext=sports&customVar1=Finnance"
-)
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 )
 REFERER = "http://abc.go.com/shows/the-bachelorette"
 BATCH = 10_000
-AIM_US = 1.0
+EVERYDAY = 574  # bytes of the query in the API's own example
+LENGTHS = (100, 250, 500, 1000, 2000, 4000, 8000)  # meinheld takes 8,192
+COUNTED = (100, 1000, 8000)  # lengths whose instructions are counted too, which takes a while
+DISTINCT = 1000
+AIM = 1000  # ns
 CAVEATS = """\
-caveats   One repeated query: it is always in the cache, and compresses far better than traffic does, so `seal` is too
-          low here. The HTTP server is left out. `append` is what a request waits for; `seal` is another thread's."""
+caveats   The HTTP server is left out. Queries of a length are cut from simulated ones behind each other. `append` is
+          what a request waits for: copy, checksum, commit; `CRC` is that checksum alone, of the query. Compressing is
+          another thread's work, tokenizing the aggregator's. Instructions are counted by valgrind's callgrind, as for a
+          processor without AVX-512, and are the same in every run, whoever else is busy."""
+
+# The outermost C function of each step, and the module it is in.
+_FUNCTIONS = {
+    "append": r"\b__pyx_pw_\w*Blocks_\d+append\b.*_journal",
+    "CRC": r"\bcrc32c_by_instruction\b.*_journal",
+    "compress": r"\bLZ4F_compressFrame_usingCDict\b",
+    "tokenize": r"\b__pyx_pw_\w*_1tokenize\b",
+}
+_DRIVE = "import sys; from benchmarks.append import drive; drive(int(sys.argv[1]))"
 
 
-def measure(events: int, directory: Path | None) -> str:
-    """Append that many events to a store in a temporary directory (below `directory`), seal them, count them again.
-
-    Returns a table of µs per event: minimum, median and maximum over batches. Raises RuntimeError when an event is
-    missing.
-    """
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        data = DataDirectory.writable(Path(temporary) / "data")
+def measure(events: int, directory: Path | None, *, instructions: bool) -> Outcome:
+    """Append so many events of everyday length to a store in a temporary directory, seal them, count them again; then
+    each step alone, by length. Raises RuntimeError when an event is missing."""
+    outcome = Outcome()
+    subject = f"store, query of {EVERYDAY} bytes"
+    with workspace(directory) as work:
+        data = DataDirectory.writable(work / "data")
         store = Store(data, Settings(data=data.root))
-        append_times, accepted, seal_cpu = _append(store, events)
+        times, sealing = _append_to(store, events)
         store.close()
         kept = check_data(data)
-        if kept.damaged or kept.requests != accepted:
-            raise RuntimeError(f"{accepted:,} events accepted, {kept}")
-    query = QUERY.encode()
-    rows = [
-        ("tokenize", _repeat(lambda: tokenize(query), events), "every pair, as Python offsets"),
-        ("event type", _repeat(lambda: event_type(query), events), "for frame statistics, by the sealer thread"),
-        ("append", append_times, f"copy, checksum, commit; the aim is {AIM_US} µs"),
-    ]
-    lines = [f"events    {accepted:,} accepted, {kept.requests:,} read back, query of {len(query)} bytes", ""]
-    lines.append(f"{'µs per event':<14}{'min':>8}{'median':>8}{'max':>8}")
-    for name, times, what in rows:
-        lines.append(f"{name:<14}{min(times):8.3f}{statistics.median(times):8.3f}{max(times):8.3f}   {what}")
-    lines.append(f"{'seal':<14}{'':>8}{seal_cpu:8.3f}{'':>8}   CPU: check, statistics, compress, write, sync")
-    return "\n".join(lines)
+        if kept.damaged or kept.requests != events:
+            raise RuntimeError(f"{events:,} events accepted, {kept}")
+    outcome.measure(subject, "append", "ns", *times)
+    outcome.measure(subject, "seal (CPU)", "ns", sealing)
+    for length in LENGTHS:
+        _time_steps(outcome, length, max(2, min(events, 100_000) // DISTINCT))
+    if instructions:
+        for length in COUNTED:
+            _count_instructions(outcome, length)
+    outcome.below("append, median", statistics.median(times), AIM, "ns")
+    return outcome
 
 
-def _append(store: Store, events: int) -> tuple[list[float], int, float]:
-    """(µs per event of each batch, events accepted, CPU µs per event spent outside this thread)."""
+def _append_to(store: Store, events: int) -> tuple[list[float], float]:
+    """(ns per event of each batch, CPU ns per event spent outside this thread)."""
     append = store.append
     times = []
     accepted = 0
-    cpu = time.process_time() - time.thread_time()
+    cpu = time.process_time_ns() - time.thread_time_ns()
     while accepted < events:
         while store.journal.blocks.full_blocks > 8:
             time.sleep(0.001)  # not timed: the sealer catches up
+        batch = (queries(EVERYDAY) * (BATCH // DISTINCT))[: events - accepted]
         start = time.perf_counter_ns()
-        for _ in range(BATCH):
-            if not append("GET", "/collect", b"\x7f\0\0\1", None, USER_AGENT, REFERER, QUERY, None):
+        for query in batch:
+            if not append("GET", "/collect", b"\x7f\0\0\1", None, USER_AGENT, REFERER, query, None):
                 raise RuntimeError("the journal was full, which the wait above should rule out")
-        times.append((time.perf_counter_ns() - start) / BATCH / 1000)
-        accepted += BATCH
+        times.append((time.perf_counter_ns() - start) / len(batch))
+        accepted += len(batch)
     while store.journal.blocks.full_blocks:
         time.sleep(0.001)
-    return times, accepted, (time.process_time() - time.thread_time() - cpu) / accepted * 1e6
+    return times, (time.process_time_ns() - time.thread_time_ns() - cpu) / accepted
 
 
-def _repeat(call: Callable[[], object], events: int) -> list[float]:
-    """µs per call, of each batch."""
-    times = []
-    for _ in range(max(1, min(events, 200_000) // BATCH)):
-        start = time.perf_counter_ns()
-        for _ in range(BATCH):
-            call()
-        times.append((time.perf_counter_ns() - start) / BATCH / 1000)
-    return times
+@cache
+def queries(length: int) -> list[str]:
+    """Distinct queries of so many bytes."""
+    source = simulate(2000, "1")
+    parts: list[str] = []
+    while sum(map(len, parts)) < DISTINCT * length:
+        parts += [event.query for event in islice(source, DISTINCT)]
+    text = "&".join(parts)
+    return [text[start : start + length] for start in range(0, DISTINCT * length, length)]
+
+
+class _Steps:
+    """One thousand events of a length, and each step on all of them."""
+
+    def __init__(self, length: int) -> None:
+        self.text = queries(length)
+        self.encoded = [query.encode() for query in self.text]
+        records = [
+            build_record(1, number, 1, "GET", "/collect", b"\x7f\0\0\1", USER_AGENT, REFERER, query)
+            for number, query in enumerate(self.text, 1)
+        ]
+        self.in_a_block = min(DISTINCT, (1 << 20) // len(records[-1]))
+        self.block = b"".join(records[: self.in_a_block])
+        size, count = 1 << 20, 16
+        self._blocks = Blocks(mmap.mmap(-1, HEADER_SIZE + size * count), size, count, 1, False, lambda: None)
+
+    def append(self) -> None:
+        append = self._blocks.append
+        for query in self.text:
+            append("GET", "/collect", b"\x7f\0\0\1", None, USER_AGENT, REFERER, query, None)
+
+    def free(self) -> None:
+        """Make room for the next ones."""
+        if self._blocks.full_blocks:
+            self._blocks.free(self._blocks.full_blocks)
+
+    def crc(self) -> None:
+        for query in self.encoded:
+            crc32c(query)
+
+    def tokenize(self) -> None:
+        for query in self.encoded:
+            tokenize(query)
+
+    def compress(self) -> None:
+        compress(self.block)
+
+
+def _time_steps(outcome: Outcome, length: int, rounds: int) -> None:
+    steps = _Steps(length)
+    subject = f"query of {length:,} bytes"
+    for _ in range(rounds):
+        outcome.measure(subject, "append", "ns", _ns(steps.append) / DISTINCT)
+        steps.free()
+        outcome.measure(subject, "CRC", "ns", _ns(steps.crc) / DISTINCT)
+        outcome.measure(subject, "compress", "ns", _ns(steps.compress) / steps.in_a_block)
+        outcome.measure(subject, "tokenize", "ns", _ns(steps.tokenize) / DISTINCT)
+
+
+def _ns(step: Callable[[], None]) -> int:
+    start = time.perf_counter_ns()
+    step()
+    return time.perf_counter_ns() - start
+
+
+def drive(length: int) -> None:
+    """Every step once: what callgrind looks at."""
+    steps = _Steps(length)
+    steps.append()
+    steps.compress()
+    steps.tokenize()
+
+
+def _count_instructions(outcome: Outcome, length: int) -> None:
+    """Raises RuntimeError when valgrind is not installed, or does not find a step."""
+    valgrind = shutil.which("valgrind")
+    if not valgrind:
+        raise RuntimeError("valgrind is not installed (Debian package valgrind); --no-instructions does without")
+    with workspace(None) as work:
+        counted = work / "counted"
+        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={counted}", sys.executable, "-c", _DRIVE]
+        subprocess.run([*command, str(length)], check=True, capture_output=True, timeout=600)
+        told = subprocess.run(
+            ["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(counted)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    for step, function in _FUNCTIONS.items():
+        found = re.search(rf"^ *([\d,]+) .*{function}", told, re.M)
+        if not found:
+            raise RuntimeError(f"callgrind did not see {step}; was the extension stripped?")
+        events = _Steps(length).in_a_block if step == "compress" else DISTINCT
+        total = int(found[1].replace(",", ""))
+        outcome.measure(f"query of {length:,} bytes", step, "instructions", total / events)

@@ -67,8 +67,9 @@ def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int =
     return keys
 
 
-def measure(outcome: Outcome, sizes: Sequence[int], rounds: int, memory: str, directory: Path | None) -> None:
+def measure(sizes: Sequence[int], rounds: int, memory: str, directory: Path | None) -> Outcome:
     """Every size by stage; the first one also by the peers, in turn."""
+    outcome = Outcome()
     for events in sorted(sizes):
         with workspace(directory) as work:
             data = DataDirectory.writable(work / "data")
@@ -84,6 +85,7 @@ def measure(outcome: Outcome, sizes: Sequence[int], rounds: int, memory: str, di
     for name in PEERS:
         peer = outcome.get(name, "to the lake")
         outcome.ratio(f"kanalony to {name}", to_lake, peer, at_least=5 if "DuckDB" in name else None)
+    return outcome
 
 
 def _subject(events: int) -> str:

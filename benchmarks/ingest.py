@@ -22,8 +22,9 @@ caveats   The client is on the same machine, and keeps the server as busy as it 
           sealing included; the kernel's own threads, which write to the disk, are not in it."""
 
 
-def measure(outcome: Outcome, rounds: int, seconds: int, directory: Path | None) -> None:
+def measure(rounds: int, seconds: int, directory: Path | None) -> Outcome:
     """Each receiver takes the same requests, in turn, each round with an empty directory."""
+    outcome = Outcome()
     with workspace(directory) as work:
         requests = work / "requests"
         write_requests(requests, map(to_get, islice(traffic(VIEWERS), seconds * MOST)))
@@ -32,6 +33,7 @@ def measure(outcome: Outcome, rounds: int, seconds: int, directory: Path | None)
     outcome.ratio("CPU, GET, to bare meinheld", written, outcome.get(BARE.name, "CPU"), at_most=1.35)
     for peer in (BUFFERED, FLUSHED):
         outcome.ratio(f"CPU, GET, to {peer.name}", written, outcome.get(peer.name, "CPU"))
+    return outcome
 
 
 def take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, seconds: int) -> None:

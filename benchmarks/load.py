@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -14,13 +15,14 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 CONNECTIONS = 64
+MAX_OPEN_FILES = 1 << 16  # for servers
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What wrk saw: requests answered with 2xx, those that were not, seconds, and latencies in ms. `ended`: the requests
-    did not last for the seconds, which then mean nothing."""
+    """What wrk saw: requests answered with 2xx, those that were not, seconds, and latencies in ms. `ended`: the
+    requests did not last for the seconds, which then mean nothing."""
 
     answered: int
     failed: int
@@ -63,6 +65,9 @@ def _on_client_core() -> None:
 
 def _on_server_core() -> None:
     os.sched_setaffinity(0, {cores()[0]})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def free_port() -> int:

@@ -72,10 +72,16 @@ class Outcome:
         if seconds > aim:
             self.slow.append(name)
 
+    def below(self, name: str, value: float, aim: float, unit: str) -> None:
+        """Add a figure that should be small."""
+        self._line(name, f"{_digits(value)} {unit}", f"at most {aim:,g} {unit}", value)
+        if value > aim:
+            self.slow.append(name)
+
     def _line(self, name: str, text: str, aim: object, value: object, more: str = "") -> None:
         self.figures[name] = value
         self.lines.append(
-            f"{name:<36}{text}" + (f"   (aim: {aim})" if aim is not None else "") + (f"   {more}" if more else "")
+            f"{name:<45}{text}" + (f"   (aim: {aim})" if aim is not None else "") + (f"   {more}" if more else "")
         )
 
     def measure(self, subject: str, quantity: str, unit: str, *values: float) -> None:
@@ -139,12 +145,12 @@ class Outcome:
         found = {"measurements": measured, "figures": self.figures, "missed": self.missed, "slow": self.slow}
         return json.dumps(more | found, indent=1, ensure_ascii=False, default=str) + "\n"
 
-    def draw(self, path: Path, title: str, caption: str) -> None:
-        """Bars of the quantity that was measured first, one for each subject: the median, with a line from minimum to
-        maximum. A PNG, SVG or PDF, by the name of `path`."""
-        first = self.measurements[0]
-        shown = [known for known in self.measurements if (known.quantity, known.unit) == (first.quantity, first.unit)]
-        _draw(path, title, caption, f"{first.quantity}, {first.unit}", shown)
+    def draw(self, path: Path, quantity: str, title: str, caption: str) -> None:
+        """Bars of one quantity, for each subject that has it: the median, with a line from minimum to maximum. A PNG,
+        SVG or PDF, by the name of `path`."""
+        unit = next(known.unit for known in self.measurements if known.quantity == quantity)
+        shown = [known for known in self.measurements if (known.quantity, known.unit) == (quantity, unit)]
+        _draw(path, title, caption, f"{quantity}, {unit}", shown)
 
 
 def _draw(path: Path, title: str, caption: str, axis: str, shown: list[Measurement]) -> None:

@@ -16,14 +16,15 @@ SIZES = {1: 100_000, 10: 400_000, 100: 400_000, 1000: 400_000}  # events in a PO
 KANALONY = replace(WRITTEN, command=kanalony("--journal-blocks", "512"))
 CAVEATS = """\
 caveats   nginx logs no bodies: it gets the same events one by one, as GETs. As in `ingest`, the client is on the same
-          machine, and the server on one core of it: batches come faster than that core can compress them as well, so
-          kanalony gets a journal of 512 blocks that holds them meanwhile (`--journal-blocks 512`; with the usual 32 some
-          would be refused with 503). Processor time is counted until all are compressed and sealed. Collecting stores a body as it came; reading its JSON is left to
-          `kanalony compact`, and not in these figures."""
+          machine, and the server on one core of it: batches come faster than that core can also compress them, so
+          kanalony gets a journal that holds them meanwhile (`--journal-blocks 512`; with the usual 32 some would be
+          refused with 503). Processor time is counted until all are compressed and sealed. Collecting stores a body as
+          it came: reading its JSON is left to `kanalony compact`, and not in these figures."""
 
 
-def measure(outcome: Outcome, rounds: int, events: int, directory: Path | None) -> None:
+def measure(rounds: int, events: int, directory: Path | None) -> Outcome:
     """nginx takes single GETs, kanalony GETs and POSTs; of each size of batch at most `events` events."""
+    outcome = Outcome()
     with workspace(directory) as work:
         sent = list(islice(traffic(VIEWERS), min(max(SIZES.values()), events)))
         gets = work / "gets"
@@ -40,6 +41,7 @@ def measure(outcome: Outcome, rounds: int, events: int, directory: Path | None) 
         aim = 1.0 if size >= 10 else None
         batch, single = outcome.get(_name(KANALONY, size), "CPU"), outcome.get(_name(BUFFERED, 1, "GET"), "CPU")
         outcome.ratio(f"POST of {size} to nginx, buffered", batch, single, at_most=aim)
+    return outcome
 
 
 def _name(receiver: Receiver, size: int, method: str = "POST") -> str:

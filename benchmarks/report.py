@@ -2,11 +2,14 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import duckdb
+
+from benchmarks.compact import write_log
 from benchmarks.outcome import Outcome, workspace
 from benchmarks.server import run
 from kanalony.reports.query import Query, Reports
@@ -20,9 +23,12 @@ SIMULATED = 500_000  # events that are made up anew, some eight hours of traffic
 ROUNDS = 3
 HOURS_AIM = 1.0  # seconds
 EVENTS_AIM = 5.0
+AIMED_AT = 10_000_000  # the aims are those of so many events
+PEER_EVENTS = 1_000_000  # at most, that it is asked about: it reads all of the log for each question
 CAVEATS = """\
-caveats   Simulated traffic: 250 videos, sessions of 50 events, no places. The files are in the page cache. Fastest of
-          3 rounds, in one process; a start of `kanalony report` takes half a second more."""
+caveats   Simulated traffic: 250 videos, sessions of 50 events, no places. The files are in the page cache. Median and
+          spread of 3 rounds, in one process; a start of `kanalony report` takes half a second more. DuckDB is asked the
+          same of nginx's JSON log, and has to answer the same; its time grows with the log."""
 
 PARIS = ZoneInfo("Europe/Paris")
 FLAVOUR = {"flavour": "flavourId"}
@@ -56,21 +62,80 @@ def traffic(events: int) -> Iterator[SimulatedEvent]:
         yield replace(event, time=event.time + again * length, query=query)
 
 
-def measure(outcome: Outcome, events: int, directory: Path | None) -> None:
-    """Make a lake with its rollups, and ask."""
-    with workspace(directory) as work:
-        data = DataDirectory.writable(work / "data")
-        write_past(data, traffic(events))
-        keep = ("--keep-ten-seconds", "forever", "--keep-minutes", "forever")
-        done = run("compact", "--data", data.root, *keep, timeout=3600)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        reports = Reports(data, Vocabulary({}, FLAVOUR))
-        outcome.figure("events", reports.run(Query(("events",))).totals["events"], events)
-        for name, aim, query in QUESTIONS:
-            seconds = []
-            for _ in range(ROUNDS):
-                start = time.perf_counter()
-                result = reports.run(query)
-                seconds.append(time.perf_counter() - start)
-            outcome.time(f"{name}", min(seconds), aim, f"{result.count:,} rows of {', '.join(result.tables)}")
+_ALL = """(
+    SELECT time, query
+    FROM read_json($log, format = 'newline_delimited', columns = {time: 'DOUBLE', query: 'VARCHAR'})
+)"""
+
+
+def _parameter(name: str) -> str:
+    return f"url_decode(regexp_extract(query, '(?:^|&){name}=([^&]*)', 1))"
+
+
+_TYPE = _parameter("eventType")
+# What DuckDB is asked: (question, as kanalony takes it, SQL with the same rows).
+PEER_QUESTIONS: tuple[tuple[str, Query, str], ...] = (
+    (
+        "plays by hour",
+        Query(("play",), ("hour",)),
+        f"SELECT count(*) FROM {_ALL} WHERE {_TYPE} = '3' GROUP BY floor(time / 3600)",
+    ),
+    (
+        "plays by entry",
+        Query(("play",), ("entry",), limit=10),
+        f"SELECT count(*) FROM {_ALL} WHERE {_TYPE} = '3' GROUP BY {_parameter('entryId')} ORDER BY 1 DESC LIMIT 10",
+    ),
+    (
+        "sessions by partner",
+        Query(("uniqueSessions",), ("partner",)),
+        f"SELECT count(DISTINCT {_parameter('sessionId')}) FROM {_ALL} GROUP BY {_parameter('partnerId')}",
+    ),
+)
+
+
+def measure(sizes: Sequence[int], directory: Path | None) -> Outcome:
+    """For each size, make a lake with its rollups, and ask."""
+    outcome = Outcome()
+    for events in sorted(sizes):
+        with workspace(directory) as work:
+            data = DataDirectory.writable(work / "data")
+            write_past(data, traffic(events))
+            keep = ("--keep-ten-seconds", "forever", "--keep-minutes", "forever", "--keep-segments", "0")
+            done = run("compact", "--data", data.root, *keep, timeout=7200)
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            reports = Reports(data, Vocabulary({}, FLAVOUR))
+            told = reports.run(Query(("events",))).totals["events"]
+            outcome.figure(f"{events:,} events: in reports", told, events)
+            for name, aim, query in QUESTIONS:
+                subject = f"{name}, aim {aim:g} s"
+                for _ in range(ROUNDS):
+                    outcome.measure(subject, f"{events:,} events", "s", _seconds(reports, query))
+                median = outcome.get(subject, f"{events:,} events").median
+                if events <= AIMED_AT and median > aim:
+                    outcome.slow.append(f"{name} ({events:,} events)")
+            if events == min(sizes) and events <= PEER_EVENTS:
+                _ask_peer(outcome, reports, work / "events.json", events)
+    return outcome
+
+
+def _seconds(reports: Reports, query: Query) -> float:
+    start = time.perf_counter()
+    reports.run(query)
+    return time.perf_counter() - start
+
+
+def _ask_peer(outcome: Outcome, reports: Reports, log: Path, events: int) -> None:
+    """Raises RuntimeError when DuckDB answers something else."""
+    write_log(log, traffic(events))
+    for name, query, sql in PEER_QUESTIONS:
+        ours = sorted(filter(None, reports.run(query).table.column(query.metrics[0]).to_pylist()))
+        for _ in range(ROUNDS):
+            outcome.measure(name, "kanalony", "s", _seconds(reports, query))
+            start = time.perf_counter()
+            theirs = sorted(row[0] for row in duckdb.execute(sql, {"log": str(log)}).fetchall())
+            outcome.measure(name, "DuckDB on the JSON log", "s", time.perf_counter() - start)
+        if ours != theirs:
+            raise RuntimeError(f"{name}: kanalony says {ours}, DuckDB {theirs}")
+        peer = outcome.get(name, "DuckDB on the JSON log")
+        outcome.ratio(f"DuckDB to kanalony, {name}", peer, outcome.get(name, "kanalony"))

@@ -36,11 +36,13 @@ caveats   Simulated traffic: real queries vary more in what repeats and hold mor
           them. Parquet has one column for the raw query. The lake has that column too, beside all the others."""
 
 
-def measure(outcome: Outcome, events: int, rounds: int, directory: Path | None) -> None:
+def measure(events: int, rounds: int, directory: Path | None) -> Outcome:
     """The same events, in sessions that interleave as many as there are viewers, in every format."""
+    outcome = Outcome()
     for kind, (viewers, ks) in KINDS.items():
         with workspace(directory) as work:
             _measure(outcome, kind, list(islice(traffic(viewers, ks=ks), events)), rounds, work)
+    return outcome
 
 
 def _measure(outcome: Outcome, kind: str, sent: list[SimulatedEvent], rounds: int, work: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.append import QUERY
 from kanalony.segments.journal import Journal, parse_journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request, Segment, decode_records
@@ -12,6 +11,13 @@ from kanalony.segments.writer import SegmentWriter
 
 Fields = tuple[bytes | None, ...]
 
+QUERY = (
+    "kalsig=1ebb5aea0c5f253fd8c578febe6a752f&clientTag=kdp%3Av3%2E9%2E2&sessionId=C90BFCFC%2D2EBF%2D5893%2D892D%2D2121162F"
+    "414A&eventIndex=3&eventType=2&referrer=http%253A%2F%2Fabc%2Ego%2Ecom%2Fshows%2Fthe%2Dbachelorette%2Fvideo%2Fmost%2Dre"
+    "cent%2FVDKA0%5Flawz79v7&entryId=0_n5nbuy6i&ks=YjdlZTNkMGUzZDYxMzY0OGJjZDVjOTYzOWVkMjFlNTg2ZmMyZDRlOXw1ODUyMzE7NTg1MjM"
+    "xOzE0MzUxNjA2NzY7MDsxNDM1MDc0Mjc2Ljc2MTk7MDt2aWV3Oiosd2lkZ2V0OjE7Ow%3D%3D&sessionStartTime=1435075182567&uiConfId=235"
+    "21211&partnerId=585231&position=18&clientVer=3%2E0%3Av3%2E9%2E2&playbackContext=sports&customVar1=Finnance"
+)
 COLLECT_QUERY = QUERY.encode()
 """The XMLHttpRequest and jQuery examples of the Event Tracking API; 574 bytes."""
 

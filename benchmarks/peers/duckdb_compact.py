@@ -1,4 +1,4 @@
-"""nginx's JSON log to Parquet by DuckDB: what an analyst would write instead of a compaction. duckdb_compact.py LOG OUT"""
+"""nginx's JSON log to Parquet by DuckDB, as an analyst would write it. duckdb_compact.py LOG OUT"""
 
 import sys
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ def typed(name: str, text: str | None) -> object:
 
 log, output = sys.argv[1:]
 columns: dict[str, list[object]] = {name: [] for name in ("receivedAt", *HEADERS, *TYPES, "params")}
-with open(log, encoding="utf-8") as file:
+with Path(log).open(encoding="utf-8") as file:
     for line in file:
         event = json.loads(line)
         params = dict(parse_qsl(event["query"], keep_blank_values=True))

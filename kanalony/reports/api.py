@@ -226,4 +226,6 @@ def serve(data: DataDirectory, vocabulary: Vocabulary, host: str, port: int, key
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn stops by them, and then would have the process die of them
-    uvicorn.Server(uvicorn.Config(app, loop="asyncio", http="h11", log_config=None, access_log=False)).run(sockets=[listening])
+    # Not whatever else happens to be installed: these two are tested.
+    config = uvicorn.Config(app, loop="asyncio", http="h11", log_config=None, access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])

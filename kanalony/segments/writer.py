@@ -13,6 +13,14 @@ from kanalony.segments.names import DataDirectory, SegmentName, sync_directory
 from kanalony.segments.tally import Tally
 
 
+def compress(records: bytes | memoryview) -> bytes:
+    """Records as the LZ4 frame of a segment."""
+    frame: bytes = lz4.frame.compress(
+        records, block_size=lz4.frame.BLOCKSIZE_MAX4MB, content_checksum=True, store_size=True
+    )
+    return frame
+
+
 class SegmentWriter:
     """A segment being written in the directory of open ones. Every method may raise OSError; after that only `abandon`
     may be called.
@@ -64,9 +72,7 @@ class SegmentWriter:
 
     def add(self, records: bytes | memoryview, first_sequence: int) -> None:
         """Append records as one frame. Raises ValueError unless they are valid and numbered from first_sequence."""
-        frame = lz4.frame.compress(
-            records, block_size=lz4.frame.BLOCKSIZE_MAX4MB, content_checksum=True, store_size=True
-        )
+        frame = compress(records)
         prefix = build_prefix(records, self._worker_id, first_sequence, frame)
         self._write(prefix, frame)
         told = parse_prefix(prefix)
