@@ -102,7 +102,8 @@ def queries(length: int) -> list[str]:
     while sum(map(len, parts)) < DISTINCT * length:
         parts += [event.query for event in islice(source, DISTINCT)]
     text = "&".join(parts)
-    return [text[start : start + length] for start in range(0, DISTINCT * length, length)]
+    pieces = [text[start : start + length] for start in range(0, DISTINCT * length, length)]
+    return [f"n={number:03}&{piece}"[:length] for number, piece in enumerate(pieces)]
 
 
 class _Steps:

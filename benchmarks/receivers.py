@@ -1,6 +1,7 @@
 """kanalony, and what else one could point players at: how each is started, and what it stored."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from benchmarks.server import KANALONY
 from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import decode_records
 
 _PEERS = Path(__file__).parent / "peers"
 
@@ -57,6 +59,13 @@ def _nginx(buffer: str) -> Callable[[Path, int], list[str]]:
     return command
 
 
+def _prototype(work: Path, port: int) -> list[str]:
+    program = work / "prototype"
+    options = ["-O3", "-D_GNU_SOURCE", f"-I{_PEERS.parent.parent / 'ext'}", "-o", str(program)]
+    subprocess.run([_program("gcc"), *options, str(_PEERS / "prototype.c")], check=True)
+    return [str(program), str(port), "records"]
+
+
 def _node(work: Path, port: int) -> list[str]:
     return [_program("node"), str(_PEERS / "receiver.js"), str(port), "events.json"]
 
@@ -80,6 +89,14 @@ def _segments(work: Path) -> tuple[int, int]:
     return kept.requests, sum(path.stat().st_size for path in data.sealed.iterdir())
 
 
+def _records(work: Path) -> tuple[int, int]:
+    content = (work / "records").read_bytes()
+    requests = decode_records(content, 1, 1)
+    if requests is None:
+        raise RuntimeError("the prototype's records are damaged")
+    return len(requests), len(content)
+
+
 def _lines(work: Path) -> tuple[int, int]:
     lines = size = 0
     with (work / "events.json").open("rb") as file:
@@ -98,4 +115,5 @@ FLUSHED = Receiver("nginx, log flushed", "the kernel's", _nginx(""), _lines)
 NODE = Receiver("Node, NDJSON", "the kernel's", _node, _lines)
 FASTAPI = Receiver("uvicorn + FastAPI, NDJSON", "the kernel's", _uvicorn, _lines)
 FLASK = Receiver("gunicorn + Flask, NDJSON", "the kernel's", _gunicorn, _lines)
-ALL = (BARE, WRITTEN, SYNCED, GRANIAN, BUFFERED, FLUSHED, NODE, FASTAPI, FLASK)
+PROTOTYPE = Receiver("prototype in C, no segments", "the kernel's", _prototype, _records)
+ALL = (BARE, WRITTEN, SYNCED, GRANIAN, PROTOTYPE, BUFFERED, FLUSHED, NODE, FASTAPI, FLASK)

@@ -1,0 +1,153 @@
+"""The compiled path of plain GETs: nobody may tell it from the one that everything else takes."""
+
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kanalony.collector.app import Collector, create_app
+from kanalony.settings import Settings
+from tests.wsgi import SMALL, call, stored
+
+TEXT = st.text(st.characters(max_codepoint=255), max_size=30)
+OPTIONAL = {
+    "HTTP_USER_AGENT": TEXT,
+    "HTTP_REFERER": TEXT,
+    "HTTP_X_FORWARDED_FOR": st.sampled_from(["", "203.0.113.9", "203.0.113.9, 10.1.2.3", "nobody"]),
+    "HTTP_ACCEPT": st.sampled_from(["*/*", "application/json", "text/json;q=0.1, text/plain", "application/JSON", ""]),
+    "HTTP_COOKIE": st.sampled_from(["a=b", ""]),
+    "HTTP_ORIGIN": st.sampled_from(["https://videos.example", "null", "not an origin\u00ff"]),
+    "CONTENT_LENGTH": st.sampled_from(["", "0", "3", "-1"]),
+    "HTTP_TRANSFER_ENCODING": st.sampled_from(["", "chunked"]),
+    "HTTP_CONTENT_LENGTH ": st.just("3"),
+    "HTTP_TRANSFER_ENCODING ": st.just("chunked"),
+    "REMOTE_ADDR": st.sampled_from(["192.0.2.7", "10.0.0.1", "2001:db8::1", "::ffff:10.0.0.1", "unix:", ""]),
+}
+REQUESTS = st.fixed_dictionaries(
+    {
+        "REQUEST_METHOD": st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "PUT"]),
+        "PATH_INFO": st.sampled_from(
+            ["/collect", "/pixel.gif", "/collect/", "//collect", "/api_v3/index.php", "/other"]
+        ),
+        "QUERY_STRING": st.one_of(
+            TEXT, st.sampled_from(["format=json", "xformat=jsonx", "a=1&format=json", "format%3Djson", "format=jsonp"])
+        ),
+    },
+    optional=OPTIONAL,
+)
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "behind a proxy": {"trusted_proxy": ("10.0.0.0/8",)},
+    "for some pages": {"allow_origin": ("https://videos.example",)},
+    "private": {"anonymize_ip": "truncate", "redact": ("ks",)},
+}
+
+
+@pytest.fixture(params=WAYS)
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}, **WAYS[request.param]))
+    yield app
+    app.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(REQUESTS)
+def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector, asked: dict[str, str]) -> None:
+    path = asked["PATH_INFO"]
+    others = {name: value for name, value in asked.items() if name != "PATH_INFO"}
+    before = len(stored(app.settings))
+    answers = [call(way, path, **others) for way in (app, app._respond)]
+    assert answers[0][:2] == answers[1][:2]
+    assert len(answers[0][2]) == len(answers[1][2])
+    found = stored(app.settings)[before:]
+    assert len(found) == 2 * answers[0][0].startswith("200") * (path != "/other") * (
+        asked["REQUEST_METHOD"] in ("GET", "HEAD", "POST")
+    )
+    assert all(one[3:] == found[0][3:] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [
+        (OSError(5, "Input/output error"), "503 Service Unavailable"),
+        (ValueError("not latin-1"), "400 Bad Request"),
+        (OverflowError("too large"), "413 Content Too Large"),
+        (None, "503 Service Unavailable"),
+    ],
+)
+def test_what_is_not_stored_is_refused_alike_on_both_paths(
+    tmp_path: Path, fails: Exception | None, status: str
+) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+
+    def append(*_: object) -> int:
+        if fails:
+            raise fails
+        return 0
+
+    app._intake.append = append
+    answers = [call(way, QUERY_STRING="a=1") for way in (app, app._respond)]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == status
+    app.close()
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_refusal(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+
+    def append(*_: object) -> int:
+        raise RuntimeError("a bug")
+
+    app._intake.append = append
+    with pytest.raises(RuntimeError, match="a bug"):
+        call(app)
+    app.close()
+
+
+def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    times = iter([1_767_225_600_999_999, 1_767_225_601_000_000, 1_767_225_601_000_001, 1_767_225_602_000_000])
+    app._intake.append = lambda *_: next(times)
+    assert [call(app)[2] for _ in range(4)] == [b"1767225600", b"1767225601", b"1767225601", b"1767225602"]
+    app.close()
+
+
+def test_a_server_that_adds_to_the_headers_adds_them_to_its_own(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+
+    def server(environ: Any, start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
+            headers.append(("X-Server", "added"))
+            return start_response(status, headers)
+
+        return app(environ, start)
+
+    for _ in range(2):
+        assert call(server)[1]["x-server"] == "added"
+    assert "x-server" not in call(app)[1]
+    app.close()
+
+
+def test_threads_share_it(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}))
+    statuses: list[str] = []
+
+    def send(thread: int) -> None:
+        for number in range(300):
+            status, headers, body = call(
+                app, ("/collect", "/pixel.gif")[number % 2], QUERY_STRING=f"k={thread}.{number}"
+            )
+            assert headers["content-length"] == str(len(body))
+            statuses.append(status)
+
+    threads = [Thread(target=send, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == ["200 OK"] * 1200
+    assert len({event.query for event in stored(app.settings)}) == 1200
+    app.close()
