@@ -1,5 +1,6 @@
 """python -m benchmarks: the catalogue, or one of it."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from functools import update_wrapper
@@ -60,7 +61,7 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
             click.echo(f"\n{outcome}")
             missed = [*outcome.missed, *outcome.slow]
             click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
-            ran = "python -m benchmarks " + " ".join(sys.argv[1:])
+            ran = _command()
             if json_file:
                 told = {"command": ran, "environment": surroundings, "caveats": caveats}
                 json_file.write_text(outcome.to_json(**told), encoding="utf-8")
@@ -78,6 +79,16 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
         return main.command(name)(option(command))
 
     return decorate
+
+
+def _command() -> str:
+    """What to type to run it again; where the results went is left out."""
+    words = sys.argv[1:]
+    for option in ("--json", "--chart"):
+        if option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    return shlex.join(["python", "-m", "benchmarks", *words])
 
 
 @benchmark(ingest_benchmark.CAVEATS, chart="CPU")

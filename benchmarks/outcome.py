@@ -1,6 +1,7 @@
 """What a benchmark found: for people as text, for programs as JSON, for the eye as a chart."""
 
 import json
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
+
+_OURS = re.compile(r"kanalony|segments|the lake|query of")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Outcome:
     def _line(self, name: str, text: str, aim: object, value: object, more: str = "") -> None:
         self.figures[name] = value
         self.lines.append(
-            f"{name:<45}{text}" + (f"   (aim: {aim})" if aim is not None else "") + (f"   {more}" if more else "")
+            f"{name + ' ':<45}{text}" + (f"   (aim: {aim})" if aim is not None else "") + (f"   {more}" if more else "")
         )
 
     def measure(self, subject: str, quantity: str, unit: str, *values: float) -> None:
@@ -163,8 +166,8 @@ def _draw(path: Path, title: str, caption: str, axis: str, shown: list[Measureme
         [known.median - min(known.values) for known in shown],
         [max(known.values) - known.median for known in shown],
     ]
-    ours = ["#1f6feb" if "kanalony" in known.subject else "#9aa4af" for known in shown]
-    axes.barh([known.subject for known in shown], medians, xerr=spread, color=ours, ecolor="#333333", capsize=3)
+    colours = ["#1f6feb" if _OURS.search(known.subject) else "#9aa4af" for known in shown]
+    axes.barh([known.subject for known in shown], medians, xerr=spread, color=colours, ecolor="#333333", capsize=3)
     for place, known in enumerate(shown):
         axes.annotate(
             _digits(known.median), (max(known.values), place), (6, 0), textcoords="offset points", va="center"
