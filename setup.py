@@ -29,10 +29,7 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [
-            extension(name)
-            for name in ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_short_path")
-        ],
+        [extension(name) for name in NAMES],
         build_dir="build/cython",
         include_path=["ext"],  # where core.pxd is
     )

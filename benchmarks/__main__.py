@@ -1,6 +1,8 @@
 """python -m benchmarks: the catalogue, or one of it."""
 
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import update_wrapper
@@ -20,10 +22,22 @@ from benchmarks import report as report_benchmark
 from benchmarks import segments as segments_benchmark
 from benchmarks.outcome import Outcome
 
+CHARTS = (".png", ".svg", ".pdf")
 DIRECTORY = click.option(
-    "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Disk to work on."
+    "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True), help="Disk to work on."
 )
-_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
+
+
+def _writable(_: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """A file to write when all is measured: better to know before."""
+    if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise click.BadParameter(f"{path.parent} is no directory that can be written to")
+    if path and parameter.name == "chart_file" and path.suffix not in CHARTS:
+        raise click.BadParameter(f"name a file that ends in {', '.join(CHARTS)}")
+    return path
+
+
+_FILE: dict[str, Any] = {"type": click.Path(path_type=Path, dir_okay=False), "callback": _writable}
 
 
 def rounds(default: int) -> Callable[..., Any]:
@@ -56,11 +70,12 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
                 click.echo(caveats)
             try:
                 outcome = function(**options)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 raise click.ClickException(str(error)) from error
             click.echo(f"\n{outcome}")
             missed = [*outcome.missed, *outcome.slow]
-            click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
+            if outcome.aims:
+                click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
             ran = _command()
             if json_file:
                 told = {"command": ran, "environment": surroundings, "caveats": caveats}
@@ -72,9 +87,9 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
 
         update_wrapper(command, function)
         if chart:
-            option = click.option("--chart", "chart_file", type=_FILE, help="Draw the medians: PNG, SVG or PDF.")
+            option = click.option("--chart", "chart_file", help="Draw the medians: PNG, SVG or PDF.", **_FILE)
             command = option(command)
-        option = click.option("--json", "json_file", type=_FILE, help="Write every value of every round there.")
+        option = click.option("--json", "json_file", help="Write every value of every round there.", **_FILE)
         name = function.__name__.rstrip("_").replace("_", "-")
         return main.command(name)(option(command))
 
@@ -93,7 +108,7 @@ def _command() -> str:
 
 @benchmark(ingest_benchmark.CAVEATS, chart="CPU")
 @rounds(7)
-@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of load, in each round.")
+@click.option("--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Of load, in each round.")
 @DIRECTORY
 def ingest(rounds: int, seconds: int, directory: Path | None) -> Outcome:
     """What one GET costs: kanalony beside bare meinheld, nginx, Node, FastAPI, Flask."""
@@ -111,7 +126,7 @@ def append(events: int, instructions: bool, directory: Path | None) -> Outcome:
 
 @benchmark(replay_benchmark.CAVEATS, chart="CPU")
 @rounds(5)
-@click.option("--events", type=click.IntRange(1000), default=400_000, show_default=True, help="In each size at most.")
+@click.option("--events", type=click.IntRange(10_000), default=400_000, show_default=True, help="In each size at most.")
 @DIRECTORY
 def replay(rounds: int, events: int, directory: Path | None) -> Outcome:
     """What an event costs in a POST of 1, 10, 100, 1000: beside nginx."""
@@ -162,7 +177,7 @@ def report(events: tuple[int, ...], directory: Path | None) -> Outcome:
 @benchmark(connections_benchmark.CAVEATS, chart="CPU")
 @click.option("--connections", type=click.IntRange(1), default=10_000, show_default=True)
 @rounds(3)
-@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Of load, in each round.")
+@click.option("--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Of load, in each round.")
 @DIRECTORY
 def connections(connections: int, rounds: int, seconds: int, directory: Path | None) -> Outcome:
     """What idle connections cost: memory, processor time, and those who send meanwhile."""

@@ -8,10 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,54 +40,67 @@ LAKE_AIM = 150_000
 LINEAR = 1.15  # how much more an event may cost among sixteen times as many
 CAVEATS = """\
 caveats   Simulated traffic: few user agents and referrers, no ks, no bodies; all of it received within minutes, so all
-          of it is in the window of duplicates. `per core` is events by seconds of processor time of all threads; the
-          start of the process is in it. The peers do less: they take nothing for a duplicate, look up no browser and no
-          page, type a dozen parameters, and can lose what they were at when they die. Both read what nginx logs."""
+          of it is in the window of duplicates. Rates per core are events by seconds of processor time of all threads.
+          `to the lake` is a whole run less what its rollups took; it has the start of the process in it, as the peers'
+          have. These do less: they take nothing for a duplicate, look up no browser and no page, type a dozen parameters, and
+          can lose what they were at when they die. They read what nginx would have logged of the same events."""
 PEERS = {
     "DuckDB, from nginx's JSON log": "duckdb_compact.py",
     "Python loop (urllib, pyarrow)": "python_compact.py",
 }
-PEER_EVENTS = 1_000_000
+
+
+def traffic(events: int, seed: int = 1) -> Iterator[SimulatedEvent]:
+    """So many events: after so many the same people come again, in other sessions."""
+    simulated = list(itertools.islice(simulate(VIEWERS, str(seed)), min(events, SIMULATED)))
+    for number in range(events):
+        again, place = divmod(number, SIMULATED)
+        event = simulated[place]
+        if again:
+            query = event.query.replace("sessionId=", f"sessionId={again}")
+            event = replace(event, query=query, key=f"{again}{event.key}")
+        yield event
 
 
 def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int = 64 << 20) -> Counter[str]:
     """Seal segments of so many simulated events. Their keys: session, space, index."""
     store = Store(data, Settings(data=data.root, segment_size=segment_size))
-    simulated = list(itertools.islice(simulate(VIEWERS, str(seed)), min(events, SIMULATED)))
     keys: Counter[str] = Counter()
-    for number in range(events):
-        event = simulated[number % SIMULATED]
-        # After so many the same people come again, in other sessions.
-        again = f"{number // SIMULATED}" if number >= SIMULATED else ""
+    for event in traffic(events, seed):
         while store.journal.blocks.full_blocks > 8:
             time.sleep(0.001)
-        query = event.query.replace("sessionId=", f"sessionId={again}") if again else event.query
-        address = bytes([203, 0, number % 101, number % 89])
-        if not store.append("GET", "/collect", address, None, event.user_agent, event.referer, query):
+        address = ip_address(event.address).packed
+        if not store.append("GET", "/collect", address, None, event.user_agent, event.referer, event.query):
             raise RuntimeError("the journal was full, which the wait above should rule out")
-        keys[again + event.key] += 1
+        keys[event.key] += 1
     store.close()
     return keys
 
 
 def measure(sizes: Sequence[int], rounds: int, memory: str, directory: Path | None) -> Outcome:
-    """Every size by stage; the first one also by the peers, in turn."""
+    """Every size by stage; the smallest also by the peers, in turn with kanalony."""
     outcome = Outcome()
     for events in sorted(sizes):
         with workspace(directory) as work:
             data = DataDirectory.writable(work / "data")
             fill(data, events)
-            _stages(outcome, data, events, rounds if events == min(sizes) else 1, memory)
-    to_columns, to_lake = (outcome.get(_subject(min(sizes)), quantity) for quantity in ("to columns", "to the lake"))
-    outcome.rate("to columns, per core", to_columns.median, COLUMNS_AIM)
+            run_stages = partial(_stages, outcome, data, events, memory)
+            if events > min(sizes):
+                run_stages()
+                continue
+            log = work / "events.json"
+            write_log(log, traffic(events))
+            interleaved(rounds, [run_stages, *(partial(_ask_peer, outcome, name, log, events) for name in PEERS)])
+    smallest = _subject(min(sizes))
+    to_lake = outcome.get(smallest, "to the lake")
+    outcome.rate("to columns, per core", outcome.get(smallest, "to columns").median, COLUMNS_AIM)
     outcome.rate("to the lake, per core", to_lake.median, LAKE_AIM)
     if len(sizes) > 1:
         most = outcome.get(_subject(max(sizes)), "to the lake")
-        outcome.ratio("cost an event, most to fewest", to_lake, most, at_most=LINEAR)
-    _peers(outcome, min(min(sizes), PEER_EVENTS), rounds, directory)
+        outcome.ratio("cost an event, most to fewest", to_lake, most, at_most=LINEAR, paired=False)
     for name in PEERS:
-        peer = outcome.get(name, "to the lake")
-        outcome.ratio(f"kanalony to {name}", to_lake, peer, at_least=5 if "DuckDB" in name else None)
+        aim = 5.0 if "DuckDB" in name else None
+        outcome.ratio(f"kanalony to {name}", to_lake, outcome.get(name, "to the lake"), at_least=aim)
     return outcome
 
 
@@ -92,47 +108,43 @@ def _subject(events: int) -> str:
     return f"kanalony, {events:,} events"
 
 
-def _stages(outcome: Outcome, data: DataDirectory, events: int, rounds: int, memory: str) -> None:
-    """Columns alone; then everything; then the rollups again, with nothing else to do."""
+def _stages(outcome: Outcome, data: DataDirectory, events: int, memory: str) -> None:
+    """Columns alone; then everything; then the rollups again, with nothing else to do; then nothing at all. Raises
+    RuntimeError when an event is not in the lake."""
     subject = _subject(events)
-    for _ in range(rounds):
-        shutil.rmtree(data.lake, ignore_errors=True)
-        data.lake.mkdir()
-        columns = _columns_rate(data, events)
-        cpu, seconds, most = _run_compact(data, memory)
-        shutil.rmtree(data.lake / ROLLUPS)
-        rollups_cpu, _, rollups_most = _run_compact(data, memory)
-        outcome.measure(subject, "to columns", "events/s/core", columns)
-        outcome.measure(subject, "to the lake", "events/s/core", events / (cpu - rollups_cpu))
-        outcome.measure(subject, "rollups", "events/s/core", events / rollups_cpu)
-        outcome.measure(subject, "all of it", "events/s/core", events / cpu)
-        outcome.measure(subject, "all of it", "events/s", events / seconds)
-        outcome.measure(subject, "memory", "MiB", max(most, rollups_most))
-        lake = ReadOnlyLake(data.lake / "events")
-        outcome.measure(subject, "disk", "bytes/row", sum(file.size for file in lake.files) / events)
-        ledger = read_ledger(data)
-        outcome.figure(f"{events:,} events: rows in the lake", ledger.lake_rows, events)
-        outcome.figure(f"{events:,} events: ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
+    shutil.rmtree(data.lake, ignore_errors=True)
+    data.lake.mkdir()
+    columns = _columns_rate(data, events)
+    cpu, seconds, most = _run_compact(data, memory)
+    shutil.rmtree(data.lake / ROLLUPS)
+    again_cpu, _, again_most = _run_compact(data, memory)
+    start_cpu, _, _ = _run_compact(data, memory)
+    rollups_cpu = max(again_cpu - start_cpu, 0.01)
+    outcome.measure(subject, "to columns", "events/s/core", columns)
+    outcome.measure(subject, "to the lake", "events/s/core", events / (cpu - rollups_cpu))
+    outcome.measure(subject, "rollups", "events/s/core", events / rollups_cpu)
+    outcome.measure(subject, "all of it", "events/s/core", events / cpu)
+    outcome.measure(subject, "all of it", "events/s", events / seconds)
+    outcome.measure(subject, "memory", "MiB", max(most, again_most))
+    lake = ReadOnlyLake(data.lake / "events")
+    outcome.measure(subject, "disk", "bytes/row", sum(file.size for file in lake.files) / events)
+    ledger = read_ledger(data)
+    if ledger.lake_rows != events or not ledger.balanced:
+        raise RuntimeError(f"{ledger.lake_rows:,} of {events:,} events are in the lake; see `kanalony ledger`")
 
 
-def _peers(outcome: Outcome, events: int, rounds: int, directory: Path | None) -> None:
-    with workspace(directory) as work:
-        log = work / "events.json"
-        write_log(log, itertools.islice(simulate(VIEWERS, "1"), events))
-
-        def run_peer(name: str) -> None:
-            script = Path(__file__).parent / "peers" / PEERS[name]
-            output = work / "events.parquet"
-            output.unlink(missing_ok=True)
-            cpu, seconds, most = _run([sys.executable, str(script), str(log), str(output)])
-            if pq.ParquetFile(output).metadata.num_rows != events:
-                raise RuntimeError(f"{name} lost events")
-            outcome.measure(name, "to the lake", "events/s/core", events / cpu)
-            outcome.measure(name, "all of it", "events/s", events / seconds)
-            outcome.measure(name, "memory", "MiB", most)
-            outcome.measure(name, "disk", "bytes/row", output.stat().st_size / events)
-
-        interleaved(rounds, [partial(run_peer, name) for name in PEERS])
+def _ask_peer(outcome: Outcome, name: str, log: Path, events: int) -> None:
+    """Raises RuntimeError when it does not write as many rows."""
+    script = Path(__file__).parent / "peers" / PEERS[name]
+    output = log.with_name("events.parquet")
+    output.unlink(missing_ok=True)
+    cpu, seconds, most = _run([sys.executable, str(script), str(log), str(output)])
+    if pq.ParquetFile(output).metadata.num_rows != events:
+        raise RuntimeError(f"{name} lost events")
+    outcome.measure(name, "to the lake", "events/s/core", events / cpu)
+    outcome.measure(name, "all of it", "events/s", events / seconds)
+    outcome.measure(name, "memory", "MiB", most)
+    outcome.measure(name, "disk", "bytes/row", output.stat().st_size / events)
 
 
 def write_log(path: Path, events: Iterable[SimulatedEvent]) -> None:
@@ -158,15 +170,16 @@ def _run(command: list[str]) -> tuple[float, float, int]:
     """A command: its seconds of processor time, those by the clock, and the most MiB it had resident."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(command, stderr=told) as process:
         most = 0
         while process.poll() is None:
             most = _most_memory(process.pid) or most
             time.sleep(0.05)
-    seconds = time.monotonic() - start
+        seconds = time.monotonic() - start
+        told.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {told.read()}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds, most
 
 

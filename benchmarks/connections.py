@@ -11,19 +11,21 @@ from pathlib import Path
 from benchmarks import load
 from benchmarks.ingest import MOST, VIEWERS
 from benchmarks.outcome import Outcome, interleaved, workspace
-from benchmarks.receivers import BUFFERED, GRANIAN, WRITTEN, Receiver
+from benchmarks.receivers import BUFFERED, GRANIAN, WRITTEN, Receiver, check_programs
 from benchmarks.traffic import to_get, traffic, write_requests
 
 IDLE_SECONDS = 5
 CAVEATS = """\
-caveats   Each idle connection has sent one event. Memory is what the server's processes have of their own; the kernel's
-          buffers of the sockets are not in it. Latencies are those of 64 requests at a time waiting for one core, as in
-          `ingest`. Both come with and without the idle connections, from the same processes."""
+caveats   Each idle connection has sent one event. Memory is what the server's processes have more of their own than
+          after a load over 64 connections; the kernel's buffers of the sockets are not in it. Latencies are those of 64
+          requests at a time waiting for one core, as in `ingest`. Both come with and without the idle connections, from
+          the same processes."""
 
 
 def measure(count: int, rounds: int, seconds: int, directory: Path | None) -> Outcome:
     """Open so many connections, let them be silent, and send over others."""
     outcome = Outcome()
+    check_programs()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count + 1000:
         raise RuntimeError(f"{count:,} connections need {count + 1000:,} open files; ulimit -Hn allows {hard:,}")
@@ -51,7 +53,7 @@ def _take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, coun
         load.running(receiver.command(place, port), port, place / "log") as process,
         ExitStack() as opened,
     ):
-        _send(outcome, _name(receiver, 0), process, port, requests, seconds)
+        sent = _send(outcome, _name(receiver, 0), process, port, requests, seconds)
         before = process.memory()
         idle = [opened.enter_context(_event(port, number)) for number in range(count)]
         time.sleep(1)
@@ -60,20 +62,28 @@ def _take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, coun
         name = _name(receiver, count)
         outcome.measure(name, "CPU while silent", "ms/s", (process.cpu() - start) / IDLE_SECONDS * 1000)
         outcome.measure(name, "memory", "KiB/connection", max(0, process.memory() - before) / 1024 / count)
-        _send(outcome, name, process, port, requests, seconds)
+        sent += _send(outcome, name, process, port, requests, seconds)
         closed = sum(_is_closed(connection) for connection in idle)
         if closed:
             raise RuntimeError(f"{receiver.name}: {closed:,} of {count:,} idle connections were closed")
+        opened.close()
+        process.stop()
+        assert receiver.stored
+        stored, _ = receiver.stored(place)
+        if stored < sent + count:
+            raise RuntimeError(f"{receiver.name}: {sent + count:,} events acknowledged, {stored:,} stored")
 
 
-def _send(outcome: Outcome, name: str, process: load.Process, port: int, requests: Path, seconds: int) -> None:
+def _send(outcome: Outcome, name: str, process: load.Process, port: int, requests: Path, seconds: int) -> int:
+    """How many were answered."""
     start = process.cpu()
     answers = load.send(port, requests, seconds)
     if answers.failed or not answers.answered:
         raise RuntimeError(f"{name}: {answers}")
-    outcome.measure(name, "CPU", "µs/event", (process.cpu() - start) / answers.answered * 1e6)
+    outcome.measure(name, "CPU", "µs/event", (process.settled_cpu() - start) / answers.answered * 1e6)
     for quantile in ("p50", "p99", "p999"):
         outcome.measure(name, quantile, "ms", getattr(answers, quantile))
+    return answers.answered
 
 
 def _event(port: int, number: int) -> socket.socket:

@@ -9,20 +9,21 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 CONNECTIONS = 64
 MAX_OPEN_FILES = 1 << 16  # for servers
+SETTLED = 1.5  # seconds after which every receiver has at least begun to write what it holds back
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What wrk saw: requests answered with 2xx, those that were not, seconds, and latencies in ms. `ended`: the
-    requests did not last for the seconds, which then mean nothing."""
+    """What wrk saw: requests answered with a status below 400, those that were not, seconds, and latencies in ms.
+    `ended`: the requests did not last for the seconds, which then mean nothing."""
 
     answered: int
     failed: int
@@ -41,10 +42,11 @@ def cores() -> tuple[int, int]:
 
 def send(port: int, requests: Path, seconds: int, connections: int = CONNECTIONS) -> Answers:
     """Send the requests of a file (each ends with a NUL), each once, over keep-alive connections, as fast as they are
-    answered, for so many seconds at most. Raises RuntimeError when wrk fails."""
+    answered, for so many seconds at most; at its end every connection sends the last one again. Raises RuntimeError
+    when wrk fails."""
     wrk = shutil.which("wrk")
     if not wrk:
-        raise RuntimeError("wrk is not installed (Debian package wrk)")
+        raise RuntimeError("wrk is not installed; .ci/run installs it")
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
     done = subprocess.run(
         [*command, "--", str(requests)],
@@ -89,10 +91,16 @@ class Process:
                 start_new_session=True,
                 preexec_fn=_on_server_core,
             )
+        try:
+            self._wait(command, port, log)
+        except BaseException:  # Ctrl-C too: nobody else knows of it yet
+            self.kill()
+            raise
+
+    def _wait(self, command: list[str], port: int, log: Path) -> None:
         end = time.monotonic() + 30
         while not _answers(port):
             if self._process.poll() is not None or time.monotonic() > end:
-                self.kill()
                 raise RuntimeError(f"{command[0]} did not start: {log.read_text()}")
             time.sleep(0.05)
         time.sleep(0.5)  # what a server still does once it listens
@@ -103,7 +111,8 @@ class Process:
             pid = found.pop()
             yield pid
             for task in Path(f"/proc/{pid}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
+                with suppress(FileNotFoundError):  # a thread that ends meanwhile
+                    found += [int(child) for child in (task / "children").read_text().split()]
 
     def cpu(self) -> float:
         """Seconds of processor time so far, user and system, also of descendants that ended."""
@@ -130,11 +139,23 @@ class Process:
             self.kill()
             raise RuntimeError("the server did not end 30 s after SIGTERM") from None
 
+    def settled_cpu(self) -> float:
+        """The same when it has written what it held back: it has used none for half a second."""
+        time.sleep(SETTLED)
+        before = self.cpu()
+        for _ in range(60):
+            time.sleep(0.5)
+            now = self.cpu()
+            if now - before < 0.02:
+                return now
+            before = now
+        raise RuntimeError("the server was still busy 30 s after the last request")
+
     def kill(self) -> None:
         """End it whatever happens."""
-        if self._process.returncode is None:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
 
 
 def _answers(port: int) -> bool:

@@ -56,6 +56,7 @@ class Outcome:
     measurements: list[Measurement] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)
+    aims: int = 0
 
     def figure(self, name: str, value: object, aim: object = None) -> None:
         """Add a figure; with an aim, it must equal it."""
@@ -83,6 +84,7 @@ class Outcome:
 
     def _line(self, name: str, text: str, aim: object, value: object, more: str = "") -> None:
         self.figures[name] = value
+        self.aims += aim is not None
         self.lines.append(
             f"{name + ' ':<45}{text}" + (f"   (aim: {aim})" if aim is not None else "") + (f"   {more}" if more else "")
         )
@@ -110,10 +112,14 @@ class Outcome:
         *,
         at_most: float | None = None,
         at_least: float | None = None,
+        paired: bool = True,
     ) -> None:
-        """Add how many times one is the other, in each round when both have as many, with its spread; and whether that
-        is what was aimed at."""
-        if len(above.values) == len(below.values):
+        """Add how many times one is the other, with its spread, and whether that is what was aimed at. Rounds are
+        compared one by one when both were measured in the same ones (`paired`), else with the other's median. Raises
+        RuntimeError when the other is zero."""
+        if not below.median:
+            raise RuntimeError(f"{name}: too little was measured for a ratio")
+        if paired and len(above.values) == len(below.values):
             ratios = [one / other for one, other in zip(above.values, below.values, strict=True)]
         else:
             ratios = [one / below.median for one in above.values]

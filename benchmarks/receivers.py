@@ -37,6 +37,12 @@ def _program(name: str) -> str:
     return found
 
 
+def check_programs() -> None:
+    """Raises RuntimeError when one is not installed that is needed here: better before the first round."""
+    for name in ("wrk", "gcc", "nginx", "node"):
+        _program(name)
+
+
 def _bare(work: Path, port: int) -> list[str]:
     return [sys.executable, str(_PEERS / "bare.py"), str(port)]
 
@@ -86,7 +92,7 @@ def _segments(work: Path) -> tuple[int, int]:
     kept = check_data(data)
     if kept.damaged:
         raise RuntimeError(f"damaged segments: {kept}")
-    return kept.requests, sum(path.stat().st_size for path in data.sealed.iterdir())
+    return kept.events, sum(path.stat().st_size for path in data.sealed.iterdir())
 
 
 def _records(work: Path) -> tuple[int, int]:
@@ -107,13 +113,13 @@ def _lines(work: Path) -> tuple[int, int]:
 
 
 BARE = Receiver("bare meinheld", "nowhere", _bare, None)
-WRITTEN = Receiver("kanalony, meinheld, written", "the kernel's", kanalony(), _segments)
+WRITTEN = Receiver("kanalony, meinheld, written", "in the kernel's memory", kanalony(), _segments)
 SYNCED = Receiver("kanalony, meinheld, synced", "on the disk", kanalony("--ack", "synced"), _segments)
-GRANIAN = Receiver("kanalony, granian, written", "the kernel's", kanalony("--server", "granian"), _segments)
-BUFFERED = Receiver("nginx, log buffered", "its memory", _nginx("buffer=64k flush=1s"), _lines)
-FLUSHED = Receiver("nginx, log flushed", "the kernel's", _nginx(""), _lines)
-NODE = Receiver("Node, NDJSON", "the kernel's", _node, _lines)
-FASTAPI = Receiver("uvicorn + FastAPI, NDJSON", "the kernel's", _uvicorn, _lines)
-FLASK = Receiver("gunicorn + Flask, NDJSON", "the kernel's", _gunicorn, _lines)
-PROTOTYPE = Receiver("prototype in C, no segments", "the kernel's", _prototype, _records)
+GRANIAN = Receiver("kanalony, granian, written", "in the kernel's memory", kanalony("--server", "granian"), _segments)
+BUFFERED = Receiver("nginx, log buffered", "in its own memory", _nginx("buffer=64k flush=1s"), _lines)
+FLUSHED = Receiver("nginx, log flushed", "in the kernel's memory", _nginx(""), _lines)
+NODE = Receiver("Node, NDJSON", "in the kernel's memory", _node, _lines)
+FASTAPI = Receiver("uvicorn + FastAPI, NDJSON", "in the kernel's memory", _uvicorn, _lines)
+FLASK = Receiver("gunicorn + Flask, NDJSON", "in the kernel's memory", _gunicorn, _lines)
+PROTOTYPE = Receiver("prototype in C, no segments", "in the kernel's memory", _prototype, _records)
 ALL = (BARE, WRITTEN, SYNCED, GRANIAN, PROTOTYPE, BUFFERED, FLUSHED, NODE, FASTAPI, FLASK)

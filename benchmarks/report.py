@@ -28,7 +28,8 @@ PEER_EVENTS = 1_000_000  # at most, that it is asked about: it reads all of the 
 CAVEATS = """\
 caveats   Simulated traffic: 250 videos, sessions of 50 events, no places. The files are in the page cache. Median and
           spread of 3 rounds, in one process; a start of `kanalony report` takes half a second more. DuckDB is asked the
-          same of nginx's JSON log, and has to answer the same; its time grows with the log."""
+          same of nginx's JSON log, of a million events at most, and has to answer the same; its time grows with the
+          log. What kanalony answers from has been made before, once for all questions, by `kanalony compact`."""
 
 PARIS = ZoneInfo("Europe/Paris")
 FLAVOUR = {"flavour": "flavourId"}

@@ -15,18 +15,16 @@ cdef extern from "Python.h":
 cdef extern from "<string.h>":
     const void *memmem(const void *text, size_t length, const void *part, size_t part_length) nogil
 
-# What a request does not have when nothing but its query, its address and three headers is stored of it, and the same
-# answer is everybody's. The two with a space are what meinheld makes of a header whose name has one behind it.
-cdef tuple _NOT_PLAIN = (
-    "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_CONTENT_LENGTH ", "HTTP_TRANSFER_ENCODING ", "HTTP_COOKIE",
-)
+# What a request does not have when nothing but its query, its address and three headers is stored of it. The two with a
+# space are what meinheld makes of a header whose name has one behind it.
+cdef tuple _BODY = ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_CONTENT_LENGTH ", "HTTP_TRANSFER_ENCODING ")
 
 
 cdef bint _has(PyObject *text, const char *part, size_t length):
-    """Whether a part stands in a text that may be absent; also when the text is not of one-byte characters."""
-    if text is NULL:
+    """Whether a part stands in a text that may be absent; also when it is no text of one-byte characters at all."""
+    if text is NULL or <object>text is None:
         return False
-    if PyUnicode_KIND(<object>text) != PyUnicode_1BYTE_KIND:
+    if not isinstance(<object>text, str) or PyUnicode_KIND(<object>text) != PyUnicode_1BYTE_KIND:
         return True
     return memmem(PyUnicode_1BYTE_DATA(<object>text), PyUnicode_GET_LENGTH(<object>text), part, length) is not NULL
 
@@ -49,12 +47,15 @@ cdef class _Route:
 
 cdef class ShortPath:
     cdef dict _routes
+    cdef tuple _not_plain
     cdef object _intake, _otherwise
 
     def __init__(self, resources, intake, otherwise):
         self._routes = {}
         self._intake = intake
         self._otherwise = otherwise
+        # The same answer is everybody's but theirs who are told their origin.
+        self._not_plain = _BODY + tuple(intake.cors.decides_by)
         cdef _Route route
         for path, resource in resources.items():
             route = _Route()
@@ -67,14 +68,14 @@ cdef class ShortPath:
         cdef PyObject *found = PyDict_GetItem(self._routes, environ["PATH_INFO"])
         if found is NULL or environ["REQUEST_METHOD"] != "GET":
             return self._otherwise(environ, start_response)
-        for name in _NOT_PLAIN:
+        for name in self._not_plain:
             if PyDict_GetItem(environ, name) is not NULL:
                 return self._otherwise(environ, start_response)
         cdef _Route route = <_Route>found
-        cdef PyObject *query = PyDict_GetItem(environ, "QUERY_STRING")
+        query = _get(environ, "QUERY_STRING")
         # Perhaps it wants to be answered in JSON.
         if not route.is_pixel and (
-            _has(query, b"format=json", 11) or _has(PyDict_GetItem(environ, "HTTP_ACCEPT"), b"json", 4)
+            _has(<PyObject *>query, b"format=json", 11) or _has(PyDict_GetItem(environ, "HTTP_ACCEPT"), b"json", 4)
         ):
             return self._otherwise(environ, start_response)
         cdef int64_t received_at = 0
@@ -82,8 +83,7 @@ cdef class ShortPath:
         try:
             received_at = self._intake.append(
                 "GET", environ["PATH_INFO"], self._intake.address(environ), _get(environ, "HTTP_X_FORWARDED_FOR"),
-                _get(environ, "HTTP_USER_AGENT"), _get(environ, "HTTP_REFERER"),
-                <object>query if query is not NULL else None,
+                _get(environ, "HTTP_USER_AGENT"), _get(environ, "HTTP_REFERER"), query,
             )
         except (OverflowError, ValueError, OSError) as raised:
             error = raised

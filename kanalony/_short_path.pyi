@@ -1,8 +1,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+class _Cors(Protocol):
+    @property
+    def decides_by(self) -> tuple[str, ...]: ...
+
 class _Intake(Protocol):
     append: Callable[..., int]
+    @property
+    def cors(self) -> _Cors: ...
     @property
     def address(self) -> Callable[[dict[str, Any]], bytes | None]: ...
 

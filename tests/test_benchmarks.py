@@ -1,8 +1,13 @@
 """Benchmarks: a figure is only told when the work was done, and the same way everywhere."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -122,6 +127,17 @@ def test_simulated_requests_are_all_different_and_of_the_length_they_say() -> No
     assert [event["sessionId"] for event in json.loads(body)] == [event.key.split()[0] for event in events[:10]]
 
 
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
+def test_instructions_are_those_of_one_event() -> None:
+    outcome = Outcome()
+    append._count_instructions(outcome, 100)
+    counted = {known.quantity: known.median for known in outcome.measurements}
+    # A checksum by instruction takes a word of eight bytes in two or three; the record has some 300 bytes.
+    assert 50 < counted["CRC"] < counted["append"] < 5000
+    assert counted["tokenize"] > 100
+    assert counted["compress"] > 100
+
+
 @pytest.mark.parametrize("length", append.LENGTHS)
 def test_queries_of_a_length_have_it_and_are_different(length: int) -> None:
     assert {len(query) for query in append.queries(length)} == {length}
@@ -149,6 +165,55 @@ def test_another_answer_of_the_peer_of_reports_is_an_error_instead_of_a_figure(
     monkeypatch.setattr(report, "PEER_QUESTIONS", ((name, query, sql.replace("'3'", "'4'")),))
     with pytest.raises(RuntimeError, match="plays by hour: kanalony says"):
         report.measure((5000,), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["ingest", "--json", "/nowhere/out.json"], "/nowhere is no directory"),
+        (["ingest", "--chart", "out.txt"], "name a file that ends in .png"),
+        (["compact", "--events", "1000", "--rounds", "1", "--memory", "abc"], "--memory is 'abc'"),
+        (["crash", "--directory", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(options: list[str], told: str) -> None:
+    done = catalogue(*options)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupting_a_benchmark_leaves_no_server_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "ingest", "--seconds", "1", "--directory", str(tmp_path)]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        _wait_for(lambda: _servers(tmp_path))
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    _wait_for(lambda: not _servers(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _servers(directory: Path) -> list[Path]:
+    """Processes that work in a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(directory):
+                found.append(process)
+    return found
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_rounds_go_back_and_forth() -> None:

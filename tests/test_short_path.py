@@ -5,39 +5,46 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from kanalony._short_path import ShortPath
 from kanalony.collector.app import Collector, create_app
 from kanalony.settings import Settings
 from tests.wsgi import SMALL, call, stored
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=30)
-OPTIONAL = {
+ALWAYS = {
+    "REQUEST_METHOD": st.just("GET"),
+    "PATH_INFO": st.sampled_from(["/collect", "/pixel.gif", "/api_v3/index.php"]),
+    "QUERY_STRING": TEXT,
+}
+HARMLESS = {
     "HTTP_USER_AGENT": TEXT,
     "HTTP_REFERER": TEXT,
     "HTTP_X_FORWARDED_FOR": st.sampled_from(["", "203.0.113.9", "203.0.113.9, 10.1.2.3", "nobody"]),
-    "HTTP_ACCEPT": st.sampled_from(["*/*", "application/json", "text/json;q=0.1, text/plain", "application/JSON", ""]),
+    "HTTP_ACCEPT": st.sampled_from(["*/*", "text/html", ""]),
+    "HTTP_ORIGIN": st.sampled_from(["https://videos.example", "https://other.example", "null", "no origin\u00ff"]),
+    "REMOTE_ADDR": st.sampled_from(["192.0.2.7", "10.0.0.1", "2001:db8::1", "::ffff:10.0.0.1", "unix:", ""]),
+}
+ELSEWHERE = {
+    "HTTP_ACCEPT": st.sampled_from(["application/json", "text/json;q=0.1, text/plain", "application/JSON"]),
     "HTTP_COOKIE": st.sampled_from(["a=b", ""]),
-    "HTTP_ORIGIN": st.sampled_from(["https://videos.example", "null", "not an origin\u00ff"]),
     "CONTENT_LENGTH": st.sampled_from(["", "0", "3", "-1"]),
     "HTTP_TRANSFER_ENCODING": st.sampled_from(["", "chunked"]),
     "HTTP_CONTENT_LENGTH ": st.just("3"),
     "HTTP_TRANSFER_ENCODING ": st.just("chunked"),
-    "REMOTE_ADDR": st.sampled_from(["192.0.2.7", "10.0.0.1", "2001:db8::1", "::ffff:10.0.0.1", "unix:", ""]),
 }
-REQUESTS = st.fixed_dictionaries(
+PLAIN = st.fixed_dictionaries(ALWAYS, optional=HARMLESS)
+ANY = st.fixed_dictionaries(
     {
-        "REQUEST_METHOD": st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "PUT"]),
-        "PATH_INFO": st.sampled_from(
-            ["/collect", "/pixel.gif", "/collect/", "//collect", "/api_v3/index.php", "/other"]
-        ),
-        "QUERY_STRING": st.one_of(
-            TEXT, st.sampled_from(["format=json", "xformat=jsonx", "a=1&format=json", "format%3Djson", "format=jsonp"])
-        ),
+        "REQUEST_METHOD": st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "PUT"]),
+        "PATH_INFO": st.sampled_from(["/collect", "/pixel.gif", "/collect/", "//collect", "/other"]),
+        "QUERY_STRING": st.sampled_from(["format=json", "xformat=jsonx", "a=1&format=json", "format%3Djson", "a=1"]),
     },
-    optional=OPTIONAL,
+    optional=HARMLESS | ELSEWHERE,
 )
+GET = {"REQUEST_METHOD": "GET", "PATH_INFO": "/collect", "QUERY_STRING": "a=1"}
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "behind a proxy": {"trusted_proxy": ("10.0.0.0/8",)},
@@ -54,7 +61,10 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(REQUESTS)
+@given(st.one_of(PLAIN, PLAIN, ANY))
+@example({**GET, "HTTP_ORIGIN": "https://videos.example"})
+@example({**GET, "HTTP_ORIGIN": "https://other.example"})
+@example({**GET, "HTTP_ORIGIN": "https://videos.example", "HTTP_COOKIE": "a=b"})
 def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector, asked: dict[str, str]) -> None:
     path = asked["PATH_INFO"]
     others = {name: value for name, value in asked.items() if name != "PATH_INFO"}
@@ -67,6 +77,57 @@ def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector
         asked["REQUEST_METHOD"] in ("GET", "HEAD", "POST")
     )
     assert all(one[3:] == found[0][3:] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("more", "taken"),
+    [
+        ({}, True),
+        ({"HTTP_ORIGIN": "https://videos.example", "HTTP_ACCEPT": "*/*"}, True),
+        ({"HTTP_COOKIE": "a=b"}, False),
+        ({"HTTP_ACCEPT": "application/json"}, False),
+        ({"QUERY_STRING": "format=json"}, False),
+        ({"CONTENT_LENGTH": "0"}, False),
+        ({"REQUEST_METHOD": "POST"}, False),
+        ({"PATH_INFO": "/collect/"}, False),
+        ({"HTTP_ACCEPT": None}, True),
+        ({"HTTP_ACCEPT": b"text/html"}, False),
+    ],
+)
+def test_plain_gets_take_the_compiled_path_and_nothing_else_does(
+    tmp_path: Path, more: dict[str, Any], taken: bool
+) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    left: list[object] = []
+
+    def otherwise(*asked: object) -> list[bytes]:
+        left.append(asked)
+        return []
+
+    compiled = ShortPath(app._resources, app._intake, otherwise)
+    told: list[object] = []
+    compiled({**GET, "REMOTE_ADDR": "192.0.2.7", **more}, lambda *answer: told.append(answer))
+    assert (len(told), len(left)) == ((1, 0) if taken else (0, 1))
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "named"),
+    [
+        ((), "https://videos.example", "*"),
+        (("https://videos.example",), "https://videos.example", "https://videos.example"),
+        (("https://videos.example",), "https://other.example", None),
+        (("https://videos.example",), None, None),
+    ],
+)
+def test_a_page_is_told_that_it_may_read_the_answer(
+    tmp_path: Path, allowed: tuple[str, ...], origin: str | None, named: str | None
+) -> None:
+    app = create_app(Settings(data=tmp_path / "data", allow_origin=allowed, **SMALL))
+    for _ in range(2):  # the second answer is the one that was kept
+        status, headers, _ = call(app, **{"HTTP_ORIGIN": origin} if origin else {})
+        assert (status, headers.get("access-control-allow-origin")) == ("200 OK", named)
+    app.close()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ class Cors:
         """`allowed` are origins as browsers send them; none means that any is."""
         self._allowed = frozenset(allowed)
 
+    @property
+    def decides_by(self) -> tuple[str, ...]:
+        """Headers of a GET, as in its environ, without which the answer to it is the same for everybody."""
+        return ("HTTP_ORIGIN",) if self._allowed else ("HTTP_COOKIE",)
+
     def origin(self, environ: dict[str, Any]) -> str | None:
         """The origin that the answer to a request has to name; None when `*` does."""
         # To a page that sends cookies, or may (sendBeacon does, unasked), the browser shows no answer for `*`.
