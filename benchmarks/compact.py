@@ -42,8 +42,9 @@ CAVEATS = """\
 caveats   Simulated traffic: few user agents and referrers, no ks, no bodies; all of it received within minutes, so all
           of it is in the window of duplicates. Rates per core are events by seconds of processor time of all threads.
           `to the lake` is a whole run less what its rollups took; it has the start of the process in it, as the peers'
-          have. These do less: they take nothing for a duplicate, look up no browser and no page, type a dozen parameters, and
-          can lose what they were at when they die. They read what nginx would have logged of the same events."""
+          have. These do less: they take nothing for a duplicate, look up no browser and no page, type a dozen
+          parameters, and can lose what they were at when they die. They read what nginx would have logged of the same
+          events."""
 PEERS = {
     "DuckDB, from nginx's JSON log": "duckdb_compact.py",
     "Python loop (urllib, pyarrow)": "python_compact.py",

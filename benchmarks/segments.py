@@ -33,8 +33,7 @@ CAVEATS = """\
 caveats   Simulated traffic: real queries vary more in what repeats and hold more that does not; the rows with a ks show
           where that leads. NDJSON is what the peers of `ingest` write: an object of all parameters. The times of NDJSON
           are those of compressing alone, its making in Python left out; those of segments have checksums and fsync in
-          them. Parquet has one column for the raw query. The lake is its table of events, which has that column too,
-          beside all the others; what rollups take is not in it."""
+          them. Parquet has one column for the raw query. The lake has that column too, beside all the others."""
 
 
 def measure(events: int, rounds: int, directory: Path | None) -> Outcome:

@@ -1,7 +1,6 @@
 """Benchmarks: a figure is only told when the work was done, and the same way everywhere."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from benchmarks.outcome import Measurement, Outcome, interleaved
 from benchmarks.receivers import ALL, BARE, BUFFERED, WRITTEN, Receiver
 from benchmarks.traffic import to_get, to_json, to_post, traffic, write_requests
 from kanalony.simulate.viewers import simulate
+from tests.serving import tool
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +37,13 @@ def catalogue(*arguments: str, **environment: str) -> "subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def requests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def programs() -> None:
+    for name in ("wrk", "nginx", "node", "gcc"):
+        tool(name)
+
+
+@pytest.fixture(scope="module")
+def requests(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("requests") / "requests"
     write_requests(path, map(to_get, islice(traffic(500), 3000)))
     return path
@@ -107,7 +113,9 @@ def test_requests_that_run_out_are_an_error_where_the_seconds_count(tmp_path: Pa
 
 
 @pytest.mark.parametrize("receiver", [one for one in ALL if one.stored], ids=lambda one: one.name)
-def test_every_receiver_stores_every_request_that_is_sent_once(tmp_path: Path, receiver: Receiver) -> None:
+def test_every_receiver_stores_every_request_that_is_sent_once(
+    tmp_path: Path, programs: None, receiver: Receiver
+) -> None:
     path = tmp_path / "requests"
     write_requests(path, map(to_get, islice(traffic(100), 150)))
     answers, _, stored, size = ingest.ask(receiver, tmp_path / "at", path, 1)
@@ -127,8 +135,8 @@ def test_simulated_requests_are_all_different_and_of_the_length_they_say() -> No
     assert [event["sessionId"] for event in json.loads(body)] == [event.key.split()[0] for event in events[:10]]
 
 
-@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
 def test_instructions_are_those_of_one_event() -> None:
+    tool("valgrind")
     outcome = Outcome()
     append._count_instructions(outcome, 100)
     counted = {known.quantity: known.median for known in outcome.measurements}
@@ -183,7 +191,7 @@ def test_a_mistake_is_told_without_a_traceback(options: list[str], told: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_interrupting_a_benchmark_leaves_no_server_behind(tmp_path: Path) -> None:
+def test_interrupting_a_benchmark_leaves_no_server_behind(tmp_path: Path, programs: None) -> None:
     command = [sys.executable, "-m", "benchmarks", "ingest", "--seconds", "1", "--directory", str(tmp_path)]
     with subprocess.Popen(
         command,

@@ -1,5 +1,6 @@
 """What the README says is what happens: its commands are run and their output compared, its map is complete."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from tests.serving import KANALONY, Server, run, serving, tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
 
 
 def console(section: str) -> list[tuple[str, str]]:
@@ -82,13 +84,34 @@ def test_events_become_tables_as_it_says(tmp_path: Path) -> None:
             assert shape(run_line(command, server)) == shape(output), command
 
 
-def test_the_benchmark_prints_the_rows_it_says() -> None:
-    ((command, output),) = console("What is promised")
-    words = [sys.executable, *shlex.split(command)[1:], "--events", "20000"]
-    printed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
-    names = re.compile(r"^(machine|python|caveats|events|tokenize|event type|append|seal)\b", re.M)
-    assert names.findall(printed) == names.findall(output)
-    assert "20,000 accepted, 20,000 read back" in printed
+def test_figures_of_benchmarks_are_those_of_the_results() -> None:
+    cheap = README.split("- **It is cheap.**")[1].split("\n\n[docs/operations.md]")[0]
+    quoted = re.findall(r"\*\*([\d.,]+)\*\*", cheap)
+    assert len(quoted) >= 5
+    assert [
+        figure for figure in quoted if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d.,]*\d)", RESULTS)
+    ] == []
+
+
+def test_the_results_are_what_the_benchmarks_print() -> None:
+    catalogue = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True).stdout
+    shown = re.findall(r"```console\n\$ python -m benchmarks ([\w-]+)[^\n]*\nmachine   (.*?)```", RESULTS, re.S)
+    assert {name for name, _ in shown} >= {
+        "ingest",
+        "replay",
+        "append",
+        "segments",
+        "compact",
+        "report",
+        "connections",
+        "crash",
+    }
+    for name, printed in shown:
+        assert f"\n  {name} " in catalogue
+        module = importlib.import_module(f"benchmarks.{name}") if name != "crash" else None
+        assert module is None or module.CAVEATS in printed
+    for link in re.findall(r"\]\(([^)#]+)\)", RESULTS):
+        assert (ROOT / "benchmarks" / link).exists()
 
 
 def test_the_map_names_every_source_file() -> None:
