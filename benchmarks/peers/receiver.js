@@ -5,7 +5,12 @@ const [port, path] = process.argv.slice(2);
 const file = fs.openSync(path, "a");
 
 const server = http.createServer((request, response) => {
-  const { searchParams } = new URL(request.url, "http://collector.example");
+  const { pathname, searchParams } = new URL(request.url, "http://collector.example");
+  if (pathname !== "/collect") {
+    response.writeHead(404);
+    response.end();
+    return;
+  }
   const event = {
     time: new Date().toISOString(),
     remote_addr: request.socket.remoteAddress,
