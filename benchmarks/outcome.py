@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-_OURS = re.compile(r"kanalony|segments|the lake|query of")
+_OURS = re.compile(r"^kanalony|: segments$|: the lake$|query of")
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,6 @@ def _draw(path: Path, title: str, caption: str, axis: str, shown: list[Measureme
         axes.annotate(
             _digits(known.median), (max(known.values), place), (6, 0), textcoords="offset points", va="center"
         )
-    if max(medians) > 50 * min(medians) > 0:
-        axes.set_xscale("log")
-        axis += " (logarithmic)"
     axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(axis)
