@@ -44,6 +44,17 @@ def rounds(default: int) -> Callable[..., Any]:
     return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True)
 
 
+def sizes(*default: int) -> Callable[..., Any]:
+    return click.option(
+        "--events",
+        type=click.IntRange(1000),
+        multiple=True,
+        default=default,
+        show_default=True,
+        help="May be repeated.",
+    )
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 130}, invoke_without_command=True
 )
@@ -143,14 +154,7 @@ def segments(rounds: int, events: int, directory: Path | None) -> Outcome:
 
 
 @benchmark(compact_benchmark.CAVEATS, chart="to the lake")
-@click.option(
-    "--events",
-    type=click.IntRange(1000),
-    multiple=True,
-    default=(1_000_000, 4_000_000, 16_000_000),
-    show_default=True,
-    help="May be repeated.",
-)
+@sizes(1_000_000, 4_000_000, 16_000_000)
 @rounds(3)
 @click.option("--memory", default="1GiB", show_default=True, help="What `kanalony compact` may take.")
 @DIRECTORY
@@ -160,14 +164,7 @@ def compact(events: tuple[int, ...], rounds: int, memory: str, directory: Path |
 
 
 @benchmark(report_benchmark.CAVEATS)
-@click.option(
-    "--events",
-    type=click.IntRange(1000),
-    multiple=True,
-    default=(1_000_000, 10_000_000, 50_000_000),
-    show_default=True,
-    help="May be repeated.",
-)
+@sizes(1_000_000, 10_000_000, 50_000_000)
 @DIRECTORY
 def report(events: tuple[int, ...], directory: Path | None) -> Outcome:
     """How long typical questions take: of rollups, of events, and of DuckDB on nginx's log."""

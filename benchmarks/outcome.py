@@ -70,12 +70,6 @@ class Outcome:
         if value < aim:
             self.slow.append(name)
 
-    def time(self, name: str, seconds: float, aim: float, more: str) -> None:
-        """Add seconds, with an aim."""
-        self._line(name, f"{seconds:.2f} s", f"{aim:g} s", seconds, more)
-        if seconds > aim:
-            self.slow.append(name)
-
     def below(self, name: str, value: float, aim: float, unit: str) -> None:
         """Add a figure that should be small."""
         self._line(name, f"{_digits(value)} {unit}", f"at most {aim:,g} {unit}", value)

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -16,11 +15,11 @@ import pyarrow.parquet as pq
 from benchmarks.outcome import Outcome, workspace
 from benchmarks.server import run
 from benchmarks.traffic import traffic
-from kanalony._journal import build_record
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.writer import SegmentWriter
+from kanalony.simulate.past import past_record
 from kanalony.simulate.viewers import SimulatedEvent
 
 FRAME = 1 << 20  # bytes of records, as the collector's blocks have
@@ -46,7 +45,7 @@ def measure(events: int, rounds: int, directory: Path | None) -> Outcome:
 
 
 def _measure(outcome: Outcome, kind: str, sent: list[SimulatedEvent], rounds: int, work: Path) -> None:
-    records = [_record(number, event) for number, event in enumerate(sent, 1)]
+    records = [past_record(event, 1, number) for number, event in enumerate(sent, 1)]
     ndjson = b"".join(_line(event) for event in sent)
     zstd = pa.Codec("zstd", compression_level=3)
     sizes = {"NDJSON": len(ndjson), "raw records": sum(map(len, records))}
@@ -114,20 +113,6 @@ class _Timing:
         seconds = time.process_time() - self._start
         self._outcome.measure(self._subject, self._what, "µs/event", seconds / self._events * 1e6)
         self._outcome.measure(self._subject, self._what, "MB/s", self._size / seconds / 1e6)
-
-
-def _record(number: int, event: SimulatedEvent) -> bytes:
-    return build_record(
-        1,
-        number,
-        int(event.time * 1e6),
-        "GET",
-        "/collect",
-        ip_address(event.address).packed,
-        event.user_agent,
-        event.referer.encode(),
-        event.query,
-    )
 
 
 def _line(event: SimulatedEvent) -> bytes:

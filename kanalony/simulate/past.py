@@ -15,6 +15,21 @@ _SEGMENT = 200_000
 _ACK_WRITTEN = 0
 
 
+def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
+    """The record of an event that was received, by GET, at its simulated time."""
+    return build_record(
+        worker,
+        sequence,
+        int(event.time * 1_000_000),
+        "GET",
+        "/collect",
+        ip_address(event.address).packed,
+        event.user_agent,
+        event.referer.encode(),
+        event.query,
+    )
+
+
 def write_past(data: DataDirectory, events: Iterable[SimulatedEvent]) -> int:
     """Seal segments of events that were received at their simulated times; how many that were. Raises OSError."""
     worker = secrets.randbits(64)
@@ -26,17 +41,7 @@ def write_past(data: DataDirectory, events: Iterable[SimulatedEvent]) -> int:
         )
         for start in range(0, len(segment), _FRAME):
             records = [
-                build_record(
-                    worker,
-                    sequence + number,
-                    int(event.time * 1_000_000),
-                    "GET",
-                    "/collect",
-                    ip_address(event.address).packed,
-                    event.user_agent,
-                    event.referer.encode(),
-                    event.query,
-                )
+                past_record(event, worker, sequence + number)
                 for number, event in enumerate(segment[start : start + _FRAME], 1)
             ]
             writer.add(b"".join(records), sequence + 1)
