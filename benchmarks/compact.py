@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.outcome import Outcome, interleaved, workspace
 from benchmarks.server import KANALONY, run
-from kanalony.aggregate.columns import Columns
+from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
@@ -200,7 +200,7 @@ def _columns_rate(data: DataDirectory, events: int) -> float:
     for path in sorted(data.sealed.iterdir()):
         with Segment(path, sealed=True) as segment:
             for frame in segment.frames():
-                content = frame.records()
+                content = decompress(frame)
                 first = frame.prefix.first_sequence
                 while content and first < frame.prefix.first_sequence + frame.prefix.request_count:
                     told = frame.prefix

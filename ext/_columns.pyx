@@ -1,7 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Requests to columns: the code is columns.h; this hands it records, one frame at a time."""
 
-from cpython.buffer cimport PyBuffer_FillInfo
+from os import urandom
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -16,16 +19,16 @@ cdef extern from "string.h":
     size_t strlen(const char *) noexcept nogil
 
 from core cimport (
-    COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
+    COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, COLUMN_WORDS, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
     FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
-    FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_put_bytes, column_put_raw_text, column_put_u64,
+    FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_has_no_word, column_put_bytes, column_put_u64, column_put_word,
     count_high, crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, give_back_memory, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
     table_add_pairs, table_end_row, table_name,
 )
 
 crc32c_setup()
 
-KINDS = {"int": COLUMN_INT, "float": COLUMN_FLOAT, "text": COLUMN_TEXT, "binary": COLUMN_BINARY}
+KINDS = {"int": COLUMN_INT, "float": COLUMN_FLOAT, "text": COLUMN_WORDS, "binary": COLUMN_BINARY}
 
 # Of a request, in this order; the first three are its numbers, the rest its fields.
 cdef enum:
@@ -59,26 +62,37 @@ cdef inline void _free(column *c) noexcept nogil:
     free(c.valid.data)
     free(c.fixed.data)
     free(c.data.data)
+    free(c.ends.data)
+    free(c.slots.data)
 
 
+@cython.no_gc
 cdef class _Buffer:
-    """Memory taken from a column, without a copy; freed with the last array that uses it."""
-    cdef uint8_t *_data
-    cdef size_t _size
+    """Memory taken from a column, without a copy. With the last array that uses it, it goes back to the column, which has use
+    for it: memory that is new costs as much again to touch first."""
+    cdef EventTable _table
+    cdef bytes_buffer *_home
+    cdef bytes_buffer _taken
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self._data, self._size, 1, flags)
+        PyBuffer_FillInfo(view, self, self._taken.data, self._taken.size, 1, flags)
 
     def __dealloc__(self):
-        free(self._data)
+        if self._home.data == NULL:
+            self._home[0] = self._taken
+            self._home.size = 0
+        else:
+            free(self._taken.data)
 
 
-cdef _taken(bytes_buffer *b):
-    cdef _Buffer taken = _Buffer()
-    if b.data == NULL:
+cdef _taken(EventTable table, bytes_buffer *b):
+    cdef _Buffer taken
+    if b.size == 0:
         return b""  # Arrow takes no buffer at no address
-    taken._data = b.data
-    taken._size = b.size
+    taken = _Buffer()
+    taken._table = table
+    taken._home = b
+    taken._taken = b[0]
     memset(b, 0, sizeof(bytes_buffer))
     return taken
 
@@ -145,6 +159,7 @@ cdef class EventTable:
             self._name(other, self._names.index(name.encode()))
         for i in range(_REQUEST_COLUMNS):
             self._request[i].kind = KINDS[REQUEST_COLUMNS[i][1]]
+        self._table.seed = int.from_bytes(urandom(8))
         self._session = self._names.index(session.encode())
         self._table.map_lists.kind = self._table.map_value_lists.kind = self._table.conflicts.kind = COLUMN_INT
         self._table.map_keys.kind = self._table.map_values.kind = self._table.conflict_names.kind = COLUMN_TEXT
@@ -203,14 +218,13 @@ cdef class EventTable:
         cdef int i
         cdef char text[64]
         cdef uint64_t lanes[2]
-        cdef column *session = &self._table.columns[self._session]
         if not (column_put_u64(&self._request[_RECEIVED_AT], row, min(r.received_at, _LAST_TIME))
                 and column_put_u64(&self._request[_WORKER], row, worker)
                 and column_put_u64(&self._request[_SEQUENCE], row, r.sequence)
                 and column_put_u64(&self._request[_INDEX], row, index)):
             return 0
         # Some players send an empty session: such events are never each other's duplicates.
-        if session.rows == row + 1 and get_u32(session.fixed.data + 4 * row) != get_u32(session.fixed.data + 4 * row + 4):
+        if not column_has_no_word(&self._table.columns[self._session], row):
             lanes[0] = lanes[1] = 0
             field = &r.fields[FIELD_QUERY - 1]
             fingerprint(field.data, field.size if field.data != NULL else 0, lanes)
@@ -224,23 +238,33 @@ cdef class EventTable:
             else:
                 inet_ntop(AF_INET6, field.data, text, sizeof(text))
                 size = strlen(text)
-            if not column_put_bytes(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size):
+            if not column_put_word(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size, self._table.seed):
                 return 0
         for i in range(10):
             field = &r.fields[_TAGS[i] - 1]
             if field.data == NULL or (_TAGS[i] == FIELD_BODY and index > 0):
                 continue
-            if self._request[_FIELDS + i].kind == COLUMN_TEXT:
-                if not column_put_raw_text(&self._request[_FIELDS + i], row, field.data, field.size):
+            if self._request[_FIELDS + i].kind == COLUMN_WORDS:
+                if not column_put_word(&self._request[_FIELDS + i], row, field.data, field.size, self._table.seed):
                     return 0
             elif not column_put_bytes(&self._request[_FIELDS + i], row, field.data, field.size):
                 return 0
         return table_end_row(&self._table)
 
-    def add(self, bytes content, uint64_t worker_id, uint64_t first_sequence, uint64_t count, uint64_t begin, uint64_t end,
+    def add(self, content, uint64_t worker_id, uint64_t first_sequence, uint64_t count, uint64_t begin, uint64_t end,
             uint64_t worker, read_body, size_t limit):
-        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(content)
-        cdef const uint8_t *stop = p + len(content)
+        cdef Py_buffer view
+        PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+        try:
+            return self._add(<const uint8_t *>view.buf, view.len, worker_id, first_sequence, count, begin, end, worker, read_body,
+                             limit)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef _add(self, const uint8_t *records, size_t length, uint64_t worker_id, uint64_t first_sequence, uint64_t count,
+              uint64_t begin, uint64_t end, uint64_t worker, read_body, size_t limit):
+        cdef const uint8_t *p = records
+        cdef const uint8_t *stop = p + length
         cdef const uint8_t *text
         cdef const uint8_t *payload
         cdef uint32_t seed = record_seed(worker_id)
@@ -259,7 +283,7 @@ cdef class EventTable:
                 p += r.length
         if not sound or expected != first_sequence + count:
             return None
-        p = <const uint8_t *>PyBytes_AS_STRING(content)
+        p = records
         expected = first_sequence
         while p < stop and expected < end and self._size() < limit:
             with nogil:
@@ -334,6 +358,8 @@ cdef class EventTable:
     cdef _take(self, column *c, size_t rows):
         if not column_fill(c, rows):
             raise MemoryError
-        taken = (c.rows, c.set, _taken(&c.valid), _taken(&c.fixed), _taken(&c.data), c.misfits)
-        c.rows = c.set = c.misfits = 0
+        taken = (c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words, _taken(self, &c.ends))
+        c.rows = c.set = c.misfits = c.words = 0
+        if c.slots.data != NULL:
+            memset(c.slots.data, 0, c.slots.size)
         return taken

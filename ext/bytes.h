@@ -14,6 +14,21 @@ static inline void put_u16(uint8_t *p, uint16_t v) { v = htole16(v); memcpy(p, &
 static inline void put_u32(uint8_t *p, uint32_t v) { v = htole32(v); memcpy(p, &v, 4); }
 static inline void put_u64(uint8_t *p, uint64_t v) { v = htole64(v); memcpy(p, &v, 8); }
 
+/* Up to eight bytes, as a number. */
+static inline uint64_t get_up_to_8(const uint8_t *p, size_t size) {
+    if (size == 8) return get_u64(p);
+    if (size >= 4) return get_u32(p) | (uint64_t)get_u32(p + size - 4) << 8 * (size - 4);
+    return size ? p[0] | (uint64_t)p[size / 2] << 8 * (size / 2) | (uint64_t)p[size - 1] << 8 * (size - 1) : 0;
+}
+
+/* memcmp is a call, and most of what is compared here is short. */
+static inline int bytes_equal(const uint8_t *a, const uint8_t *b, size_t size) {
+    if (size > 32) return !memcmp(a, b, size);
+    for (; size > 8; a += 8, b += 8, size -= 8)
+        if (get_u64(a) != get_u64(b)) return 0;
+    return get_up_to_8(a, size) == get_up_to_8(b, size);
+}
+
 /* A store that no later store may overtake: what was written before it is in memory when it is seen. */
 static inline void put_u32_release(uint8_t *p, uint32_t v) {
     __atomic_thread_fence(__ATOMIC_RELEASE);

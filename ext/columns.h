@@ -28,7 +28,8 @@ static inline uint8_t *buffer_extend(bytes_buffer *b, size_t more) {
     return b->data + b->size;
 }
 
-enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_TEXT, COLUMN_BINARY };
+/* COLUMN_WORDS is text that repeats: each value once, and for each row which one it is, as Arrow's dictionary arrays have it. */
+enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_WORDS, COLUMN_BINARY, COLUMN_TEXT };
 
 typedef struct {
     int kind;
@@ -36,12 +37,15 @@ typedef struct {
     size_t set;        /* that are not null */
     uint64_t misfits;  /* values that did not fit the kind */
     bytes_buffer valid, fixed, data;
+    uint32_t words;    /* in `data`, one after another */
+    bytes_buffer ends; /* 0, and where each of them ends */
+    bytes_buffer slots;
 } column;
 
 /* Nulls up to `rows`. */
 static inline int column_fill(column *c, size_t rows) {
-    int is_text = c->kind >= COLUMN_TEXT;
-    size_t width = is_text ? 4 : 8;
+    int is_text = c->kind >= COLUMN_BINARY;
+    size_t width = c->kind >= COLUMN_WORDS ? 4 : 8;
     size_t fixed = (rows + (size_t)is_text) * width, bits = (rows + 7) / 8;
     uint8_t *p = buffer_extend(&c->fixed, fixed > c->fixed.size ? fixed - c->fixed.size : 0);
     if (!p) return 0;
@@ -64,7 +68,7 @@ static inline int column_fill(column *c, size_t rows) {
 /* The row after those filled exists and is not null; its value comes next. */
 static inline int column_begin(column *c, size_t row) {
     if (c->rows < row && !column_fill(c, row)) return 0;
-    if (c->kind >= COLUMN_TEXT && c->fixed.size == 0) { /* the first offset */
+    if (c->kind >= COLUMN_BINARY && c->fixed.size == 0) { /* the first offset */
         if (!buffer_extend(&c->fixed, 4)) return 0;
         put_u32(c->fixed.data, 0);
         c->fixed.size = 4;
@@ -164,11 +168,92 @@ static inline size_t utf8_repair(const uint8_t *p, size_t size, uint8_t *dst) {
     return (size_t)(out - dst);
 }
 
-static inline int column_put_raw_text(column *c, size_t row, const uint8_t *p, size_t size) {
-    if (utf8_valid(p, size)) return column_put_bytes(c, row, p, size);
+/* Where in the data a word stands, and which one it is; found by a hash that nobody outside can foresee. */
+typedef struct {
+    uint32_t hash, start, size, number; /* number + 1; 0 in a slot that is free */
+} word_slot;
+
+static inline uint64_t fold(uint64_t a, uint64_t b) {
+    return a * b ^ (uint64_t)((__uint128_t)a * b >> 64);
+}
+
+static inline uint32_t word_hash(const uint8_t *p, size_t size, uint64_t seed) {
+    uint64_t h = seed ^ size;
+    for (; size > 8; p += 8, size -= 8) h = fold(h ^ get_u64(p), 0xe7037ed1a0b428dbull);
+    h = fold(h ^ get_up_to_8(p, size), 0x8ebc6af09c88c6e3ull);
+    return (uint32_t)(h ^ h >> 32);
+}
+
+static inline int words_grow(column *c) {
+    size_t slots = c->slots.size ? 2 * c->slots.size / sizeof(word_slot) : 64;
+    bytes_buffer grown = {calloc(slots, sizeof(word_slot)), slots * sizeof(word_slot), slots * sizeof(word_slot)};
+    if (!grown.data) return 0;
+    word_slot *to = (word_slot *)grown.data, *from = (word_slot *)c->slots.data;
+    for (size_t i = 0; i < c->slots.size / sizeof(word_slot); i++) {
+        if (!from[i].number) continue;
+        size_t at = from[i].hash & (slots - 1);
+        while (to[at].number) at = (at + 1) & (slots - 1);
+        to[at] = from[i];
+    }
+    free(c->slots.data);
+    c->slots = grown;
+    return 1;
+}
+
+/* The slot of a word, or the free one where it belongs. */
+static inline word_slot *words_find(column *c, const uint8_t *p, size_t size, uint32_t hash) {
+    word_slot *slots = (word_slot *)c->slots.data;
+    size_t mask = c->slots.size / sizeof(word_slot) - 1;
+    size_t at = hash & mask;
+    for (; slots[at].number; at = (at + 1) & mask)
+        if (slots[at].hash == hash && slots[at].size == size && bytes_equal(c->data.data + slots[at].start, p, size)) break;
+    return &slots[at];
+}
+
+static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, uint64_t seed) {
+    if (2 * (c->words + 1) * sizeof(word_slot) > c->slots.size && !words_grow(c)) return 0;
+    uint32_t hash = word_hash(p, size, seed);
+    word_slot *slot = words_find(c, p, size, hash);
+    if (!slot->number) {
+        /* All that are in are UTF-8, so only new ones have to be looked at. */
+        int valid = utf8_valid(p, size);
+        uint8_t *dst = buffer_extend(&c->data, valid ? size : 3 * size);
+        if (!dst) return 0;
+        if (valid) {
+            memcpy(dst, p, size);
+        } else {
+            size = utf8_repair(p, size, dst);
+            hash = word_hash(dst, size, seed);
+            slot = words_find(c, dst, size, hash);
+        }
+        if (!slot->number) {
+            if (!c->words) {
+                if (!buffer_extend(&c->ends, 4)) return 0;
+                put_u32(c->ends.data, 0);
+                c->ends.size = 4;
+            }
+            uint8_t *end = buffer_extend(&c->ends, 4);
+            if (!end) return 0;
+            *slot = (word_slot){hash, (uint32_t)c->data.size, (uint32_t)size, ++c->words};
+            c->data.size += size;
+            put_u32(end, (uint32_t)c->data.size);
+            c->ends.size += 4;
+        }
+    }
+    uint32_t number = slot->number - 1;
     if (!column_begin(c, row)) return 0;
-    uint8_t *dst = buffer_extend(&c->data, 3 * size);
-    return dst && column_end_bytes(c, utf8_repair(p, size, dst));
+    uint8_t *fixed = buffer_extend(&c->fixed, 4);
+    if (!fixed) return 0;
+    put_u32(fixed, number);
+    c->fixed.size += 4;
+    return 1;
+}
+
+/* 1 when the row has no word, or an empty one. */
+static inline int column_has_no_word(const column *c, size_t row) {
+    if (c->rows <= row) return 1;
+    const uint8_t *end = c->ends.data + 4 * get_u32(c->fixed.data + 4 * row);
+    return get_u32(end) == get_u32(end + 4);
 }
 
 /* An IPv4 address as text: inet_ntop prints it by way of sprintf, which shows. */
@@ -187,7 +272,14 @@ static inline size_t ipv4_text(const uint8_t address[4], char *dst) {
 /* How many bytes are no ASCII: as many times two more may it take when they are no UTF-8 either. */
 static inline size_t count_high(const uint8_t *p, size_t size) {
     size_t count = 0;
-    for (; size >= 8; p += 8, size -= 8) count += (size_t)__builtin_popcountll(get_u64(p) & 0x8080808080808080u);
+    while (size >= 8) {
+        uint64_t counts = 0; /* of eight columns of bytes, each below 256 */
+        size_t words = size / 8 < 255 ? size / 8 : 255;
+        for (size_t i = 0; i < words; i++) counts += get_u64(p + 8 * i) >> 7 & 0x0101010101010101u;
+        for (; counts; counts >>= 8) count += counts & 0xFF;
+        p += 8 * words;
+        size -= 8 * words;
+    }
     for (; size; p++, size--) count += *p >> 7;
     return count;
 }
@@ -295,6 +387,7 @@ typedef struct {
     uint64_t kept;      /* entries of the map */
     sent_value *first;  /* and its value */
     name_slot slots[NAME_SLOTS];
+    uint64_t seed;      /* of the hashes of words */
     size_t row;
     column map_lists, map_keys, map_values, map_value_lists, conflicts, conflict_names; /* of lists: where each ends */
     bytes_buffer extras, names, scratch, name;
@@ -319,7 +412,7 @@ static inline void table_name(event_table *t, const uint8_t *name, uint32_t size
 static inline int table_find(const event_table *t, const uint8_t *name, size_t size) {
     if (size > 40) return -1;
     for (uint32_t at = name_hash(name, size); t->slots[at].name; at = (at + 1) & (NAME_SLOTS - 1))
-        if (t->slots[at].size == size && !memcmp(t->slots[at].name, name, size)) return t->slots[at].column;
+        if (t->slots[at].size == size && bytes_equal(t->slots[at].name, name, size)) return t->slots[at].column;
     return -1;
 }
 
@@ -347,13 +440,8 @@ static inline int values_equal(event_table *t, const sent_value *a, const sent_v
     return size == value_decode(b, right) && !memcmp(left, right, size);
 }
 
-/* One parameter of the row. `name` is decoded. */
-static inline int table_put(event_table *t, const uint8_t *name, size_t size, const sent_value *value) {
-    if (size > 6 && !memcmp(name, "event:", 6)) {
-        name += 6;
-        size -= 6;
-    }
-    int i = table_find(t, name, size);
+/* One parameter of the row, with the column of its name, as table_find tells it. `name` is decoded. */
+static inline int table_put(event_table *t, const uint8_t *name, size_t size, int i, const sent_value *value) {
     if (i < 0) return table_keep(t, name, size, value);
     column *c = &t->columns[i];
     if (t->seen[i] == t->row + 1) {
@@ -369,12 +457,19 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, co
         return table_keep(t, name, size, value);
     }
     t->seen[i] = t->row + 1;
-    t->first[i] = *value;
-    if (c->kind == COLUMN_TEXT) return column_put_text(c, t->row, value, &t->scratch);
-    t->scratch.size = 0;
-    uint8_t *text = buffer_extend(&t->scratch, (size_t)(value->end - value->p));
-    if (!text) return 0;
-    size_t n = value_decode(value, text);
+    t->first[i].p = value->p; /* one by one: see setup.py */
+    t->first[i].end = value->end;
+    t->first[i].is_json = value->is_json;
+    const uint8_t *text = value->p;
+    size_t n = (size_t)(value->end - text);
+    if (value->is_json || query_is_escaped(text, value->end)) {
+        t->scratch.size = 0;
+        uint8_t *decoded = buffer_extend(&t->scratch, n);
+        if (!decoded) return 0;
+        n = value_decode(value, decoded);
+        text = decoded;
+    }
+    if (c->kind == COLUMN_WORDS) return column_put_word(c, t->row, text, n, t->seed);
     if (!n) return 1; /* sent without a value */
     int64_t whole;
     double real;
@@ -420,45 +515,40 @@ static inline int table_end_row(event_table *t) {
            column_put_u64(&t->conflicts, t->conflicts.rows, t->conflict_names.rows);
 }
 
+/* What of a name does not belong to it. */
+static inline size_t name_prefix(const uint8_t *name, size_t size) { return size > 6 && !memcmp(name, "event:", 6) ? 6 : 0; }
+
+/* One parameter of the row as it was sent: its name may have escapes, which those of columns have not. */
+static inline int table_put_sent(event_table *t, const query_pair *pair, int is_json) {
+    const uint8_t *name = pair->name;
+    size_t size = (size_t)(pair->name_end - name), prefix = name_prefix(name, size);
+    sent_value value = {pair->value, pair->value_end, is_json};
+    int i = table_find(t, name + prefix, size - prefix);
+    if (i < 0 && (is_json ? memchr(name, '\\', size) != NULL : query_is_escaped(name, pair->name_end))) {
+        uint8_t *decoded = buffer_extend(&t->name, size);
+        if (!decoded) return 0;
+        size = is_json ? json_unescape(name, pair->name_end, decoded) : query_decode(name, pair->name_end, decoded);
+        name = decoded;
+        prefix = name_prefix(name, size);
+        i = table_find(t, name + prefix, size - prefix);
+    }
+    return table_put(t, name + prefix, size - prefix, i, &value);
+}
+
 static inline int table_add_pairs(event_table *t, const uint8_t *p, const uint8_t *end) {
     cursor c = {p, end};
     query_pair pair;
-    while (query_next(&c, &pair)) {
-        const uint8_t *name = pair.name;
-        size_t size = (size_t)(pair.name_end - pair.name);
-        sent_value value = {pair.value, pair.value_end, 0};
-        if (memchr(name, '%', size) || memchr(name, '+', size)) {
-            uint8_t *decoded = buffer_extend(&t->name, size);
-            if (!decoded) return 0;
-            size = query_decode(pair.name, pair.name_end, decoded);
-            name = decoded;
-        }
-        if (!table_put(t, name, size, &value)) return 0;
-    }
+    while (query_next(&c, &pair))
+        if (!table_put_sent(t, &pair, 0)) return 0;
     return 1;
 }
 
 static inline int table_add_members(event_table *t, const uint8_t *start, const uint8_t *end) {
     cursor c = {start + 1, end};
     query_pair pair;
-    while (json_next_member(&c, &pair)) {
-        const uint8_t *name = pair.name;
-        size_t size = (size_t)(pair.name_end - pair.name);
-        sent_value value = {pair.value, pair.value_end, 1};
-        if (memchr(name, '\\', size)) {
-            uint8_t *decoded = buffer_extend(&t->name, size);
-            if (!decoded) return 0;
-            size = json_unescape(pair.name, pair.name_end, decoded);
-            name = decoded;
-        }
-        if (!table_put(t, name, size, &value)) return 0;
-    }
+    while (json_next_member(&c, &pair))
+        if (!table_put_sent(t, &pair, 1)) return 0;
     return 1;
-}
-
-static inline uint64_t fold(uint64_t a, uint64_t b) {
-    __uint128_t product = (__uint128_t)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
 /* 128 bits that tell one payload from another, for finding what was sent twice: two lanes of multiply and fold, as wyhash has

@@ -81,8 +81,9 @@ cdef extern from "columns.h":
     enum:
         COLUMN_INT
         COLUMN_FLOAT
-        COLUMN_TEXT
+        COLUMN_WORDS
         COLUMN_BINARY
+        COLUMN_TEXT
         NAME_SLOTS
     ctypedef struct bytes_buffer:
         uint8_t *data
@@ -96,6 +97,9 @@ cdef extern from "columns.h":
         bytes_buffer valid
         bytes_buffer fixed
         bytes_buffer data
+        uint32_t words
+        bytes_buffer ends
+        bytes_buffer slots
     ctypedef struct sent_value:
         pass
     ctypedef struct event_table:
@@ -105,6 +109,7 @@ cdef extern from "columns.h":
         uint64_t *clashed
         uint64_t kept
         sent_value *first
+        uint64_t seed
         size_t row
         column map_lists
         column map_keys
@@ -122,7 +127,8 @@ cdef extern from "columns.h":
     int column_fill(column *c, size_t rows) noexcept nogil
     int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
     int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
-    int column_put_raw_text(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
+    int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, uint64_t seed) noexcept nogil
+    int column_has_no_word(const column *c, size_t row) noexcept nogil
     void table_name(event_table *t, const uint8_t *name, uint32_t size, int column) noexcept nogil
     int table_add_pairs(event_table *t, const uint8_t *p, const uint8_t *end) noexcept nogil
     int table_add_members(event_table *t, const uint8_t *start, const uint8_t *end) noexcept nogil

@@ -7,9 +7,10 @@ KINDS: dict[str, int]
 REQUEST_COLUMNS: tuple[tuple[str, str], ...]
 """(name, kind) of the columns that an event has from its request."""
 
-_Column = tuple[int, int, Buffer, Buffer, Buffer, int]
-"""(rows, rows that are not null, validity bitmap, 64-bit values or 32-bit offsets, bytes, values that did not fit), the
-buffers as the Arrow columnar format has them, not copied."""
+EventColumn = tuple[int, int, Buffer, Buffer, Buffer, int, int, Buffer]
+"""(rows, rows that are not null, validity bitmap, 64-bit values or 32-bit offsets, bytes, values that did not fit,
+words, offsets of words), the buffers as the Arrow columnar format has them, not copied. Text is told as words, each
+once, with 32-bit indices instead of offsets; the bytes are those of the words then."""
 
 def release_memory() -> None:
     """Give freed memory back to the system: what the allocator keeps of one batch, the next does not always find."""
@@ -33,7 +34,7 @@ class EventTable:
 
     def add(
         self,
-        content: bytes,
+        content: Buffer,
         worker_id: int,
         first_sequence: int,
         count: int,
@@ -52,7 +53,7 @@ class EventTable:
         the column of that name; `read_body` is kanalony.bodies.read_body, given the bytes of the request's other parts
         and the number of its query's parameters."""
 
-    def finish(self) -> tuple[dict[str, _Column], list[_Column]]:
+    def finish(self) -> tuple[dict[str, EventColumn], list[EventColumn]]:
         """The columns of all events added, by name, and begin anew. And six that make up lists: for each row where its
         keys end, the keys, for each key where its values end, the values; for each row where the names of its
         conflicting parameters end, and these."""

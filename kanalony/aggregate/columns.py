@@ -1,7 +1,7 @@
 """Events as Arrow columns: one typed column for each parameter of the vocabulary, the rest in a map."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,16 @@ from kanalony._columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.bodies import Body, event_limit, read_body
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import worker_name
+from kanalony.segments.reader import Frame
+
+if TYPE_CHECKING:
+    from kanalony._columns import EventColumn
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "binary": pa.binary()}
+WORDS = pa.dictionary(pa.int32(), pa.string())
+"""Text, each value once: as which it comes from here."""
+
+_LZ4 = pa.Codec("lz4")
 _MAP = pa.map_(pa.string(), pa.list_(pa.field("item", pa.string(), nullable=False)))
 
 SCHEMA = pa.schema(
@@ -25,7 +33,7 @@ SCHEMA = pa.schema(
         ("conflicts", pa.list_(pa.string())),
     ]
 )
-"""Events before enrichment."""
+"""Events before enrichment; text may be dictionary-encoded."""
 
 
 class Added(NamedTuple):
@@ -60,7 +68,7 @@ class Columns:
         return self._table.weight >= self._limit
 
     def add(
-        self, content: bytes, worker_id: int, first_sequence: int, count: int, begin: int, end: int
+        self, content: Buffer, worker_id: int, first_sequence: int, count: int, begin: int, end: int
     ) -> Added | None:
         """Add the events of a frame's `count` records, decompressed, with sequence numbers in [begin, end), as far as
         there is room. None, with nothing added, when the content is not what it should be."""
@@ -72,36 +80,57 @@ class Columns:
         """All events added, and how many values did not fit their column, by column; begins anew."""
         columns, lists = self._table.finish()
         misfits = Counter({name: column[5] for name, column in columns.items() if column[5]})
-        arrays = {}
-        for field in SCHEMA:
-            if field.name in columns and field.name != "worker":
-                arrays[field.name] = _array(field.type, *columns[field.name][:5])
+        arrays = {
+            field.name: _array(field.type, columns[field.name])
+            for field in SCHEMA
+            if field.name in columns and field.name != "worker"
+        }
         workers = pa.array(map(worker_name, self._workers), pa.string())
-        indices = _array(pa.int64(), *columns["worker"][:5]).cast(pa.int32())
-        arrays["worker"] = workers.take(indices)
+        arrays["worker"] = pa.DictionaryArray.from_arrays(
+            _array(pa.int64(), columns["worker"]).cast(pa.int32()), workers
+        )
         self._workers = {}
         lists_of_keys, keys, lists_of_values, values, lists_of_conflicts, conflicts = lists
-        values_array = _array(pa.string(), *values[:5])
-        keys_array = _array(pa.string(), *keys[:5])
-        items = pa.ListArray.from_arrays(_offsets(lists_of_values), values_array)
-        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists_of_keys), keys_array, items).cast(_MAP)
-        names = _array(pa.string(), *conflicts[:5])
-        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), names)
-        return pa.RecordBatch.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA), misfits
+        items = pa.ListArray.from_arrays(_offsets(lists_of_values), _plain(pa.string(), values))
+        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists_of_keys), _plain(pa.string(), keys), items).cast(
+            _MAP
+        )
+        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), _plain(pa.string(), conflicts))
+        return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), misfits
+
+
+def decompress(frame: Frame) -> pa.Buffer | None:
+    """The records of a frame, as `Frame.records` tells them, in memory that is used again: new memory for each frame
+    takes longer than what is done with it here."""
+    try:
+        return _LZ4.decompress(frame.compressed, frame.prefix.content_length) if frame.is_sized else None
+    except (OSError, MemoryError):
+        return None
 
 
 def _read_body(body: bytes, content_type: bytes, content_encoding: bytes, repeated: int, parameters: int) -> Body:
     return read_body(body, content_type, content_encoding, event_limit(repeated, parameters))
 
 
-def _array(kind: pa.DataType, rows: int, not_null: int, valid: Buffer, fixed: Buffer, data: Buffer) -> pa.Array:
+def _array(kind: pa.DataType, column: "EventColumn") -> pa.Array:
+    """Of an event's column: text comes as a dictionary."""
+    if not pa.types.is_string(kind):
+        return _plain(kind, column)
+    rows, not_null, valid, fixed, data, _, words, ends = column
+    texts = pa.Array.from_buffers(kind, words, [None, pa.py_buffer(ends), pa.py_buffer(data)])
+    buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
+    return pa.DictionaryArray.from_buffers(WORDS, rows, buffers, texts, rows - not_null)
+
+
+def _plain(kind: pa.DataType, column: "EventColumn") -> pa.Array:
+    rows, not_null, valid, fixed, data, *_ = column
     buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         buffers.append(pa.py_buffer(data))
     return pa.Array.from_buffers(kind, rows, buffers, rows - not_null)
 
 
-def _offsets(ends: tuple[int, int, Buffer, Buffer, Buffer, int]) -> pa.Array:
+def _offsets(ends: "EventColumn") -> pa.Array:
     """Offsets of lists, from where each ends."""
     return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends[3]), np.int64)]), pa.int32())
 

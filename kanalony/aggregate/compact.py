@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kanalony._columns import release_memory
-from kanalony.aggregate.columns import Columns
+from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.dedupe import Duplicates, Prints
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
@@ -256,7 +256,7 @@ class _Run:
         what it should be. `own` are those that an earlier run has dealt with."""
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
         count = frame.prefix.request_count
-        content = frame.records()
+        content = decompress(frame)
         if content is None:
             return None
         taken = 0

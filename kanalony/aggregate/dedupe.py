@@ -51,10 +51,19 @@ class Prints:
     def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Prints":
         """Of columns of binary and of timestamps in µs."""
         rows = np.flatnonzero(pc.is_valid(fingerprints).to_numpy(zero_copy_only=False))
-        halves = np.frombuffer(b"".join(fingerprints.drop_null().to_pylist()), np.uint64).reshape(-1, 2)
+        halves = _halves(fingerprints.drop_null())
         times = received_at.cast(pa.int64()).to_numpy()[rows] // 1000
         tags = (halves[:, 1] & _TAG) | (times.astype(np.uint64) & _TIME)
         return cls(rows, np.ascontiguousarray(halves[:, 0]), tags, times)
+
+
+def _halves(fingerprints: pa.Array) -> _U64:
+    """Rows of the two numbers that each of these, which are not null, is."""
+    _, offsets, data = fingerprints.buffers()
+    if not len(fingerprints) or data is None:
+        return np.empty((0, 2), np.uint64)
+    first = int(np.frombuffer(offsets, np.int32)[fingerprints.offset])
+    return np.frombuffer(data, np.uint64, 2 * len(fingerprints), first).reshape(-1, 2)
 
 
 class Duplicates:

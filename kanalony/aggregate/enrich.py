@@ -231,7 +231,7 @@ class Enricher:
         self._place = _Remembered(lambda address: read_place(address, geoip)) if geoip else None
 
     def add(self, events: pa.Table) -> pa.Table:
-        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs; text that repeats is dictionary-encoded."""
+        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs, and text dictionary-encoded."""
         columns = dict(zip(events.schema.names, events.columns, strict=True))
         added = _looked_up(columns, "userAgent", self._agent, 4)
         added.insert(3, added[3].is_valid())
@@ -261,9 +261,8 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
 def _looked_up(
     columns: dict[str, pa.ChunkedArray], name: str, read: _Remembered, parts: int, first: pa.DataType | None = None
 ) -> list[pa.Array]:
-    """For each part of what `read` tells about a value of a column, a column: of text, or the first of another type.
-    The column itself is dictionary-encoded by the way: that is what finding its distinct values comes to."""
-    encoded = columns[name] = columns[name].combine_chunks().dictionary_encode()
+    """For each part of what `read` tells about a value of a column, a column: of text, or the first of another type."""
+    encoded = columns[name].combine_chunks().dictionary_encode()
     told = [*(read[value] for value in encoded.dictionary.to_pylist()), read[None]]
     at = encoded.indices.fill_null(len(told) - 1)
     found = [pa.array([tell[0] for tell in told], first).take(at)] if first else []

@@ -18,8 +18,6 @@ TIME = "receivedAt"
 _APP = "kanalony-compact"
 _ORDER = [(PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
 _ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
-_ENCODED_TEXT = pa.dictionary(pa.int32(), pa.string())
-_SAMPLE = 4096  # rows
 _DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
 _MERGE_FILES = 8  # small files of a day that are worth a merge
 _RETENTION_HOURS = 7 * 24  # how long readers of an older version find its files
@@ -64,8 +62,7 @@ class Lake:
             return []
         days = pc.cast(pc.floor_temporal(events["receivedAt"], unit="day"), pa.date32())
         events = events.append_column(PARTITION, days)
-        order = pc.sort_indices(events, sort_keys=_ORDER)
-        events = _taken(_encoded(events), order)
+        events = _decoded(_taken(events, _order(events, _ORDER)))
         written = []
         start = 0
         for run in pc.run_end_encode(events[PARTITION].combine_chunks()).run_ends.to_pylist():
@@ -120,13 +117,11 @@ class Lake:
         schema = pa.schema([field for field in self._table.schema if field.name != PARTITION])
         # Text stays encoded, as it is in the files: a long value that many rows have would fill the memory.
         schema = pa.schema(
-            [field.with_type(_ENCODED_TEXT) if pa.types.is_string(field.type) else field for field in schema]
+            [field.with_type(columns.WORDS) if pa.types.is_string(field.type) else field for field in schema]
         )
         events = pa.concat_tables(_conform(read_file(file.path, encoded=True), schema) for file in files)
         events = events.unify_dictionaries().combine_chunks()
-        keys = events.select([name for name, _ in _ORDER[1:]])
-        keys = keys.set_column(1, "entryId", keys["entryId"].cast(pa.string()))
-        events = _taken(events, pc.sort_indices(keys, sort_keys=_ORDER[1:]))
+        events = _taken(events, _order(events, _ORDER[1:]))
         merged = self._write_file(events, files[0].day)
         self._table.commit([merged], files, is_new=False)
         for file in files:
@@ -138,6 +133,16 @@ class Lake:
         self._table.vacuum(_RETENTION_HOURS)
 
 
+def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
+    """The rows' numbers, sorted by these columns: text by its place among the values there are."""
+    columns = {name: events[name] for name, _ in keys}
+    for name, column in columns.items():
+        if pa.types.is_dictionary(column.type):
+            words = column.combine_chunks()
+            columns[name] = pc.rank(words.dictionary).take(words.indices)
+    return pc.sort_indices(pa.table(columns), sort_keys=keys)
+
+
 def _taken(events: pa.Table, indices: pa.Array) -> pa.Table:
     """Rows in another order. Columns without values need not be moved."""
     arrays = [
@@ -147,16 +152,13 @@ def _taken(events: pa.Table, indices: pa.Array) -> pa.Table:
     return pa.table(arrays, schema=events.schema)
 
 
-def _encoded(events: pa.Table) -> pa.Table:
-    """Columns of text whose values repeat, by a sample of them, as dictionaries: cheaper to sort and to write."""
+def _decoded(events: pa.Table) -> pa.Table:
+    """Text that hardly repeats no longer as a dictionary: that would only be larger."""
     for number, column in enumerate(events.columns):
-        sample = column.slice(0, _SAMPLE)
-        if (
-            pa.types.is_string(column.type)
-            and sample.null_count < len(sample)
-            and len(sample.unique()) < _DICTIONARIES * len(sample)
-        ):
-            events = events.set_column(number, events.schema.names[number], column.dictionary_encode())
+        if pa.types.is_dictionary(column.type):
+            words = sum(len(chunk.dictionary) for chunk in column.chunks)
+            if words >= _DICTIONARIES * (len(column) - column.null_count):
+                events = events.set_column(number, events.schema.names[number], column.cast(pa.string()))
     return events
 
 

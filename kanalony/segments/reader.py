@@ -85,16 +85,22 @@ class Frame:
     prefix: Prefix
     compressed: bytes
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether its LZ4 header announces as much as the prefix says: that is what decompressing allocates."""
+        try:
+            announced: int = lz4.frame.get_frame_info(self.compressed)["content_size"]
+        except RuntimeError:
+            return False
+        return announced == self.prefix.content_length
+
     def records(self) -> bytes | None:
         """The records, decompressed; None when they are not what the prefix says."""
         try:
-            # What is allocated is what the LZ4 header announces.
-            if lz4.frame.get_frame_info(self.compressed)["content_size"] != self.prefix.content_length:
-                return None
-            content: bytes = lz4.frame.decompress(self.compressed)
+            content: bytes | None = lz4.frame.decompress(self.compressed) if self.is_sized else None
         except (RuntimeError, MemoryError):
             return None
-        return content if len(content) == self.prefix.content_length else None
+        return content if content and len(content) == self.prefix.content_length else None
 
     def requests(self) -> list[Request] | None:
         """The requests, or None when the content is not exactly the records that the prefix names."""
