@@ -31,7 +31,8 @@ from kanalony.segments.names import DataDirectory, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
 from kanalony.segments.recovery import in_some_place, quarantine
 
-_BATCH_SHARE = 8  # a batch may take this part of the memory: it is held up to three times, and the window beside it
+_BASE = 128 << 20  # bytes that a run takes without any batch
+_BATCH_SHARE = 4  # a batch may take this part of the rest: it is held up to three times, and the window beside it
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20
 _ROW_SIZE = 1 << 10  # bytes, about
@@ -109,7 +110,7 @@ class Compaction:
         self._data = data
         self._keep_segments = keep_segments
         self.enricher = enricher
-        self.batch_size = min(memory // _BATCH_SHARE, _BATCH_MAX)
+        self.batch_size = min(max(memory - _BASE, memory // 4) // _BATCH_SHARE, _BATCH_MAX)
 
     def __enter__(self) -> "Compaction":
         """Raises StorageError when another one is at work, FormatError when the lake cannot be read."""
@@ -143,6 +144,15 @@ class Compaction:
         """Take segments into the lake, merge what has become small files, delete what is too old. `progress` is told
         the requests that were dealt with since it was called last; once `stopping` says so, the run ends with a
         batch. After an error this is not to be used again: open another one, which goes on where the lake is."""
+        result = self._take(paths, progress, stopping)
+        while not stopping() and self.lake.merge(*_merge_bounds(self.batch_size)):
+            self.duplicates.forget()
+        self._delete_old(result)
+        self._vacuum()
+        return result
+
+    def _take(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
+        """Take segments into the lake. The memory of batches is given back with the end of this."""
         run = _Run(self, progress)
         for path in paths:
             if stopping():
@@ -163,10 +173,6 @@ class Compaction:
             finally:
                 segment.__exit__()
         run.flush()
-        while not stopping() and self.lake.merge(*_merge_bounds(self.batch_size)):
-            self.duplicates.forget()
-        self._delete_old(run.result)
-        self._vacuum()
         return run.result
 
     def _vacuum(self) -> None:

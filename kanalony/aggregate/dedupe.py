@@ -40,7 +40,7 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class Prints:
-    """The fingerprints of those `rows` that have one, and their times of receipt in ms."""
+    """The fingerprints of those `rows` that have one, and their times of receipt in ms; sorted by key."""
 
     rows: _I64
     keys: _U64
@@ -54,7 +54,8 @@ class Prints:
         halves = _halves(fingerprints.drop_null())
         times = received_at.cast(pa.int64()).to_numpy()[rows] // 1000
         tags = (halves[:, 1] & _TAG) | (times.astype(np.uint64) & _TIME)
-        return cls(rows, np.ascontiguousarray(halves[:, 0]), tags, times)
+        order = np.argsort(halves[:, 0])
+        return cls(rows[order], halves[order, 0], tags[order], times[order])
 
 
 def _halves(fingerprints: pa.Array) -> _U64:
@@ -79,8 +80,7 @@ class Duplicates:
         if not len(prints.rows):
             return np.empty(0, np.int64)
         self._load(prints.times)
-        order = np.argsort(prints.keys)
-        keys = prints.keys[order]
+        keys = prints.keys
         again = keys[1:] == keys[:-1]
         suspect = np.concatenate([again, [False]]) | np.concatenate([[False], again])
         kept: dict[tuple[int, int], list[int]] = {}
@@ -91,8 +91,8 @@ class Duplicates:
             for key, position in set(zip(keys[met].tolist(), at[met].tolist(), strict=True)):
                 for tag in chunk.tags[position : np.searchsorted(chunk.keys, np.uint64(key), "right")].tolist():
                     kept.setdefault((key, tag >> 32), []).append(tag & 0xFFFFFFFF)
-        suspects = order[suspect]
-        suspects = suspects[np.lexsort((suspects, prints.times[suspects]))]  # by time, then by row
+        suspects = np.flatnonzero(suspect)
+        suspects = suspects[np.lexsort((prints.rows[suspects], prints.times[suspects]))]  # by time, then by row
         found = []
         for key, tag, i in zip(
             prints.keys[suspects].tolist(), prints.tags[suspects].tolist(), suspects.tolist(), strict=True
@@ -137,8 +137,7 @@ class Duplicates:
                     self._append({file.path}, prints.keys, prints.tags, prints.times)
 
     def _append(self, paths: set[Path], keys: _U64, tags: _U64, times: _I64) -> None:
-        order = np.argsort(keys)
-        chunk = _Chunk(set(paths), int(times.min()), int(times.max()), keys[order], tags[order])
+        chunk = _Chunk(set(paths), int(times.min()), int(times.max()), keys, tags)
         # Few large ones are searched faster than many small ones; merged by size, each is merged a few times only.
         while self._chunks and len(chunk.keys) >= len(self._chunks[-1].keys) // 2:
             other = self._chunks[-1]

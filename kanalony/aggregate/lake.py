@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +18,7 @@ TIME = "receivedAt"
 
 _APP = "kanalony-compact"
 _ORDER = [(PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
+_DAY = 86_400_000_000  # µs
 _ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
 _DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
 _MERGE_FILES = 8  # small files of a day that are worth a merge
@@ -60,8 +62,7 @@ class Lake:
         """Write rows to files of their days, sorted, and make them durable; not part of the table before `commit`."""
         if not events.num_rows:
             return []
-        days = pc.cast(pc.floor_temporal(events["receivedAt"], unit="day"), pa.date32())
-        events = events.append_column(PARTITION, days)
+        events = events.append_column(PARTITION, _days(events[TIME]))
         events = _decoded(_taken(events, _order(events, _ORDER)))
         written = []
         start = 0
@@ -131,6 +132,11 @@ class Lake:
         """Delete files that no version of the last week has, and commits of more than a month ago. Raises StorageError
         when the disk refuses."""
         self._table.vacuum(_RETENTION_HOURS)
+
+
+def _days(times: pa.ChunkedArray) -> pa.Array:
+    """The days of timestamps in µs since 1970."""
+    return pa.array((times.cast(pa.int64()).to_numpy() // _DAY).astype(np.int32), pa.date32())
 
 
 def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:

@@ -259,7 +259,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_was_read(
 def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))
     for worker in (1, 2, 3):
         seal(data, [[sent(n, session=f"s{worker}") for n in range(300)]], worker=worker)
     real = Lake.write
@@ -350,7 +350,7 @@ def test_what_a_running_collector_has_sealed_and_is_gone_is_missing(data: DataDi
 def test_a_segment_that_is_deleted_when_it_was_half_taken_is_missing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))
     path = seal(data, [[sent(n) for n in range(500)]])
     real = Lake.write
     calls = 0
@@ -410,7 +410,7 @@ def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory
 def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))  # some 70 events a batch
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))  # some 70 events a batch
     monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (500, 1 << 30))
     seal(data, [[sent(n, at=n) for n in range(k, k + 300)] for k in (0, 300, 600, 900)])
     result = compact(data)
@@ -428,7 +428,7 @@ def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
 def test_one_request_of_many_events_does_not_exceed_a_batch_by_more_than_itself(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))
     body = b"[" + b",".join(b'{"eventIndex":%d}' % n for n in range(500)) + b"]"
     seal(data, [[Sent(NOON + n, b"sessionId=%d" % n, body) for n in range(5)]])
     result = compact(data)
@@ -472,7 +472,7 @@ STEPS: list[tuple[Any, str]] = [
 def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))
     monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (400, 1 << 30))
     real = getattr(owner, name)
     for worker in (1, 2):
@@ -524,7 +524,7 @@ def killed(data: DataDirectory, nth: int) -> None:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))  # some 70 events each
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))  # some 70 events each
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -641,7 +641,7 @@ def test_a_segment_that_the_disk_does_not_give_is_told_and_tried_again(
 
 
 def test_long_values_that_many_rows_have_survive_merges(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (1 << 20))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (2 << 20))
     monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (10_000, 1 << 20))
     agent = b"Mozilla/5.0 " + b"x" * 8000
     many = [
@@ -819,7 +819,7 @@ def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], 
 
 
 def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (64 << 10))
+    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (128 << 10))
     monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (1000, 1 << 30))
     seal(data, [[sent(n) for n in range(300)]])
     compact(data)

@@ -134,7 +134,7 @@ OPERATIONS = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (8 << 10))  # some 10 events a batch
+        patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (16 << 10))  # some 10 events a batch
         patch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (40, 1 << 30))
         model = Model(DataDirectory.writable(Path(temporary) / "data"))
         for name, *arguments in [*operations, ("compact",)]:
