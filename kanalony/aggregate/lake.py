@@ -62,22 +62,29 @@ class Lake:
         """Write rows to files of their days, sorted, and make them durable; not part of the table before `commit`."""
         if not events.num_rows:
             return []
-        events = events.append_column(PARTITION, _days(events[TIME]))
-        events = _decoded(_taken(events, _order(events, _ORDER)))
+        days = _days(events[TIME])
+        order = _order(events.append_column(PARTITION, days), _ORDER)
+        days = days.take(order)
+        plain = _hardly_repeating(events)
         written = []
         start = 0
-        for run in pc.run_end_encode(events[PARTITION].combine_chunks()).run_ends.to_pylist():
-            day = events[PARTITION][start].as_py()
-            written.append(self._write_file(events.slice(start, run - start).drop_columns([PARTITION]), day))
-            start = run
+        for end in pc.run_end_encode(days).run_ends.to_pylist():
+            written.append(self._write_file(events, order.slice(start, end - start), days[start].as_py(), plain))
+            start = end
         return written
 
-    def _write_file(self, events: pa.Table, day: date) -> LakeFile:
+    def _write_file(self, events: pa.Table, order: pa.Array, day: date, plain: set[str]) -> LakeFile:
+        """Rows of a day, in this order, with these columns not as dictionaries. They are put in order a row group at a
+        time: in memory that is used again, and less of it."""
+        fields = [field.with_type(pa.string()) if field.name in plain else field for field in events.schema]
         return self._table.write_file(
-            [events],
+            (
+                _taken(events, order.slice(start, _ROW_GROUP), pa.schema(fields))
+                for start in range(0, len(order), _ROW_GROUP)
+            ),
             day,
             row_group_size=_ROW_GROUP,
-            use_dictionary=[field.name for field in events.schema if pa.types.is_dictionary(field.type)],
+            use_dictionary=[field.name for field in fields if pa.types.is_dictionary(field.type)],
             write_statistics=[TIME, "partnerId", "entryId", "eventType"],
         )
 
@@ -122,8 +129,7 @@ class Lake:
         )
         events = pa.concat_tables(_conform(read_file(file.path, encoded=True), schema) for file in files)
         events = events.unify_dictionaries().combine_chunks()
-        events = _taken(events, _order(events, _ORDER[1:]))
-        merged = self._write_file(events, files[0].day)
+        merged = self._write_file(events, _order(events, _ORDER[1:]), files[0].day, set())
         self._table.commit([merged], files, is_new=False)
         for file in files:
             del self._unpacked_sizes[file.path]
@@ -149,23 +155,25 @@ def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
     return pc.sort_indices(pa.table(columns), sort_keys=keys)
 
 
-def _taken(events: pa.Table, indices: pa.Array) -> pa.Table:
-    """Rows in another order. Columns without values need not be moved."""
+def _taken(events: pa.Table, indices: pa.Array, schema: pa.Schema) -> pa.Table:
+    """Rows, in another order and as another schema has them. Columns without values need not be moved."""
     arrays = [
-        pa.nulls(len(indices), column.type) if column.null_count == len(column) else column.take(indices)
-        for column in events.columns
+        pa.nulls(len(indices), field.type)
+        if column.null_count == len(column)
+        else column.take(indices).cast(field.type)
+        for column, field in zip(events.columns, schema, strict=True)
     ]
-    return pa.table(arrays, schema=events.schema)
+    return pa.table(arrays, schema=schema)
 
 
-def _decoded(events: pa.Table) -> pa.Table:
-    """Text that hardly repeats no longer as a dictionary: that would only be larger."""
-    for number, column in enumerate(events.columns):
-        if pa.types.is_dictionary(column.type):
-            words = sum(len(chunk.dictionary) for chunk in column.chunks)
-            if words >= _DICTIONARIES * (len(column) - column.null_count):
-                events = events.set_column(number, events.schema.names[number], column.cast(pa.string()))
-    return events
+def _hardly_repeating(events: pa.Table) -> set[str]:
+    """Columns of text that would be larger as a dictionary."""
+    return {
+        name
+        for name, column in zip(events.schema.names, events.columns, strict=True)
+        if pa.types.is_dictionary(column.type)
+        and sum(len(chunk.dictionary) for chunk in column.chunks) >= _DICTIONARIES * (len(column) - column.null_count)
+    }
 
 
 def _conform(events: pa.Table, schema: pa.Schema) -> pa.Table:
