@@ -19,11 +19,12 @@ cdef extern from "string.h":
     size_t strlen(const char *) noexcept nogil
 
 from core cimport (
-    COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, COLUMN_WORDS, FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING,
-    FIELD_CONTENT_TYPE, FIELD_FORWARDED_FOR, FIELD_METHOD, FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR,
-    FIELD_USER_AGENT, NAME_SLOTS, bytes_buffer, column, column_fill, column_has_no_word, column_put_bytes, column_put_u64, column_put_word,
-    count_high, crc32c_setup, cursor, event_table, FIELD_COUNT, fingerprint, give_back_memory, query_next, query_pair, get_u32, ipv4_text, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
-    table_add_pairs, table_end_row, table_name,
+    bytes_buffer, column, COLUMN_BINARY, column_fill, COLUMN_FLOAT, column_has_no_word, COLUMN_INT, column_put_bytes,
+    column_put_u64, column_put_word, COLUMN_TEXT, COLUMN_WORDS, count_high, crc32c_setup, cursor, event_table,
+    FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,
+    FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR, FIELD_USER_AGENT, fingerprint, give_back_memory, ipv4_text,
+    NAME_SLOTS, query_next, query_pair, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
+    table_add_pairs, table_end_row, table_name, word_slot,
 )
 
 crc32c_setup()
@@ -42,6 +43,7 @@ cdef enum:
     _REQUEST_COLUMNS = _FIELDS + 10
     _EVENT_WEIGHT = 600  # bytes that an event takes beyond what was sent: 8 for each of most columns
     _MAP_ENTRY_WEIGHT = 48
+    _WORD_WEIGHT = 64  # up to four slots, and where it ends
 
 REQUEST_COLUMNS = (
     ("receivedAt", "int"), ("worker", "int"), ("sequence", "int"), ("index", "int"), ("fingerprint", "binary"),
@@ -68,8 +70,9 @@ cdef inline void _free(column *c) noexcept nogil:
 
 @cython.no_gc
 cdef class _Buffer:
-    """Memory taken from a column, without a copy. With the last array that uses it, it goes back to the column, which has use
-    for it: memory that is new costs as much again to touch first."""
+    """Memory taken from a column, without a copy. With the last array that uses it, it goes back to the column: to touch
+    memory that is new costs as much as all that is done with it here. Unless most of it was not used: what one batch needed,
+    the next ones may not."""
     cdef EventTable _table
     cdef bytes_buffer *_home
     cdef bytes_buffer _taken
@@ -78,7 +81,7 @@ cdef class _Buffer:
         PyBuffer_FillInfo(view, self, self._taken.data, self._taken.size, 1, flags)
 
     def __dealloc__(self):
-        if self._home.data == NULL:
+        if 4 * self._taken.size >= self._taken.room and self._home.data == NULL:
             self._home[0] = self._taken
             self._home.size = 0
         else:
@@ -88,6 +91,8 @@ cdef class _Buffer:
 cdef _taken(EventTable table, bytes_buffer *b):
     cdef _Buffer taken
     if b.size == 0:
+        free(b.data)
+        memset(b, 0, sizeof(bytes_buffer))
         return b""  # Arrow takes no buffer at no address
     taken = _Buffer()
     taken._table = table
@@ -159,7 +164,7 @@ cdef class EventTable:
             self._name(other, self._names.index(name.encode()))
         for i in range(_REQUEST_COLUMNS):
             self._request[i].kind = KINDS[REQUEST_COLUMNS[i][1]]
-        self._table.seed = int.from_bytes(urandom(8))
+        self._table.stock.seed = int.from_bytes(urandom(8))
         self._session = self._names.index(session.encode())
         self._table.map_lists.kind = self._table.map_value_lists.kind = self._table.conflicts.kind = COLUMN_INT
         self._table.map_keys.kind = self._table.map_values.kind = self._table.conflict_names.kind = COLUMN_TEXT
@@ -209,7 +214,7 @@ cdef class EventTable:
         return self._size()
 
     cdef inline size_t _size(self) noexcept nogil:
-        return self._weight + _MAP_ENTRY_WEIGHT * self._table.kept
+        return self._weight + _MAP_ENTRY_WEIGHT * self._table.kept + _WORD_WEIGHT * self._table.stock.count
 
     cdef int _end_event(self, record *r, uint64_t worker, uint64_t index, const uint8_t *payload, size_t size) noexcept nogil:
         """Everything of an event but its parameters, which are in; 0 when out of memory."""
@@ -238,14 +243,14 @@ cdef class EventTable:
             else:
                 inet_ntop(AF_INET6, field.data, text, sizeof(text))
                 size = strlen(text)
-            if not column_put_word(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size, self._table.seed):
+            if not column_put_word(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size, &self._table.stock):
                 return 0
         for i in range(10):
             field = &r.fields[_TAGS[i] - 1]
             if field.data == NULL or (_TAGS[i] == FIELD_BODY and index > 0):
                 continue
             if self._request[_FIELDS + i].kind == COLUMN_WORDS:
-                if not column_put_word(&self._request[_FIELDS + i], row, field.data, field.size, self._table.seed):
+                if not column_put_word(&self._request[_FIELDS + i], row, field.data, field.size, &self._table.stock):
                     return 0
             elif not column_put_bytes(&self._request[_FIELDS + i], row, field.data, field.size):
                 return 0
@@ -351,15 +356,20 @@ cdef class EventTable:
         for i in range(6):
             c = self._list_column(i)
             lists.append(self._take(c, c.rows))
-        t.row = t.kept = 0
+        t.row = t.kept = t.stock.count = 0
         self._weight = 0
         return columns, lists
 
     cdef _take(self, column *c, size_t rows):
         if not column_fill(c, rows):
             raise MemoryError
-        taken = (c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words, _taken(self, &c.ends))
+        taken = (c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words,
+                 _taken(self, &c.ends))
+        if 8 * c.words * sizeof(word_slot) >= c.slots.size:
+            if c.slots.data != NULL:
+                memset(c.slots.data, 0, c.slots.size)
+        else:
+            free(c.slots.data)
+            memset(&c.slots, 0, sizeof(bytes_buffer))
         c.rows = c.set = c.misfits = c.words = 0
-        if c.slots.data != NULL:
-            memset(c.slots.data, 0, c.slots.size)
         return taken

@@ -173,6 +173,12 @@ typedef struct {
     uint32_t hash, start, size, number; /* number + 1; 0 in a slot that is free */
 } word_slot;
 
+/* Of all columns of words. */
+typedef struct {
+    uint64_t seed;  /* of their hashes */
+    uint64_t count; /* of the words they have */
+} word_stock;
+
 static inline uint64_t fold(uint64_t a, uint64_t b) {
     return a * b ^ (uint64_t)((__uint128_t)a * b >> 64);
 }
@@ -210,9 +216,9 @@ static inline word_slot *words_find(column *c, const uint8_t *p, size_t size, ui
     return &slots[at];
 }
 
-static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, uint64_t seed) {
+static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, word_stock *stock) {
     if (2 * (c->words + 1) * sizeof(word_slot) > c->slots.size && !words_grow(c)) return 0;
-    uint32_t hash = word_hash(p, size, seed);
+    uint32_t hash = word_hash(p, size, stock->seed);
     word_slot *slot = words_find(c, p, size, hash);
     if (!slot->number) {
         /* All that are in are UTF-8, so only new ones have to be looked at. */
@@ -223,7 +229,7 @@ static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_
             memcpy(dst, p, size);
         } else {
             size = utf8_repair(p, size, dst);
-            hash = word_hash(dst, size, seed);
+            hash = word_hash(dst, size, stock->seed);
             slot = words_find(c, dst, size, hash);
         }
         if (!slot->number) {
@@ -238,6 +244,7 @@ static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_
             c->data.size += size;
             put_u32(end, (uint32_t)c->data.size);
             c->ends.size += 4;
+            stock->count++;
         }
     }
     uint32_t number = slot->number - 1;
@@ -387,7 +394,7 @@ typedef struct {
     uint64_t kept;      /* entries of the map */
     sent_value *first;  /* and its value */
     name_slot slots[NAME_SLOTS];
-    uint64_t seed;      /* of the hashes of words */
+    word_stock stock;
     size_t row;
     column map_lists, map_keys, map_values, map_value_lists, conflicts, conflict_names; /* of lists: where each ends */
     bytes_buffer extras, names, scratch, name;
@@ -469,7 +476,7 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, in
         n = value_decode(value, decoded);
         text = decoded;
     }
-    if (c->kind == COLUMN_WORDS) return column_put_word(c, t->row, text, n, t->seed);
+    if (c->kind == COLUMN_WORDS) return column_put_word(c, t->row, text, n, &t->stock);
     if (!n) return 1; /* sent without a value */
     int64_t whole;
     double real;

@@ -89,6 +89,11 @@ cdef extern from "columns.h":
         uint8_t *data
         size_t size
         size_t room
+    ctypedef struct word_slot:
+        pass
+    ctypedef struct word_stock:
+        uint64_t seed
+        uint64_t count
     ctypedef struct column:
         int kind
         size_t rows
@@ -109,7 +114,7 @@ cdef extern from "columns.h":
         uint64_t *clashed
         uint64_t kept
         sent_value *first
-        uint64_t seed
+        word_stock stock
         size_t row
         column map_lists
         column map_keys
@@ -127,7 +132,7 @@ cdef extern from "columns.h":
     int column_fill(column *c, size_t rows) noexcept nogil
     int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
     int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
-    int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, uint64_t seed) noexcept nogil
+    int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, word_stock *stock) noexcept nogil
     int column_has_no_word(const column *c, size_t row) noexcept nogil
     void table_name(event_table *t, const uint8_t *name, uint32_t size, int column) noexcept nogil
     int table_add_pairs(event_table *t, const uint8_t *p, const uint8_t *end) noexcept nogil

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import resource
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from kanalony._columns import release_memory
 from kanalony.aggregate.columns import SCHEMA, Columns
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import DataDirectory
@@ -82,6 +85,9 @@ def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.Record
     batch, misfits = columns.finish()
     batch.validate(full=True)
     assert batch.num_rows == added.events
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            assert len(column.dictionary.unique()) == len(column.dictionary), "each text is told once"
     journal.remove()
     return batch, misfits, added.unread
 
@@ -161,6 +167,73 @@ def test_a_conflict_is_told_once_however_often_it_is_sent(data: DataDirectory) -
     assert row["parameters"] == [("partnerId", ["1", "2", "3", "4"])]
 
 
+def test_text_is_told_once_however_it_was_spelled(data: DataDirectory) -> None:
+    spellings = [
+        b"entryId=a%20b",
+        b"entryId=a+b",
+        b"entryId=%61+b",
+        b"entryId=a%ff",
+        b"entryId=a%fe",
+        b"entryId=",
+        b"x",
+    ]
+    batch, _, _ = batch_of(data, [*map(get, spellings), post(b'{"entryId":"a\\u0020b"}'), post(b'{"entryId":""}')])
+    told = batch.column("entryId")
+    assert told.dictionary.to_pylist() == ["a b", "a\ufffd", ""]
+    assert told.to_pylist() == ["a b", "a b", "a b", "a\ufffd", "a\ufffd", "", None, "a b", ""]
+
+
+@pytest.mark.parametrize("size", range(0, 40))
+def test_texts_that_differ_in_one_byte_are_not_taken_for_each_other(data: DataDirectory, size: int) -> None:
+    texts = [b"a" * size, *(b"a" * at + b"b" + b"a" * (size - at - 1) for at in range(size)), b"a" * (size + 1)]
+    batch, _, _ = batch_of(data, [get(b"entryId=" + text) for text in texts])
+    assert batch.column("entryId").to_pylist() == [text.decode() for text in texts]
+
+
+@pytest.mark.parametrize("escape", [b"%20", b"+"])
+def test_an_escape_is_seen_wherever_in_a_value_it_stands(data: DataDirectory, escape: bytes) -> None:
+    values = [b"a" * at + escape + b"a" * (size - at) for size in range(20) for at in range(size + 1)]
+    batch, _, _ = batch_of(data, [get(b"entryId=" + value) for value in values])
+    assert batch.column("entryId").to_pylist() == [value.replace(escape, b" ").decode() for value in values]
+
+
+def test_batches_stay_what_they_are_while_others_are_made_in_memory_that_is_used_again() -> None:
+    def batch(columns: Columns, number: int) -> pa.RecordBatch:
+        for at in range(1, 301):
+            query = f"entryId=e{number * at}&userId=u{number}&eventIndex={at}&x={'y' * (at * number % 50)}"
+            columns.add(Sent(NOON + at, query.encode()).record(number, at), number, at, 1, 0, 1 << 62)
+        return columns.finish()[0]
+
+    expected = [batch(Columns(1 << 30), number).to_pylist() for number in range(1, 9)]
+    columns = Columns(1 << 30)
+    kept: dict[int, pa.RecordBatch] = {}
+    for number in range(1, 9):
+        made = batch(columns, number)
+        kept[number] = made.slice(100, 100) if number % 2 else made
+        del made
+        if number % 3 == 0:  # their memory goes back to the columns, some of which have new memory by now
+            del kept[number - 1], kept[number - 2]
+    del columns
+    assert set(kept) == {3, 6, 7, 8}
+    for number, told in kept.items():
+        assert told.to_pylist() == (expected[number - 1][100:200] if number % 2 else expected[number - 1])
+
+
+def test_memory_that_one_batch_needed_and_the_next_does_not_is_given_back() -> None:
+    def resident() -> int:
+        release_memory()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    names = [parameter.name.encode() for parameter in PARAMETERS if parameter.kind == "text"]
+    columns = Columns(1 << 30)
+    before = resident()
+    for number, name in enumerate(names, 1):
+        query = b"sessionId=1&" + name + b"=" + b"x" * (16 << 20)
+        columns.add(Sent(NOON, query).record(7, number), 7, number, 1, 0, 1 << 62)
+        columns.finish()
+    assert resident() - before < 6 * (16 << 20), f"{len(names)} columns had {16 << 20} bytes each"
+
+
 def test_a_request_from_a_clock_that_is_far_off_is_a_row(data: DataDirectory) -> None:
     columns = Columns(1 << 30)
     record = Sent((1 << 63) + 5, b"a=1").record(7, 1)
@@ -176,14 +249,18 @@ def test_what_a_batch_weighs_is_about_what_its_columns_take(data: DataDirectory)
         "many names": Sent(NOON, b"&".join(b"%d" % n for n in range(2000))),
         "long body": Sent(NOON, b"", json.dumps({"x": "a" * 50_000, "é": "é" * 5000}).encode()),
         "batch": Sent(NOON, b"eventType=3&x=" + b"y" * 900, b"[" + b",".join([b'{"a":1}'] * 200) + b"]"),
+        "all different": Sent(NOON, b"&".join(name.encode() + b"=N" for name in reference.KINDS)),
     }
     for name, sent in kinds.items():
         columns = Columns(1 << 30)
         for number in range(1, 101):
-            columns.add(sent.record(7, number), 7, number, 1, 0, 1 << 62)
+            different = replace(sent, query=sent.query.replace(b"N", b"%d" % number))
+            columns.add(different.record(7, number), 7, number, 1, 0, 1 << 62)
         weight = columns._table.weight
         batch, _ = columns.finish()
         taken = sum(buffer.size for column in batch.columns for buffer in column.buffers() if buffer)
+        words = [column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type)]
+        taken += sum(buffer.size for column in words for buffer in column.buffers() if buffer)
         assert taken < 1.2 * weight, name
 
 
