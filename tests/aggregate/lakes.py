@@ -12,6 +12,7 @@ import polars
 from kanalony._frames import crc32c
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher
+from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import Rollups
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
@@ -40,6 +41,10 @@ class Sent:
         fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
         rest = struct.pack("<IQQ", 28 + len(fields), sequence, self.at) + fields
         return b"KNEV" + struct.pack("<I", crc32c(struct.pack("<Q", worker) + rest)) + rest
+
+
+class Killed(BaseException):
+    """Raised where a run is to die: nothing catches it."""
 
 
 def varint(number: int) -> bytes:
@@ -91,3 +96,15 @@ def rows(data: DataDirectory) -> list[dict[str, Any]]:
 
 def queries(data: DataDirectory) -> Counter[bytes]:
     return Counter(row["query"] for row in rows(data))
+
+
+def sent(number: int, *, at: int = 0, session: str = "s") -> Sent:
+    return Sent(NOON + at * SECOND, f"eventType=3&partnerId=5&sessionId={session}&eventIndex={number}".encode())
+
+
+def assert_balanced(data: DataDirectory, **expected: int) -> None:
+    """The ledger balances, and its sum is as expected."""
+    ledger = read_ledger(data)
+    assert [account for account in ledger.accounts if not account.balanced] == []
+    assert ledger.balanced
+    assert {name: getattr(ledger.total, name) for name in expected} == expected

@@ -55,11 +55,6 @@ NUMBERS = [
 VALUES = st.sampled_from(NUMBERS) | st.text(max_size=12) | st.floats().map(str) | st.integers().map(str)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> DataDirectory:
-    return DataDirectory.writable(tmp_path / "data")
-
-
 def post(body: bytes, query: bytes | None = None, content_type: bytes = b"application/json") -> Fields:
     return (b"POST", b"/collect", None, None, None, None, query, body, content_type, None, None)
 

@@ -20,14 +20,10 @@ from kanalony.aggregate.delta import LakeFile, Table
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.segments.names import DataDirectory
-from tests.aggregate.lakes import MEMORY, NOON, Sent, compact, rows, seal
+from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal
 
 MINUTE = 60_000_000
 STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Record, "add"), (Table, "commit"), (Table, "_sync_log")]
-
-
-class Killed(BaseException):
-    pass
 
 
 @dataclass

@@ -1,0 +1,259 @@
+"""What is damaged, copied, missing or not in order: the good of it is in the lake, and the ledger tells the rest."""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.ledger import read_ledger
+from kanalony.errors import FormatError
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Segment
+from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, rows, seal, sent
+from tests.files import journal_file, new_journal
+from tests.serving import run
+
+
+def test_what_is_damaged_goes_to_quarantine_and_the_rest_to_the_lake(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 50, 10)])
+    content = path.read_bytes()
+    at = content.index(b"KFRM", content.index(b"KFRM") + 4) + 200  # in the second frame
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    result = compact(data)
+    assert (result.rows, result.quarantined, len(result.damaged)) == (40, 10, 2)  # the range, and what is missing
+    (kept,) = data.quarantine.iterdir()
+    assert kept.read_bytes() in path.read_bytes()
+    assert compact(data).segments == 0
+    assert_balanced(data, accepted=50, framed=40, read=40, quarantined=10, rows=40)
+    # A sound copy brings back what was lost, and only that.
+    (data.sealed / f"{path.name[:-4]}0.lz4".replace("_test_", "_copy_")).write_bytes(content)
+    result = compact(data)
+    assert (result.rows, result.repeated) == (10, 40)
+    assert queries(data) == Counter(sent(n).query for n in range(50))
+    assert_balanced(data, read=50, repeated=40, quarantined=10)
+
+
+def test_a_segment_without_header_and_trailer_gives_its_good_frames(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 30, 10)], first=101)
+    content = path.read_bytes()
+    path.write_bytes(bytes(20) + content[20:-60])
+    result = compact(data)
+    assert (result.rows, result.quarantined) == (30, 0)
+    ledger = read_ledger(data)
+    assert ledger.missing == 100, "the requests before this segment are nowhere"
+    assert [(account.torn, account.balanced) for account in ledger.accounts] == [(True, False)]
+
+
+def test_of_a_segment_that_ends_within_a_frame_the_frames_requests_are_quarantined(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 30, 10)])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"KFRM") + 100])
+    assert read_ledger(data).pending == 30
+    result = compact(data)
+    assert (result.rows, result.quarantined) == (20, 10)
+    ledger = read_ledger(data)
+    assert (ledger.total.accepted, ledger.balanced) == (30, False), "what came behind that frame is not known"
+    done = run("ledger", "--data", data.root)
+    assert done.returncode == 1
+    assert "ends too early" in done.stdout
+
+
+def test_two_segments_in_one_file_are_never_less_than_nothing(data: DataDirectory) -> None:
+    one, other = seal(data, [[sent(n) for n in range(10)]]), seal(data, [[sent(n) for n in range(10, 20)]], first=11)
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    other.unlink()
+    result = compact(data)
+    assert (result.rows, result.quarantined, bool(result.damaged)) == (20, 0, True)
+    assert_balanced(data, accepted=20, read=20, quarantined=0)
+
+
+def test_a_prefix_that_announces_other_requests_than_there_are_is_damage(data: DataDirectory) -> None:
+    import struct
+
+    from kanalony._frames import crc32c
+
+    path = seal(data, [[sent(n) for n in range(5)]])
+    content = path.read_bytes()
+    start = content.index(b"KFRM") - 8
+    size = 8 + int.from_bytes(content[start + 4 : start + 8], "little")
+    prefix = content[start : start + size - 4]
+    prefix = prefix[:24] + struct.pack("<I", 9) + prefix[28:]
+    path.write_bytes(content[:start] + prefix + struct.pack("<I", crc32c(prefix)) + content[start + size :])
+    result = compact(data)
+    assert (result.rows, bool(result.damaged)) == (0, True)
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_was_read(
+    data: DataDirectory, tmp_path: Path
+) -> None:
+    data.add_spools([tmp_path / "spool"])
+    path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in (0, 10)])
+    content = path.read_bytes()
+    other = DataDirectory(tmp_path / "spool").sealed / path.name  # a move between disks, broken off
+    other.write_bytes(content[:150])
+    for file in (path, other):
+        os.utime(file, (0, 0))
+    assert compact(data, keep_segments=3600).rows == 20
+    # Damaged when it was read, restored since.
+    path = seal(data, [[sent(n) for n in range(20, 30)]], first=21)
+    content = path.read_bytes()
+    at = content.index(b"KFRM") + 150
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert compact(data).rows == 0
+    path.write_bytes(content)
+    os.utime(path, (10, 10))
+    assert compact(data).rows == 10
+    assert queries(data) == Counter(sent(n).query for n in range(30))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker in (1, 2, 3):
+        seal(data, [[sent(n, session=f"s{worker}") for n in range(300)]], worker=worker)
+    real = Lake.write
+    for error in (FileNotFoundError(2, "gone"), FormatError("cannot be read")):
+        calls = 0
+
+        def write(self: Lake, events: Any, error: Exception = error) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise error
+            return real(self, events)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Lake, "write", write)
+            with pytest.raises(type(error)):
+                compact(data)
+    compact(data)
+    assert len(rows(data)) == 900
+    assert_balanced(data, accepted=900, read=900, rows=900)
+
+
+def test_what_cannot_be_opened_is_told_and_the_rest_is_taken(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    (data.sealed / "directory.lz4").mkdir()
+    path = seal(data, [[sent(2)]], worker=2)
+    path.rename(data.sealed / f"{'x' * 240}.lz4")
+    (data.sealed / f"{'x' * 240}.lz4").write_bytes(b"\x50\x2a\x4d\x18nothing")
+    done = run("compact", "--data", data.root)
+    assert done.returncode == 1
+    assert "directory.lz4" in done.stderr
+    assert len(rows(data)) == 1
+    assert run("ledger", "--data", data.root).returncode == 0
+
+
+def test_a_copy_under_another_name_adds_nothing(data: DataDirectory) -> None:
+    path = seal(data, [[sent(n, session="") for n in range(20)]])
+    shutil.copy(path, data.sealed / path.name.replace("_test_", "_copy_"))
+    result = compact(data)
+    assert (result.segments, result.rows, result.repeated) == (2, 20, 20)
+    shutil.copy(path, data.sealed / path.name.replace("_test_", "_later_"))
+    assert compact(data).repeated == 20
+    assert len(rows(data)) == 20
+    assert_balanced(data, accepted=60, read=20, repeated=40, rows=20)
+
+
+def test_a_file_that_is_no_segment_is_told_and_left_alone(data: DataDirectory) -> None:
+    seal(data, [[sent(1)]])
+    alien = data.sealed / "alien.lz4"
+    alien.write_bytes(b"not a segment at all")
+    result = compact(data)
+    assert result.rows == 1
+    assert len(result.damaged) == 1
+    assert alien.exists()
+
+
+def test_spool_directories_are_compacted_too(data: DataDirectory, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    data.add_spools([spool])
+    seal(DataDirectory(spool), [[sent(1)]], worker=1)
+    seal(data, [[sent(2)]], worker=2)
+    assert compact(data).rows == 2
+
+
+def test_what_is_not_sealed_is_pending_in_the_ledger_and_what_is_nowhere_unbalances_it(data: DataDirectory) -> None:
+    gone = seal(data, [[sent(1), sent(2)]])
+    seal(data, [[sent(3)]], first=3)
+    journal_file(data, [(b"GET", b"/collect", *[None] * 9)] * 4)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (7, 0, True)
+    gone.unlink()
+    compact(data)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (4, 2, False)
+
+
+def test_what_a_running_collector_has_sealed_and_is_gone_is_missing(data: DataDirectory) -> None:
+    journal = new_journal(data)
+    for _ in range(3):
+        assert journal.blocks.append(b"GET", b"/collect", *[None] * 9)
+    journal.blocks.hand_over(0)
+    journal.blocks.free(1)  # durable in a segment, it says
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (0, 3, False)
+    journal.remove()
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_segment_that_is_deleted_when_it_was_half_taken_is_missing(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = seal(data, [[sent(n) for n in range(500)]])
+    real = Lake.write
+    calls = 0
+
+    def write(self: Lake, events: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        return real(self, events)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "write", write)
+        with pytest.raises(Killed):
+            compact(data)
+    path.unlink()
+    for _ in range(2):
+        ledger = read_ledger(data)
+        assert ledger.missing == 500 - ledger.total.read > 0
+        assert not ledger.balanced
+        compact(data)
+
+
+def test_a_segment_that_is_sealed_while_the_ledger_looks_is_found(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = seal(data, [[sent(n) for n in range(10)]])
+    opened = path.rename(data.open / path.name)
+    real = Segment.__enter__
+
+    def enter(self: Segment) -> Segment:
+        # Before it is opened, and behind it.
+        if opened.exists():
+            opened.rename(path)
+        entered = real(self)
+        if path.exists() and path == self.path:
+            path.rename(path.with_name("moved.lz4"))
+        return entered
+
+    monkeypatch.setattr(Segment, "__enter__", enter)
+    ledger = read_ledger(data)
+    assert (ledger.pending, ledger.missing, ledger.balanced) == (10, 0, True)
+
+
+def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    compact(data)
+    assert read_ledger(data).balanced
+    DeltaTable(data.lake / "events").delete("eventIndex = 3")
+    ledger = read_ledger(data)
+    assert (ledger.total.rows, ledger.total.stored, ledger.balanced) == (10, 9, False)
