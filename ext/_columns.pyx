@@ -72,7 +72,7 @@ cdef inline void _free(column *c) noexcept nogil:
 cdef class _Buffer:
     """Memory taken from a column, without a copy. With the last array that uses it, it goes back to the column: to touch
     memory that is new costs as much as all that is done with it here. Unless most of it was not used: what one batch needed,
-    the next ones may not."""
+    the next ones may not. That array is to be dropped by the thread that adds events, which may have let go of the GIL."""
     cdef EventTable _table
     cdef bytes_buffer *_home
     cdef bytes_buffer _taken

@@ -1,7 +1,8 @@
 /* Events become Arrow columns here: names looked up, values decoded and typed, straight into the columns' own buffers.
  *
- * A column is laid out as the Arrow columnar format has it: validity bitmap, 64-bit values or 32-bit offsets, bytes. Rows that
- * were not set are null, and cost nothing until the next value is. Functions that may run out of memory answer 0 then. */
+ * A column is laid out as the Arrow columnar format has it: validity bitmap, 64-bit values, 32-bit indices or 32-bit offsets,
+ * bytes. Rows that were not set are null, and cost nothing until the next value is. Functions that may run out of memory answer
+ * 0 then. */
 #ifndef KANALONY_COLUMNS_H
 #define KANALONY_COLUMNS_H
 
@@ -28,7 +29,8 @@ static inline uint8_t *buffer_extend(bytes_buffer *b, size_t more) {
     return b->data + b->size;
 }
 
-/* COLUMN_WORDS is text that repeats: each value once, and for each row which one it is, as Arrow's dictionary arrays have it. */
+/* In order of their layout: 64-bit values, then indices, then offsets. COLUMN_WORDS is text, each value once, and for each row
+ * which one it is, as Arrow's dictionary arrays have it; COLUMN_TEXT that of lists, one after another. */
 enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_WORDS, COLUMN_BINARY, COLUMN_TEXT };
 
 typedef struct {
@@ -39,17 +41,17 @@ typedef struct {
     bytes_buffer valid, fixed, data;
     uint32_t words;    /* in `data`, one after another */
     bytes_buffer ends; /* 0, and where each of them ends */
-    bytes_buffer slots;
+    bytes_buffer slots; /* word_slot, a power of two of them, at most half full */
 } column;
 
 /* Nulls up to `rows`. */
 static inline int column_fill(column *c, size_t rows) {
-    int is_text = c->kind >= COLUMN_BINARY;
+    int has_offsets = c->kind >= COLUMN_BINARY;
     size_t width = c->kind >= COLUMN_WORDS ? 4 : 8;
-    size_t fixed = (rows + (size_t)is_text) * width, bits = (rows + 7) / 8;
+    size_t fixed = (rows + (size_t)has_offsets) * width, bits = (rows + 7) / 8;
     uint8_t *p = buffer_extend(&c->fixed, fixed > c->fixed.size ? fixed - c->fixed.size : 0);
     if (!p) return 0;
-    if (is_text) {
+    if (has_offsets) {
         for (; c->fixed.size < fixed; c->fixed.size += 4, p += 4) put_u32(p, (uint32_t)c->data.size);
     } else if (c->fixed.size < fixed) {
         memset(p, 0, fixed - c->fixed.size);

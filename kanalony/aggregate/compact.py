@@ -31,7 +31,7 @@ from kanalony.segments.names import DataDirectory, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
 from kanalony.segments.recovery import in_some_place, quarantine
 
-_BASE = 128 << 20  # bytes that a run takes without any batch
+_BASE = 160 << 20  # bytes that a run takes without any batch
 _BATCH_SHARE = 3  # a batch may take this part of the rest: it is held twice, and the window beside it
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20

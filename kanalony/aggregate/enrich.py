@@ -231,7 +231,8 @@ class Enricher:
         self._place = _Remembered(lambda address: read_place(address, geoip)) if geoip else None
 
     def add(self, events: pa.Table) -> pa.Table:
-        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs, and text dictionary-encoded."""
+        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs, text dictionary-encoded where there is
+        any."""
         columns = dict(zip(events.schema.names, events.columns, strict=True))
         added = _looked_up(columns, "userAgent", self._agent, 4)
         added.insert(3, added[3].is_valid())

@@ -156,14 +156,26 @@ def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
 
 
 def _taken(events: pa.Table, indices: pa.Array, schema: pa.Schema) -> pa.Table:
-    """Rows, in another order and as another schema has them. Columns without values need not be moved."""
-    arrays = [
-        pa.nulls(len(indices), field.type)
-        if column.null_count == len(column)
-        else column.take(indices).cast(field.type)
-        for column, field in zip(events.columns, schema, strict=True)
-    ]
+    """Rows, in another order and as another schema has them."""
+    arrays = []
+    for column, field in zip(events.columns, schema, strict=True):
+        if column.null_count == len(column):  # need not be moved
+            arrays.append(pa.nulls(len(indices), field.type))
+        elif pa.types.is_dictionary(field.type):
+            arrays.append(_without_unused(column.take(indices).combine_chunks()))
+        else:
+            arrays.append(column.take(indices).cast(field.type))
     return pa.table(arrays, schema=schema)
+
+
+def _without_unused(texts: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Without the texts that no row has: they may be those of another day, or of duplicates."""
+    used = np.zeros(len(texts.dictionary), bool)
+    used[texts.indices.drop_null().to_numpy()] = True
+    if used.all():
+        return texts
+    places = pa.array((np.cumsum(used) - 1).astype(np.int32))
+    return pa.DictionaryArray.from_arrays(places.take(texts.indices), texts.dictionary.filter(pa.array(used)))
 
 
 def _hardly_repeating(events: pa.Table) -> set[str]:

@@ -96,11 +96,15 @@ class Frame:
 
     def records(self) -> bytes | None:
         """The records, decompressed; None when they are not what the prefix says."""
+        if not self.is_sized:
+            return None
         try:
-            content: bytes | None = lz4.frame.decompress(self.compressed) if self.is_sized else None
+            content: bytes
+            content, read = lz4.frame.decompress(self.compressed, return_bytes_read=True)
         except (RuntimeError, MemoryError):
             return None
-        return content if content and len(content) == self.prefix.content_length else None
+        is_all = read == len(self.compressed) and len(content) == self.prefix.content_length
+        return content if is_all else None
 
     def requests(self) -> list[Request] | None:
         """The requests, or None when the content is not exactly the records that the prefix names."""

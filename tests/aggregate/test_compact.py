@@ -53,6 +53,26 @@ def test_rows_are_sorted_by_partner_entry_and_time_within_files_of_their_day(dat
     assert {str(row["date"]) for row in rows(data)} == {"2026-01-01", "2026-01-02"}
 
 
+def test_a_file_holds_no_text_that_none_of_its_rows_has(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanalony.aggregate.lake._ROW_GROUP", 50)
+    day = 86_400 * SECOND
+    events = [
+        Sent(NOON + (day if n % 40 == 7 else 0), b"eventIndex=%d&sessionId=s%d&userId=u%d" % (n, n // 8, n // 20))
+        for n in range(400)
+    ]
+    seal(data, [events, events])
+    assert compact(data).duplicates == 400
+    for file in ReadOnlyLake(data.lake / "events").files:
+        parquet = pq.ParquetFile(file.path, read_dictionary=["sessionId", "userId"])
+        assert parquet.num_row_groups == (8 if file.rows > 50 else 1)
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, columns=["sessionId", "userId"])
+            for column in table.columns:
+                texts = [text for chunk in column.chunks for text in chunk.dictionary.to_pylist()]
+                assert sorted(texts) == sorted(set(column.to_pylist()))
+    assert Counter(row["userId"] for row in rows(data)) == {f"u{n}": 20 for n in range(20)}
+
+
 def test_duckdb_and_polars_open_the_tables(data: DataDirectory) -> None:
     batch = b'[{"eventType":1,"zz":"a"},{"eventType":2,"zz":["b"]}]'
     seal(data, [[sent(1), Sent(NOON + 1, b"partnerId=5&partnerId=6", batch)]])

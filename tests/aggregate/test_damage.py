@@ -3,12 +3,16 @@
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import pytest
 from deltalake import DeltaTable
 
+from kanalony.aggregate.columns import decompress
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.errors import FormatError
@@ -257,3 +261,47 @@ def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory
     DeltaTable(data.lake / "events").delete("eventIndex = 3")
     ledger = read_ledger(data)
     assert (ledger.total.rows, ledger.total.stored, ledger.balanced) == (10, 9, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_sound"),
+    [
+        (lambda frame, content: frame, True),
+        (lambda frame, content: lz4.frame.compress(content, store_size=True, block_linked=False), True),
+        (lambda frame, content: frame + b"x", False),
+        (lambda frame, content: frame + frame, False),
+        (lambda frame, content: frame[:-1], False),
+        (lambda frame, content: frame[:-1] + bytes([frame[-1] ^ 1]), False),
+        (lambda frame, content: frame[: len(frame) // 2], False),
+        (lambda frame, content: lz4.frame.compress(content + b"x", store_size=True), False),
+        (lambda frame, content: lz4.frame.compress(content[:-1], store_size=True), False),
+        (lambda frame, content: lz4.frame.compress(content, store_size=False), False),
+        (lambda frame, content: b"", False),
+        (lambda frame, content: content, False),
+    ],
+    ids=[
+        "same",
+        "blocks",
+        "trailing",
+        "twice",
+        "cut",
+        "checksum",
+        "half",
+        "longer",
+        "shorter",
+        "unsized",
+        "empty",
+        "plain",
+    ],
+)
+def test_what_decompresses_for_the_collector_does_so_for_the_lake(
+    data: DataDirectory, change: Callable[[bytes, bytes], bytes], is_sound: bool
+) -> None:
+    with Segment(seal(data, [[sent(n) for n in range(100)]]), sealed=True) as segment:
+        (frame,) = segment.frames()
+    content = frame.records()
+    assert content
+    changed = replace(frame, compressed=change(frame.compressed, content))
+    assert changed.records() == (content if is_sound else None)
+    told = decompress(changed)
+    assert (told and told.to_pybytes()) == (content if is_sound else None)
