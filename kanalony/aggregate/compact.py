@@ -35,7 +35,7 @@ _BASE = 160 << 20  # bytes that a run takes without any batch
 _BATCH_SHARE = 3  # a batch may take this part of the rest: it is held twice, and the window beside it
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20
-_ROW_SIZE = 1 << 10  # bytes, about
+_ROW_SIZE = 2 << 10  # bytes that a row may take while files are merged, about
 _VACUUM_INTERVAL = 86400.0  # seconds
 _HOUR = 3_600_000_000  # µs
 
@@ -74,7 +74,7 @@ class Result:
 
 def _merge_bounds(batch_size: int) -> tuple[int, int]:
     """How many rows, and bytes uncompressed, a merged file may have: what is merged is sorted in memory."""
-    return min(_MERGE_ROWS, batch_size // _ROW_SIZE), batch_size // 2
+    return min(_MERGE_ROWS, batch_size // _ROW_SIZE), batch_size // 4
 
 
 @contextmanager
