@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.outcome import Outcome
-from benchmarks.server import KANALONY, Server, serving
+from benchmarks.server import KANALONY, Server, serving, started
 
 WAYS = ("meinheld", "granian", "nginx")
 GET = b"GET /collect?sessionId=abuse HTTP/1.1\r\nHost: t\r\n"
@@ -222,17 +222,11 @@ def target_of(way: str, work: Path) -> Iterator[Target]:
             "127.0.0.1:8000", f"127.0.0.1:{server.port}"
         )
         (work / "nginx.conf").write_text(text)
-        process = subprocess.Popen(
-            [nginx, "-p", str(work), "-c", str(work / "nginx.conf"), "-e", "error.log", "-g", "daemon off;"],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        command = [nginx, "-p", str(work), "-c", str(work / "nginx.conf"), "-e", "error.log", "-g", "daemon off;"]
+        with started(command, stderr=subprocess.DEVNULL):
             target = Target(server, port)
             server.wait_for(lambda: target.track("nginx-is-up"))
             yield target
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
 
 
 def run_attacks(way: str, attacks: dict[str, Callable[[Target], None]]) -> tuple[list[Verdict], int, int]:

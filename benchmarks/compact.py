@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.outcome import Outcome, interleaved, workspace
-from benchmarks.server import KANALONY, run
+from benchmarks.server import KANALONY, run, started
 from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
@@ -171,7 +171,7 @@ def _run(command: list[str]) -> tuple[float, float, int]:
     """A command: its seconds of processor time, those by the clock, and the most MiB it had resident."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(command, stderr=told) as process:
+    with tempfile.TemporaryFile("w+") as told, started(command, stderr=told) as process:
         most = 0
         while process.poll() is None:
             most = _most_memory(process.pid) or most
@@ -230,7 +230,7 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
         for number in range(rounds):
             expected += fill(data, rng.randrange(20_000, 80_000), seed=number, segment_size=1 << 20)
             command = [*KANALONY, "compact", "--data", str(data.root), "--memory", "512MiB", "--keep-segments", "0"]
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            with started(command, stderr=subprocess.DEVNULL) as process:
                 time.sleep(rng.uniform(0.6, 1.8))
                 killed += process.poll() is None
                 process.kill()

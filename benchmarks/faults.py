@@ -12,10 +12,12 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.outcome import Outcome, workspace
-from benchmarks.server import KANALONY, Server, serving
+from benchmarks.server import KANALONY, Server, serving, started
 
 MANY = 10_000_000  # more events than any round sends
 
@@ -23,29 +25,33 @@ MANY = 10_000_000  # more events than any round sends
 class Simulation:
     """`kanalony simulate` in the background."""
 
-    def __init__(self, server: Server, acked: Path, *, seed: int, events: int = MANY, rate: int | None = None) -> None:
-        self.acked = acked
-        command = [*KANALONY, "simulate", "--url", f"http://127.0.0.1:{server.port}", "--seed", str(seed)]
-        command += ["--events", str(events), "--acked", str(acked), "--viewers", "400"]
-        command += ["--rate", str(rate)] if rate else []
-        self._process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            # What a shell starts in the background ignores SIGINT, and so would this.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
 
     def end(self, *, stop: bool, seconds: float = 60) -> str:
         """Wait for its end, or stop it, and return what it printed."""
         if stop:
             self._process.send_signal(signal.SIGINT)
-        try:
-            return self._process.communicate(timeout=seconds)[0]
-        finally:
-            self._process.kill()
+        return self._process.communicate(timeout=seconds)[0]
+
+
+@contextmanager
+def simulating(
+    server: Server, acked: Path, *, seed: int, events: int = MANY, rate: int | None = None
+) -> Iterator[Simulation]:
+    """Simulated viewers who send to a server, and write a line for every event that was acknowledged."""
+    command = [*KANALONY, "simulate", "--url", f"http://127.0.0.1:{server.port}", "--seed", str(seed)]
+    command += ["--events", str(events), "--acked", str(acked), "--viewers", "400"]
+    command += ["--rate", str(rate)] if rate else []
+    with started(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # What a shell starts in the background ignores SIGINT, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        yield Simulation(process)
 
 
 def compare(outcome: Outcome, data: Path, acked: list[Path]) -> None:
@@ -74,9 +80,11 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
     acked = []
     with workspace(directory) as work:
         for number in range(rounds):
-            with serving(work / "data", "--workers", "2") as server:
-                acked.append(work / f"acked-{number}")
-                simulation = Simulation(server, acked[-1], seed=number)
+            acked.append(work / f"acked-{number}")
+            with (
+                serving(work / "data", "--workers", "2") as server,
+                simulating(server, acked[-1], seed=number) as simulation,
+            ):
                 time.sleep(rng.uniform(0.7, 2.0))
                 server.kill()
                 simulation.end(stop=True)
@@ -93,8 +101,10 @@ def restart(rounds: int, directory: Path | None) -> Outcome:
     outcome = Outcome()
     with workspace(directory) as work:
         acked = [work / "acked-reload"]
-        with serving(work / "data", "--workers", "2") as server:
-            simulation = Simulation(server, acked[0], seed=1, rate=3000)
+        with (
+            serving(work / "data", "--workers", "2") as server,
+            simulating(server, acked[0], seed=1, rate=3000) as simulation,
+        ):
             time.sleep(1)
             for _ in range(rounds):
                 before = set(server.workers())
@@ -107,9 +117,11 @@ def restart(rounds: int, directory: Path | None) -> Outcome:
         outcome.figure("rounds of SIGHUP", rounds)
         outcome.figure("errors seen by clients" + lost[2], int(lost[1].replace(",", "")), 0)
         for number in range(rounds):
-            with serving(work / "data", "--workers", "2") as server:
-                acked.append(work / f"acked-{number}")
-                simulation = Simulation(server, acked[-1], seed=2 + number)
+            acked.append(work / f"acked-{number}")
+            with (
+                serving(work / "data", "--workers", "2") as server,
+                simulating(server, acked[-1], seed=2 + number) as simulation,
+            ):
                 time.sleep(1)
                 assert server.stop() == 0
                 simulation.end(stop=True)
@@ -134,19 +146,19 @@ def full_disk(size_mb: int = 16) -> Outcome:
                 back = []
                 for number in range(2):
                     acked.append(work / f"acked-{number}")
-                    simulation = Simulation(server, acked[-1], seed=number)
-                    server.wait_for(lambda: _status(server) == 503, 120)
-                    time.sleep(1)  # let it try for a while
-                    free = shutil.disk_usage(disk).free
-                    outcome.figure(f"free when it refused, round {number + 1}", f"{free:,} bytes")
-                    if number == 0:
-                        filler.unlink()
-                    else:
-                        subprocess.run(["mount", "-o", f"remount,size={size_mb * 2}m", disk], check=True)
-                    start = time.monotonic()
-                    server.wait_for(lambda: _status(server) == 200, 30)
-                    back.append(time.monotonic() - start)
-                    simulation.end(stop=True)
+                    with simulating(server, acked[-1], seed=number) as simulation:
+                        server.wait_for(lambda: _status(server) == 503, 120)
+                        time.sleep(1)  # let it try for a while
+                        free = shutil.disk_usage(disk).free
+                        outcome.figure(f"free when it refused, round {number + 1}", f"{free:,} bytes")
+                        if number == 0:
+                            filler.unlink()
+                        else:
+                            subprocess.run(["mount", "-o", f"remount,size={size_mb * 2}m", disk], check=True)
+                        start = time.monotonic()
+                        server.wait_for(lambda: _status(server) == 200, 30)
+                        back.append(time.monotonic() - start)
+                        simulation.end(stop=True)
                 outcome.figure("serving again after", ", ".join(f"{seconds:.2f} s" for seconds in back))
                 if max(back) > 2:
                     outcome.missed.append("serving again within 2 s")
@@ -171,7 +183,8 @@ def soak(seconds: int, directory: Path | None) -> Outcome:
     outcome = Outcome()
     with workspace(directory) as work, serving(work / "data") as server:
         acked = [work / "acked-most"]
-        printed = Simulation(server, acked[0], seed=0, events=40_000).end(stop=False)
+        with simulating(server, acked[0], seed=0, events=40_000) as simulation:
+            printed = simulation.end(stop=False)
         rate = re.search(r"\(([\d,]+)/s\)", printed)
         assert rate, printed
         half = int(rate[1].replace(",", "")) // 2
@@ -182,8 +195,8 @@ def soak(seconds: int, directory: Path | None) -> Outcome:
         for part in range(parts):
             acked.append(work / f"acked-{part}")
             events = max(half * seconds // parts, 1)
-            simulation = Simulation(server, acked[-1], seed=part + 1, events=events, rate=half)
-            printed = simulation.end(stop=False, seconds=seconds + 60)
+            with simulating(server, acked[-1], seed=part + 1, events=events, rate=half) as simulation:
+                printed = simulation.end(stop=False, seconds=seconds + 60)
             latency = re.search(r"^latency +(.*)$", printed, re.M)
             status = Path(f"/proc/{worker}/status").read_text()
             resident = int(re.search(r"^RssAnon:\s+(\d+)", status, re.M)[1]) / 1024  # type: ignore[index]

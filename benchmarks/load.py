@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.server import started
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 CONNECTIONS = 64
@@ -80,28 +81,13 @@ def free_port() -> int:
 class Process:
     """A server with all its descendants, on the server's core. `cpu` and `memory` are of all of them."""
 
-    def __init__(self, command: list[str], port: int, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
         """Returns when it answers. Raises RuntimeError when it does not."""
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=log.parent,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=_on_server_core,
-            )
-        try:
-            self._wait(command, port, log)
-        except BaseException:  # Ctrl-C too: nobody else knows of it yet
-            self.kill()
-            raise
-
-    def _wait(self, command: list[str], port: int, log: Path) -> None:
+        self._process = process
         end = time.monotonic() + 30
         while not _answers(port):
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{command[0]} did not start: {log.read_text()}")
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{process.args!s} did not start: {log.read_text()}")
             time.sleep(0.05)
         time.sleep(0.5)  # what a server still does once it listens
 
@@ -136,7 +122,6 @@ class Process:
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            self.kill()
             raise RuntimeError("the server did not end 30 s after SIGTERM") from None
 
     def settled_cpu(self) -> float:
@@ -150,12 +135,6 @@ class Process:
                 return now
             before = now
         raise RuntimeError("the server was still busy 30 s after the last request")
-
-    def kill(self) -> None:
-        """End it whatever happens."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 def _answers(port: int) -> bool:
@@ -171,8 +150,8 @@ def _answers(port: int) -> bool:
 @contextmanager
 def running(command: list[str], port: int, log: Path) -> Iterator[Process]:
     """A server that is ended at the end."""
-    process = Process(command, port, log)
-    try:
-        yield process
-    finally:
-        process.kill()
+    with (
+        log.open("wb") as output,
+        started(command, cwd=log.parent, stdout=output, stderr=output, preexec_fn=_on_server_core) as process,
+    ):
+        yield Process(process, port, log)

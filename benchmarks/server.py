@@ -20,16 +20,45 @@ def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 60) ->
     return subprocess.run([*KANALONY, *map(str, arguments)], cwd=cwd, timeout=timeout, capture_output=True, text=True)
 
 
-class Server:
-    """`kanalony serve` in a process group of its own."""
+@contextlib.contextmanager
+def started(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """A process in a session of its own, with options of Popen. It is killed at the end with all that it started,
+    whatever happens: also when Ctrl-C comes while it starts."""
+    with contextlib.ExitStack() as stack:
+        with _interrupt_held():  # Popen would forget a process it has started but not yet heard from
+            process = stack.enter_context(subprocess.Popen(command, start_new_session=True, **options))
+            stack.callback(kill, process)
+        yield process
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+
+@contextlib.contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Ctrl-C in here takes effect at the end of it."""
+    signals: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if signals:
+            signal.raise_signal(signal.SIGINT)
+
+
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """kill -9 of a process of `started` and of all that it started, at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+
+
+class Server:
+    """`kanalony serve` that was started on a data directory and writes to a log, from a byte of it on."""
+
+    def __init__(self, process: "subprocess.Popen[Any]", data: Path, log: Path, start: int) -> None:
+        """Returns when it answers. Raises AssertionError when it does not."""
+        self.process = process
         self.data = data
-        command = [*KANALONY, "serve", "--port", "0", "--journal-blocks", "4", *arguments, "--data", str(data)]
-        self.log = data.parent / f"{data.name}.log"
-        with self.log.open("ab") as log:
-            start = log.tell()
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
+        self.log = log
         ready = self.wait_for(
             lambda: re.search(rb"collecting on http://(.*):(\d+) into", self.log.read_bytes()[start:])
         )
@@ -82,16 +111,13 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 of everything at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+        kill(self.process)
 
 
 @contextlib.contextmanager
 def serving(data: Path, *arguments: str) -> Iterator[Server]:
     """A collector that is killed at the end whatever happens."""
-    server = Server(data, *arguments)
-    try:
-        yield server
-    finally:
-        server.kill()
+    command = [*KANALONY, "serve", "--port", "0", "--journal-blocks", "4", *arguments, "--data", str(data)]
+    path = data.parent / f"{data.name}.log"
+    with path.open("ab") as log, started(command, stderr=log, stdout=log) as process:
+        yield Server(process, data, path, log.tell())

@@ -19,7 +19,7 @@ import click
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from benchmarks.server import KANALONY, Server, run
+from benchmarks.server import KANALONY, Server, run, serving, started
 from kanalony.segments.names import DataDirectory
 from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import EXAMPLE_NETWORK, START, SimulatedEvent, simulate
@@ -68,8 +68,8 @@ def main(viewers: int, hours: float, port: int) -> None:
             past.append(next(traffic))
         shift = time.time() - end
         count = write_past(data, (replace(event, time=event.time + shift) for event in past))
-        server = Server(data.root, "--trusted-proxy", "127.0.0.1/32", "--config", str(_settings(root)))
-        stack.callback(server.stop)
+        options = ("--trusted-proxy", "127.0.0.1/32", "--config", str(_settings(root)))
+        server = stack.enter_context(serving(data.root, *options))
         watching = threading.Thread(target=_go_on, args=(traffic, shift, server, stop))
         watching.start()
         stack.callback(watching.join)
@@ -113,15 +113,8 @@ def _settings(root: Path) -> Path:
 
 
 def _start(stack: ExitStack, log: Path, *arguments: str | Path) -> "subprocess.Popen[bytes]":
-    with log.open("wb") as file:
-        process = subprocess.Popen([*KANALONY, *map(str, arguments)], stdout=file, stderr=file, start_new_session=True)
-
-    def end() -> None:
-        process.terminate()
-        process.wait(30)
-
-    stack.callback(end)
-    return process
+    file = stack.enter_context(log.open("wb"))
+    return stack.enter_context(started([*KANALONY, *map(str, arguments)], stdout=file, stderr=file))
 
 
 if __name__ == "__main__":

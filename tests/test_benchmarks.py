@@ -1,6 +1,7 @@
 """Benchmarks: a figure is only told when the work was done, and the same way everywhere."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from benchmarks import append, ingest, load, report
 from benchmarks.compact import PEERS, write_log
 from benchmarks.outcome import Measurement, Outcome, interleaved
 from benchmarks.receivers import ALL, BARE, BUFFERED, WRITTEN, Receiver
+from benchmarks.server import started
 from benchmarks.traffic import to_get, to_json, to_post, traffic, write_requests
 from kanalony.simulate.viewers import simulate
 from tests.serving import tool
@@ -189,6 +191,15 @@ def test_a_mistake_is_told_without_a_traceback(options: list[str], told: str) ->
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_is_ended_also_when_the_interrupt_comes_while_it_starts(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        os.kill(os.getppid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), started(["sleep", "600"], cwd=tmp_path, preexec_fn=interrupt):
+        raise AssertionError("the interrupt was lost")
+    assert not _servers(tmp_path)
 
 
 def test_interrupting_a_benchmark_leaves_no_server_behind(tmp_path: Path, programs: None) -> None:
