@@ -43,7 +43,7 @@ _KEPT_FROM = "kanalony-kept-from"  # the first hour since 1970 that it is comple
 _ROW_SIZE = 2 << 10  # bytes of memory that an event may take on its way: 1.7 KiB when all of its values are its own
 # Bytes of an event that cannot wait on the disk: an hour is taken in parts that fit in the memory. The least first,
 # since each part reads the whole hour again; more when every event has values of its own.
-_LEAST_SIZES = (256, 1024, 4096)
+_LEAST_SIZES = (32, 256, 1024, 4096)
 _ROW_GROUP = 64 << 10  # rows
 _PENDING_SIZE = 32 << 20  # bytes of rows that wait for others of their day
 _RETENTION_HOURS = 1  # how long readers of an older version find its files: the current hour's are replaced every run
