@@ -33,6 +33,7 @@ from kanalony.segments.recovery import in_some_place, quarantine
 
 _BASE = 160 << 20  # bytes that a run takes without any batch
 _BATCH_SHARE = 3  # a batch may take this part of the rest: it is held twice, and the window beside it
+_WINDOW_SHARE = 16  # what duplicates need may be held between runs when it is at most this part of the memory
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20
 _ROW_SIZE = 2 << 10  # bytes that a row may take while files are merged, about
@@ -108,6 +109,7 @@ class Compaction:
         """`memory` is in bytes and about what all of it may take; `keep_segments` is the age in seconds at
         which segments that are in the lake are deleted."""
         self._data = data
+        self._memory = memory
         self._keep_segments = keep_segments
         self.enricher = enricher
         self.batch_size = min(max(memory - _BASE, memory // 4) // _BATCH_SHARE, _BATCH_MAX)
@@ -149,6 +151,11 @@ class Compaction:
             self.duplicates.forget()
         self._delete_old(result)
         self._vacuum()
+        # Rollups come next, which need as much themselves.
+        if self.duplicates.size > self._memory // _WINDOW_SHARE:
+            self.duplicates.forget()
+        release_memory()
+        pa.default_memory_pool().release_unused()
         return result
 
     def _take(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:

@@ -111,8 +111,13 @@ class Duplicates:
         if chosen.any():
             self._append(paths, prints.keys[chosen], prints.tags[chosen], prints.times[chosen])
 
+    @property
+    def size(self) -> int:
+        """Bytes of the fingerprints in memory."""
+        return sum(chunk.keys.nbytes + chunk.tags.nbytes for chunk in self._chunks)
+
     def forget(self) -> None:
-        """The lake's files are others now."""
+        """Have none in memory: the lake's files are others now, or the memory is needed. The next batch reads them."""
         self._chunks = []
         self._barren = set()
 

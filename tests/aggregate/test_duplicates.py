@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.dedupe import WINDOW
 from kanalony.aggregate.enrich import Enricher
@@ -27,6 +29,18 @@ def test_duplicates_are_found_across_runs_and_when_they_come_late(data: DataDire
     assert compact(data).duplicates == 2
     assert queries(data) == Counter({sent(1).query: 1, sent(2).query: 3, sent(3).query: 1})
     assert_balanced(data, events=8, rows=5, duplicates=3)
+
+
+@pytest.mark.parametrize(("events", "held"), [(40, 41 * 16), (2000, 0)])
+def test_fingerprints_that_take_much_memory_are_read_again_by_the_next_run(
+    data: DataDirectory, events: int, held: int
+) -> None:
+    with Compaction(data, memory=256 << 10, keep_segments=1e9, enricher=Enricher(None, None)) as compaction:
+        for worker in (1, 2):
+            seal(data, [[*(sent(n) for n in range(events)), sent(9999, at=worker)]], worker=worker)
+            compaction.run(compaction.waiting(), lambda _: None, lambda: False)
+            assert compaction.duplicates.size == held
+    assert_balanced(data, events=2 * events + 2, rows=events + 1, duplicates=events + 1)
 
 
 def test_events_without_a_session_are_never_duplicates(data: DataDirectory) -> None:
