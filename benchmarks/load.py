@@ -81,13 +81,13 @@ def free_port() -> int:
 class Process:
     """A server with all its descendants, on the server's core. `cpu` and `memory` are of all of them."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", name: str, port: int, log: Path) -> None:
         """Returns when it answers. Raises RuntimeError when it does not."""
         self._process = process
         end = time.monotonic() + 30
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{process.args!s} did not start: {log.read_text()}")
+                raise RuntimeError(f"{name} did not start: {log.read_text()}")
             time.sleep(0.05)
         time.sleep(0.5)  # what a server still does once it listens
 
@@ -154,4 +154,4 @@ def running(command: list[str], port: int, log: Path) -> Iterator[Process]:
         log.open("wb") as output,
         started(command, cwd=log.parent, stdout=output, stderr=output, preexec_fn=_on_server_core) as process,
     ):
-        yield Process(process, port, log)
+        yield Process(process, command[0], port, log)

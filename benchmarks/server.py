@@ -119,5 +119,7 @@ def serving(data: Path, *arguments: str) -> Iterator[Server]:
     """A collector that is killed at the end whatever happens."""
     command = [*KANALONY, "serve", "--port", "0", "--journal-blocks", "4", *arguments, "--data", str(data)]
     path = data.parent / f"{data.name}.log"
-    with path.open("ab") as log, started(command, stderr=log, stdout=log) as process:
-        yield Server(process, data, path, log.tell())
+    with path.open("ab") as log:
+        start = log.tell()  # before the process writes: it shares the position
+        with started(command, stderr=log, stdout=log) as process:
+            yield Server(process, data, path, start)
