@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.load import free_port
 from benchmarks.outcome import Outcome
 from benchmarks.server import KANALONY, Server, serving, started
 
@@ -215,8 +216,7 @@ def target_of(way: str, work: Path) -> Iterator[Target]:
             return
         nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         assert nginx, "install nginx (Debian package nginx-light)"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         text = (Path(__file__).parent.parent / "docs" / "nginx.conf").read_text()
         text = text.replace("listen 80 ", f"listen 127.0.0.1:{port} ").replace(
             "127.0.0.1:8000", f"127.0.0.1:{server.port}"
