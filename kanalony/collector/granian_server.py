@@ -1,0 +1,46 @@
+"""The collector under granian, whose own supervisor keeps the workers."""
+
+import os
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+
+from kanalony.settings import Settings, to_environment
+
+if TYPE_CHECKING:
+    from kanalony.collector.app import Collector
+
+STOP_SECONDS = 10  # how long stopping may take; granian loses a signal that comes while a worker starts
+
+
+def create_granian_app() -> "Collector":
+    """The application in one of granian's workers, which are processes of multiprocessing: those end without atexit."""
+    from kanalony.collector.app import create_app
+
+    app = create_app(Settings())  # from the environment alone: no file can stop a worker from being replaced
+    Finalize(None, app.close, exitpriority=0)
+    return app
+
+
+def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> None:
+    """Serve until SIGTERM or SIGINT. `backlog` connections may wait for a worker, which holds up to `connections`."""
+    os.environ.update(to_environment(settings))  # for create_app() in its workers
+    Granian(
+        "kanalony.collector.granian_server:create_granian_app",
+        factory=True,
+        interface=Interfaces.WSGI,
+        address=settings.host,
+        port=port,
+        workers=settings.workers,
+        backlog=backlog,
+        backpressure=connections,  # its own limit would let idle connections keep others out
+        http1_settings=HTTP1Settings(header_read_timeout=settings.keepalive * 1000, keep_alive=True),
+        websockets=False,
+        respawn_failed_workers=True,
+        respawn_interval=0,
+        workers_kill_timeout=STOP_SECONDS,
+        log_enabled=False,
+    ).serve()
