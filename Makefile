@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test demo lint bench-short clean
+.PHONY: install serve test demo lint bench-short fuzz fuzz-readers clean
 
 install: $(READY)
 
@@ -54,6 +54,30 @@ bench-short: $(READY)
 	$(BIN)/python -m benchmarks compact --events 20000 --events 50000 --rounds 1
 	$(BIN)/python -m benchmarks compact-crash --rounds 4
 	$(BIN)/python -m benchmarks report --events 20000
+
+# The C headers under libFuzzer, and the compiled readers on damaged files, all with the address and undefined-behaviour sanitizers.
+# Needs clang and its runtime (Debian: clang, libclang-rt-14-dev). FUZZ_SECONDS is for each of the four targets, and for the readers.
+FUZZ_SECONDS ?= 150
+FUZZ_TARGETS := records query json columns
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer
+
+build/fuzz/%: fuzz/%.c fuzz/check.h $(wildcard ext/*.h)
+	@mkdir -p build/fuzz
+	clang -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -fsanitize=fuzzer $(SANITIZERS) -Iext -o $@ $<
+
+fuzz: $(addprefix build/fuzz/,$(FUZZ_TARGETS)) fuzz-readers
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		echo "libFuzzer: $$target, $(FUZZ_SECONDS) s"; \
+		mkdir -p build/fuzz/corpus/$$target; \
+		build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+			-verbosity=0 -dict=fuzz/words.dict -artifact_prefix=build/fuzz/$$target- \
+			build/fuzz/corpus/$$target $$(ls -d fuzz/seeds/$$target 2>/dev/null); \
+	done
+
+fuzz-readers: $(READY)
+	CFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitized
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		PYTHONPATH="$$(echo $(CURDIR)/build/sanitized/lib.*):$(CURDIR)" $(BIN)/python fuzz/readers.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,168 @@
+"""Mutated segments, journals and bodies through the compiled readers, which `make fuzz-readers` builds with sanitizers.
+
+Damaged files must be read without a memory error, and nothing that is returned may differ from what was written. Half
+of the mutated frames get valid checksums again, so that the bytes reach the code behind the checksums; what is read
+from those may be anything.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import kanalony._journal
+from kanalony._frames import build_prefix
+from kanalony._json import redact as redact_json
+from kanalony._journal import scan_block
+from kanalony._querystring import event_type, parse, redact, tokenize
+from kanalony.aggregate.columns import Columns
+from kanalony.bodies import read_body, read_events
+from kanalony.errors import FormatError
+from kanalony.segments.check import check_paths
+from kanalony.segments.names import DataDirectory
+from kanalony.segments.reader import Request, Segment, decode_records
+from kanalony.segments.writer import compress
+from tests.files import COLLECT_QUERY, JournalFile, SegmentFile, fields, journal_file, segment_file
+
+_BODIES = (
+    b'{"eventType": 3, "title": "\\u00dcn\\ud83d\\ude00", "a": [1, {"b": null}], "ks": "c2VjcmV0"}',
+    b'[{"eventType": 3}, {"eventType": 99, "position": 1.5e3}]',
+    b'{"a": 1}\n{"b": 2}\n[{"c": "\\n"}]\n',
+    b"eventType=3&event%3AentryId=0_a&ks=secret&a=%zz&=&b",
+)
+
+
+def mutated(rng: random.Random, content: bytes) -> bytes:
+    """The content with one to eight changes: bits, ranges cut, doubled, zeroed or exchanged, interesting numbers."""
+    data = bytearray(content)
+    for _ in range(rng.randrange(1, 9)):
+        if not data:
+            break
+        at, size = rng.randrange(len(data)), rng.choice((1, 2, 4, 8, 40, 300))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del data[at : at + size]
+        elif kind == 2:
+            data[at:at] = data[at : at + size]
+        elif kind == 3:
+            data[at : at + size] = bytes(len(data[at : at + size]))
+        elif kind == 4:
+            other = rng.randrange(len(data))
+            data[at : at + size] = data[other : other + size]
+        else:
+            data[at : at + 4] = rng.choice((0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)).to_bytes(4, "little")
+    return bytes(data)
+
+
+class Readers:
+    """Reads mutations of one segment, one journal and some bodies. `read` counts what was read, by kind."""
+
+    def __init__(self, directory: Path, rng: random.Random) -> None:
+        data = DataDirectory.writable(directory / "data")
+        self._rng = rng
+        self._segment: SegmentFile = segment_file(data, [[fields(n) for n in range(f, f + 9)] for f in range(0, 36, 9)])
+        self._journal: JournalFile = journal_file(data, [fields(n) for n in range(12)])
+        self._written = {request[3:] for request in self._segment.read(self._segment.content, sealed=True)[0]}
+        self._journaled = {request[3:] for request in self._journal.read(self._journal.content)[0]}
+        self._columns = Columns(1 << 20)
+        self.read: Counter[str] = Counter()
+
+    def segment(self) -> None:
+        """A damaged segment."""
+        requests, segment = self._segment.read(mutated(self._rng, self._segment.content), sealed=True)
+        assert {request[3:] for request in requests} <= self._written, "a segment returned what was never written"
+        self.read["requests of damaged segments"] += len(requests)
+        for request in requests:
+            self._events(request)
+        check_paths([segment.path])
+
+    def journal(self) -> None:
+        """A damaged journal."""
+        try:
+            requests, _ = self._journal.read(mutated(self._rng, self._journal.content))
+        except FormatError:
+            return  # its header
+        assert {request[3:] for request in requests} <= self._journaled, "a journal returned what was never written"
+        self.read["requests of damaged journals"] += len(requests)
+
+    def records(self) -> None:
+        """Records with valid checksums and mutated fields, as whoever knows the format could write them."""
+        rng = self._rng
+        parts = [mutated(rng, part) if part and rng.random() < 0.7 else part for part in fields(rng.randrange(99))]
+        body = mutated(rng, rng.choice(_BODIES))
+        parts[6:9] = mutated(rng, COLLECT_QUERY), body, rng.choice((None, b"application/json", b"text/plain"))
+        parts[9] = rng.choice((None, None, b"gzip", b"deflate"))
+        with tempfile.TemporaryDirectory() as directory:
+            forged = journal_file(DataDirectory.writable(Path(directory) / "d"), [tuple(parts)], block_size=1 << 16)
+            requests, _ = forged.read(forged.content)
+        assert [request[3:] for request in requests] == [tuple(part or None for part in parts)]
+        self._events(requests[0])
+        self.read["forged records"] += 1
+
+    def columns(self) -> None:
+        """Records, mutated or not, into columns."""
+        content = self._journal.content[4096:]
+        content = mutated(self._rng, content) if self._rng.random() < 0.5 else content
+        worker = int(self._journal.path.stem, 16)
+        runs, _ = scan_block(content, 0, len(content), worker, 0)
+        for start, end, first, count in runs:
+            records = content[start:end]
+            assert decode_records(records, worker, first) is not None
+            build_prefix(records, worker, first, compress(records))
+            added = self._columns.add(records, worker, first, count, first, first + count)
+            assert added, "records that were found are no records"
+            wrong = self._columns.add(mutated(self._rng, records), worker, first, count, first, first + count)
+            self.read["events in columns"] += added.events + (wrong.events if wrong else 0)
+        if self._columns.rows > 200:
+            batch, _ = self._columns.finish()
+            batch.validate(full=True)
+
+    def bodies(self) -> None:
+        """Bodies and queries that no file holds."""
+        rng = self._rng
+        text = mutated(rng, rng.choice((*_BODIES, COLLECT_QUERY)))
+        body = read_body(text, b"", b"")
+        for start, end in body.objects:
+            redacted = redact_json(body.text, start, end, frozenset((b"ks",)), b'"redacted"')
+            assert b'"c2VjcmV0"' not in redacted or b'"c2VjcmV0":' in redacted or b'"ks"' not in redacted
+        assert len(parse(text)) == len(tokenize(text))
+        assert parse(redact(text, frozenset((b"ks",)), b"x")) == [
+            (name, b"x" if name == b"ks" and value else value) for name, value in parse(text)
+        ]
+        assert 0 <= event_type(text) <= 255
+        self.read["bodies"] += 1
+
+    def _events(self, request: Request) -> None:
+        self.read["events"] += sum(1 for _ in read_events(request).parameters)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
+    parser.add_argument("--seed", type=int, help="repeat a run that failed; printed at the start")
+    arguments = parser.parse_args()
+    seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
+    module = Path(kanalony._journal.__file__)
+    if b"__asan_report" not in module.read_bytes():
+        sys.exit(f"{module} is built without sanitizers: run this by make fuzz-readers")
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        readers = Readers(Path(directory), random.Random(seed))
+        steps = (readers.segment, readers.journal, readers.records, readers.columns, readers.bodies)
+        end = time.monotonic() + arguments.seconds
+        rounds = 0
+        while time.monotonic() < end:
+            for step in steps:
+                step()
+            rounds += 1
+    print(f"{rounds:,} rounds: " + ", ".join(f"{count:,} {name}" for name, count in readers.read.items()))
+    sys.exit(0 if all(readers.read.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
