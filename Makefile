@@ -75,6 +75,7 @@ fuzz: $(addprefix build/fuzz/,$(FUZZ_TARGETS)) fuzz-readers
 	done
 
 fuzz-readers: $(READY)
+	@rm -rf build/sanitized/lib.*
 	CFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitized
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 		PYTHONPATH="$$(echo $(CURDIR)/build/sanitized/lib.*):$(CURDIR)" $(BIN)/python fuzz/readers.py --seconds $(FUZZ_SECONDS)

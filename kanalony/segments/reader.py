@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 import lz4.frame
+from typing_extensions import Buffer
 
 from kanalony._frames import (
     HEADER_SIZE_MAX,
@@ -115,7 +116,7 @@ class Frame:
         return requests if requests is not None and len(requests) == self.prefix.request_count else None
 
 
-def decode_records(records: bytes, worker_id: int, first_sequence: int) -> list[Request] | None:
+def decode_records(records: Buffer, worker_id: int, first_sequence: int) -> list[Request] | None:
     """The requests of records one behind the other, or None unless they are valid and numbered from first_sequence."""
     decoded = read_records(records, worker_id, first_sequence)
     return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
