@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 KANALONY = [sys.executable, "-m", "kanalony"]
 
 
-def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
     """A kanalony command, run to its end."""
     return subprocess.run([*KANALONY, *map(str, arguments)], cwd=cwd, timeout=timeout, capture_output=True, text=True)
 
@@ -48,7 +48,7 @@ def kill(process: "subprocess.Popen[Any]") -> None:
     """kill -9 of a process of `started` and of all that it started, at once."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
 class Server:
@@ -66,7 +66,9 @@ class Server:
         self.port = int(ready[2])
         self.wait_for(self.answers)
 
-    def wait_for(self, condition: Any, seconds: float = 20) -> Any:
+    def wait_for(self, condition: Any, seconds: float = 60) -> Any:
+        """What a condition returns, as soon as that is true. Raises AssertionError when the server ends, or after so
+        many seconds: far more than it takes, also where every core is busy."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = condition()
@@ -103,11 +105,27 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
+    def worker(self) -> int:
+        """Process id of the only worker, as soon as there is exactly one: a dead one is listed until it is reaped, and
+        its successor is not there at once."""
+        return self.successors((), 1)[0]
+
+    def successors(self, of: Collection[int], count: int = 1) -> list[int]:
+        """Process ids of the workers, as soon as there are `count` and none of the old ones is left."""
+        found: list[int] = []
+
+        def are_there() -> bool:
+            found[:] = self.workers()
+            return len(found) == count and not set(of) & set(found)
+
+        self.wait_for(are_there)
+        return found
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def kill(self) -> None:
         """kill -9 of everything at once."""

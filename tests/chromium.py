@@ -9,7 +9,7 @@ from selenium import webdriver
 
 from tests.serving import tool
 
-WAIT = 20  # seconds for a page
+WAIT = 60  # seconds for a page
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Load:
         number = 0
         while not self._stopping.is_set() and number < self._limit:
             try:
-                with self._server.connect(5) as connection:
+                with self._server.connect(30) as connection:
                     while not self._stopping.is_set() and number < self._limit:
                         key = f"{self._prefix}-{connection_number}-{number}"
                         number += 1
@@ -68,12 +68,16 @@ class Load:
                 self.errors[type(error).__name__] += 1
                 self._stopping.wait(0.01)
 
+    def until(self, acknowledged: int) -> None:
+        """Wait until so many events have been acknowledged."""
+        self._server.wait_for(lambda: len(self.acked) >= acknowledged)
+
     def stop(self) -> None:
         """Send no more, and wait for what is on its way."""
         self._stopping.set()
         self.wait()
 
-    def wait(self, seconds: float = 60) -> None:
+    def wait(self, seconds: float = 120) -> None:
         """Wait until every connection has sent its limit."""
         for thread in self._threads:
             thread.join(seconds)

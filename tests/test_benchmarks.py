@@ -218,7 +218,7 @@ def test_interrupting_a_benchmark_leaves_no_server_behind(tmp_path: Path, progra
     ) as process:
         _wait_for(lambda: _servers(tmp_path))
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
     _wait_for(lambda: not _servers(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

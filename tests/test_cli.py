@@ -225,7 +225,7 @@ def test_cat_into_a_closed_pipe_ends_quietly(data: DataDirectory) -> None:
     assert process.stderr
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     process.stderr.close()
 
 

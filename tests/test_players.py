@@ -34,7 +34,7 @@ def send(
     server: Server, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     """(status, headers by lower-case name, body) of the answer. A body that is a list is sent in chunks."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     try:
         connection.request(method, target, body, headers or {}, encode_chunked=isinstance(body, list))
         answer = connection.getresponse()
@@ -332,6 +332,6 @@ def test_a_wrong_value_is_one_clear_line(tmp_path: Path, option: str, value: str
 def test_a_block_that_the_largest_body_would_not_fit_is_told(tmp_path: Path) -> None:
     (tmp_path / "kanalony.toml").write_text('journal_block_size = "1MiB"\n')
     command = [*KANALONY, "serve", "--port", "0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "journal_block_size is '1MiB': must be at least 1146880" in done.stderr

@@ -54,7 +54,7 @@ def test_the_curl_example_is_stored_byte_for_byte(server: Server) -> None:
     curl = tool("curl")
     query = API_QUERY.decode() + "&via=curl"
     url = f"http://{server.host}:{server.port}/api_v3/index.php?{query}"
-    answer = subprocess.run([curl, "-sS", url], check=True, capture_output=True, timeout=20)
+    answer = subprocess.run([curl, "-sS", url], check=True, capture_output=True, timeout=60)
     assert re.fullmatch(rb"\d{10}", answer.stdout)
     event = stored(server, "via=curl")
     assert event["query"] == query
@@ -74,7 +74,7 @@ def test_the_browser_examples_are_stored_byte_for_byte(server: Server, example: 
         "Referer": "http://abc.go.com/shows/",
         "Connection": "keep-alive",
     }
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     connection.request("GET", f"/collect?{query}", headers=headers)
     answer = connection.getresponse()
     assert answer.status == 200
@@ -190,7 +190,7 @@ def test_anything_else_is_told_plainly_and_not_stored(server: Server, request_li
 
 def test_interleaved_keep_alive_connections_keep_their_own_addresses(server: Server) -> None:
     def connect(source: str) -> socket.socket:
-        return socket.create_connection((server.host, server.port), timeout=10, source_address=(source, 0))
+        return socket.create_connection((server.host, server.port), timeout=60, source_address=(source, 0))
 
     with connect("127.0.0.2") as first, connect("127.0.0.3") as second:
         for number in range(3):
@@ -244,7 +244,7 @@ def test_ctrl_c_ends_it_cleanly_too(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as server:
         server.get("/collect?key=1")
         os.killpg(server.process.pid, signal.SIGINT)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
         assert list((server.data / "journal").iterdir()) == []
         assert "Traceback" not in server.log.read_text()
 

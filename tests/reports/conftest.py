@@ -41,7 +41,7 @@ def dashboard(data: Path, *arguments: str) -> Iterator[str]:
         command = [*KANALONY, "dashboard", "--data", str(data), "--port", "0", *arguments]
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=data.parent)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while "dashboard on " not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
@@ -49,7 +49,7 @@ def dashboard(data: Path, *arguments: str) -> Iterator[str]:
         yield log.read_text().split("dashboard on ")[1].split()[0]
     finally:
         process.terminate()
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
 
 

@@ -29,7 +29,7 @@ def call(
     """Status and text of an answer; a POST when there is a body."""
     url = f"{address}/api_v3/index.php?{urlencode(parameters)}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -169,7 +169,7 @@ def test_other_actions_and_pages_are_not_there(address: str) -> None:
         "/static/" + "a" * 300,
     ):
         with pytest.raises(urllib.error.HTTPError) as raised:
-            urllib.request.urlopen(address + path, timeout=10)
+            urllib.request.urlopen(address + path, timeout=60)
         assert raised.value.code == 404
         assert json.load(raised.value)["kind"] == "notFound"
 
@@ -177,7 +177,7 @@ def test_other_actions_and_pages_are_not_there(address: str) -> None:
 def test_pages_of_other_sites_cannot_read_it(address: str) -> None:
     status, _ = call(address, {**ACTION, "metrics": "play"}, headers={"Host": "evil.example"})
     assert status == 400
-    with urllib.request.urlopen(address, timeout=10) as page:
+    with urllib.request.urlopen(address, timeout=60) as page:
         assert "default-src 'self'" in page.headers["Content-Security-Policy"]
         assert page.headers["Access-Control-Allow-Origin"] is None
 
