@@ -365,14 +365,17 @@ def metrics(group: Group) -> dict[str, float | None]:
 
 
 def time_label(at: int, name: str, zone: tzinfo) -> str:
-    """The day, hour, minute or ten seconds of a time, as reports write it: the clock of the zone, and its offset."""
+    """The day, hour, minute or ten seconds of a time, as reports write it: the clock of the zone, and its offset.
+
+    Seconds are written unless they are 0.
+    """
     clock = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)).astimezone(zone)
     if name == "day":
         return clock.date().isoformat()
-    if name == "tenSeconds":
-        return clock.replace(second=clock.second // 10 * 10, microsecond=0).isoformat(timespec="seconds")
-    begin = clock.replace(minute=0) if name == "hour" else clock
-    return begin.isoformat(timespec="minutes")
+    if name == "hour":
+        clock = clock.replace(minute=0)
+    seconds = clock.second // 10 * 10 if name == "tenSeconds" else 0
+    return clock.replace(second=seconds, microsecond=0).isoformat(timespec="seconds" if seconds else "minutes")
 
 
 def report(

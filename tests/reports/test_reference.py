@@ -1,6 +1,7 @@
 """The reference itself: examples of docs/reports.md, with the expected values computed by hand."""
 
 import random
+from datetime import UTC
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
@@ -403,3 +404,8 @@ def test_an_hour_comes_twice_in_autumn_with_different_offsets() -> None:
     hours = [(midnight + hour * 3600) * 1_000_000 for hour in range(3)]
     labels = [reference.time_label(hour, "hour", ZoneInfo("Europe/Paris")) for hour in hours]
     assert labels == ["2026-10-25T02:00+02:00", "2026-10-25T02:00+01:00", "2026-10-25T03:00+01:00"]
+
+
+def test_seconds_are_written_where_they_are_not_0() -> None:
+    labels = [reference.time_label(NOON * 1_000_000 + at, "tenSeconds", UTC) for at in (9_999_999, 10_000_000)]
+    assert labels == ["2026-01-01T12:00+00:00", "2026-01-01T12:00:10+00:00"]
