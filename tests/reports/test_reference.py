@@ -251,6 +251,13 @@ def test_the_ten_minutes_are_those_between_the_two_events_not_between_neighbours
     assert seconds_watched(reference.read([sent(0, 1), sent(500, 2, PLAYING), sent(900, 3)])) == [0, 0, 0]
 
 
+def test_the_ten_minutes_are_those_between_places_not_between_times_of_receipt() -> None:
+    # Received 605 seconds after number 1, but overtaken by number 3: its place is 590 seconds after.
+    for total, seconds in ((None, 10), (590, 590)):
+        first, late = sent(0, 1, playTimeSum=total and 0), sent(605, 2, playTimeSum=total)
+        assert seconds_watched(reference.read([first, sent(590, 3, PLAYING), late])) == [0, 0, seconds]
+
+
 def test_differences_below_0_and_above_ten_minutes_are_not_counted() -> None:
     sums = (100, 40, 50, 651, 700)  # the last but one is 601 seconds more
     events = reference.read([sent(10 * n, n, playTimeSum=total) for n, total in enumerate(sums, 1)])
