@@ -1,11 +1,17 @@
-"""Metrics once more, from what players sent, in plain Python: one event after the other, no tables, no SQL."""
+"""The metrics of docs/reports.md in plain Python, written from the documentation alone.
 
+It follows the document sentence by sentence and is as simple as it can be: one event after the other, lists and sets,
+no tables, no SQL. It shares no code with the product. Where the document leaves a choice, a comment names the reading.
+"""
+
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
-from math import floor
-from typing import Any
+from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
+from math import floor, isfinite
 from urllib.parse import parse_qsl
 
 TYPES = {
@@ -41,208 +47,344 @@ TYPES = {
     98: "error",
     99: "view",
 }
-SENT = ("application", "playbackContext", "playbackType", "customVar1", "customVar2", "customVar3", "userId")
-TEN_MINUTES = 600_000_000  # µs
+PLAY, VIEW = 3, 99
+TIMES = ("day", "hour", "minute", "tenSeconds")
+
+SECOND = 1_000_000  # in µs, as every time here
+TEN_SECONDS = 10 * SECOND
+TEN_MINUTES = 600 * SECOND
+DAY = 86_400 * SECOND
+TEN_GBPS = 10_000_000_000  # in thousandths of kbps
 
 
-@dataclass
+@dataclass(eq=False)
 class Event:
-    """An event that was kept, what it is counted by, and what it adds. Times are µs."""
+    """An event of the lake, and what it adds to the sums. Times are µs, bitrates thousandths of kbps."""
 
-    at: int
+    at: int  # time of receipt
     parameters: dict[str, str]
     dimensions: dict[str, str]
-    kind: int | None = None
-    index: int | None = None
-    watched: int = 0
-    missing: int = 0
-    expected: int = 0
+    session: str = ""  # sessionId
+    kind: int | None = None  # eventType
+    number: int | None = None  # eventIndex
+    play_time_sum: int | None = None
     buffered: int | None = None
-    bitrate: int | None = None
     joined: int | None = None
-
-    def number(self, name: str, most: float) -> float | None:
-        try:
-            value = float(self.parameters[name])
-        except (KeyError, ValueError):
-            return None
-        return value if 0 <= value <= most else None
+    bitrate: int | None = None
+    place: int | None = None  # of an event in a play sequence
+    watched: int = 0
+    expected: int = 0
+    missing: int = 0
 
 
-def whole(value: float | None, scale: float) -> int | None:
-    """The nearest whole number, a half away from zero."""
-    return None if value is None else floor(value * scale + 0.5)
+# What players sent.
 
 
-def _int(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+def integer(text: str) -> int | None:
+    """The value of an integer column: at most 18 digits."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
-def read(sent: Iterable[tuple[int, str, dict[str, str]]]) -> list[Event]:
-    """Events of (time in µs, query, dimensions of headers), in order of time, without duplicates."""
-    events = []
-    last: dict[str, int] = {}
-    for at, query, dimensions in sorted(sent, key=lambda item: item[0]):
-        parameters: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            parameters.setdefault(name, value)
-        if parameters.get("sessionId"):
-            if query in last and at - last[query] <= TEN_MINUTES:
+def whole(text: str, scale: int, most: int | None = None) -> int | None:
+    """The value of a number column in whole parts, `scale` of them to one; None for values that no player sends.
+
+    Those are negative ones, and ones above `most` parts. A half is rounded away from zero.
+    """
+    if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) or not isfinite(float(text)):
+        return None
+    value = int((Decimal(text) * scale).to_integral_value(ROUND_HALF_UP))
+    return None if value < 0 or (most is not None and value > most) else value
+
+
+def parameters_of(query: str) -> dict[str, str]:
+    """The first value of each parameter, by its name without `event:`."""
+    parameters: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        parameters.setdefault(name.removeprefix("event:"), value)
+    return parameters
+
+
+def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
+    """An event from its query; `derived` holds dimensions of its headers, its address and its `ks`."""
+    sent = defaultdict(str, parameters_of(query))
+    partner = integer(sent["partnerId"])
+    dimensions: dict[str, str | None] = {
+        "partner": None if partner is None else str(partner),
+        "entry": sent["entryId"],
+        "application": sent["application"],
+        "category": sent["playbackContext"],
+        "playbackContext": sent["playbackContext"],
+        "playbackType": sent["playbackType"],
+        "customVar1": sent["customVar1"],
+        "customVar2": sent["customVar2"],
+        "customVar3": sent["customVar3"],
+        "userId": sent["userId"],
+    }
+    return Event(
+        at,
+        dict(sent),
+        {name: value or "Unknown" for name, value in (dimensions | derived).items()},
+        session=sent["sessionId"],
+        kind=integer(sent["eventType"]),
+        number=integer(sent["eventIndex"]),
+        play_time_sum=whole(sent["playTimeSum"], SECOND),
+        buffered=whole(sent["bufferTime"], SECOND, most=DAY),
+        joined=whole(sent["joinTime"], SECOND, most=DAY),
+        bitrate=whole(sent["actualBitrate"], 1000, most=TEN_GBPS),
+    )
+
+
+def read(sent: Iterable[tuple[int, str, dict[str, str | None]]]) -> list[Event]:
+    """The events of the lake in order of receipt, without duplicates, with what each adds.
+
+    Arguments:
+        sent: for each request its time in µs, its query, and the dimensions of its headers, its address and its `ks`.
+            Those of the same time stand in the order of worker, sequence number and index.
+    """
+    events: list[Event] = []
+    kept: dict[str, int] = {}
+    for at, query, derived in sorted(sent, key=lambda request: request[0]):
+        event = event_of(at, query, derived)
+        if event.session:
+            if query in kept and at - kept[query] <= TEN_MINUTES:
                 continue
-            last[query] = at
-        named = {
-            "partner": parameters.get("partnerId"),
-            "entry": parameters.get("entryId"),
-            "category": parameters.get("playbackContext"),
-            **{name: parameters.get(name) for name in SENT},
-            **dimensions,
-        }
-        event = Event(at, parameters, {name: value or "Unknown" for name, value in named.items()})
-        event.kind = _int(parameters.get("eventType", ""))
-        event.index = _int(parameters.get("eventIndex", ""))
-        event.buffered = whole(event.number("bufferTime", 86400), 1e6)
-        event.bitrate = whole(event.number("actualBitrate", 10_000_000), 1e3) if event.kind == 99 else None
-        event.joined = whole(event.number("joinTime", 86400), 1e6) if event.kind == 3 else None
+            kept[query] = at
         events.append(event)
-    _follow_runs(events)
+    for event in events:
+        if event.kind == VIEW and not has_sequence(event):
+            event.watched = TEN_SECONDS
+    for sequence in play_sequences(events):
+        add_loss(sequence)
+        add_watched(sequence)
     return events
 
 
-def _goes_on(at: int, index: int, before: tuple[int, int] | None) -> bool:
-    """Whether an event with a time and an index belongs to the run of another before it."""
-    if before is None or at - before[0] > TEN_MINUTES or index - before[1] > 1000:
-        return False
-    if index > before[1]:
-        return True
-    return at - before[0] < 15_000_000 and before[1] - index <= 3
+# Play sequences.
 
 
-def _follow_runs(events: list[Event]) -> None:
-    previous: dict[tuple[str, str, str], tuple[int, int]] = {}
-    played_before: dict[tuple[str, str, str], tuple[int, int, int]] = {}
-    view_before: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for event in sorted(events, key=lambda event: (event.at, event.index or 0)):
-        session, is_view = event.parameters.get("sessionId"), event.kind == 99
-        if not session or event.index is None:
-            event.watched = 10_000_000 if is_view else 0
-            continue
-        index = event.index
-        key = (event.dimensions["partner"], event.dimensions["entry"], session)
-        here = (event.at, index)
-        if _goes_on(*here, previous.get(key)):
-            step = index - previous[key][1]
-            event.expected = step
-            event.missing = step - 1 if step else 0
-        else:
-            event.expected = 1
-        previous[key] = here
-        played = whole(event.number("playTimeSum", 1e9), 1e6)
-        last = played_before.get(key)
-        was_played = _goes_on(*here, last[:2] if last else None)
-        if played is not None:
-            if was_played and last and 0 <= played - last[2] <= TEN_MINUTES:
-                event.watched = played - last[2]
-            played_before[key] = (*here, played)
-        elif is_view and not was_played and _goes_on(*here, view_before.get(key)):
-            event.watched = 10_000_000
-        if is_view:
-            view_before[key] = here
+def has_sequence(event: Event) -> bool:
+    return event.session != "" and event.number is not None
 
 
-def time_label(at: int, name: str, zone: tzinfo) -> str:
-    """The day, hour, minute or ten seconds of a time, as reports write it."""
-    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)).astimezone(zone)
-    if name == "day":
-        return local.date().isoformat()
-    local = local.replace(microsecond=0)
-    if name == "tenSeconds":
-        local = local.replace(second=local.second // 10 * 10)
-    else:
-        local = local.replace(second=0, minute=local.minute if name == "minute" else 0)
-    return local.isoformat(timespec="seconds" if local.second else "minutes")
+def number_of(event: Event) -> int:
+    assert event.number is not None, "an event in a play sequence has a number"
+    return event.number
+
+
+def place_of(event: Event) -> int:
+    assert event.place is not None, "an event in a play sequence has a place"
+    return event.place
+
+
+def play_sequences(events: Iterable[Event]) -> list[list[Event]]:
+    """Play sequences of events that stand in order of receipt. Every event with a sequence gets its place."""
+    # An unknown partner or entry is one like any other.
+    received: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
+    for event in events:
+        if has_sequence(event):
+            key = (event.dimensions["partner"], event.session, event.dimensions["entry"])
+            received[key].append(event)
+    sequences = []
+    for group in received.values():
+        give_places(group)
+        sequences += divided(in_order(group))
+    return sequences
+
+
+def give_places(received: list[Event]) -> None:
+    """Place: the events of one partner, session and entry, in order of receipt."""
+    for i, event in enumerate(received):
+        overtook = [
+            other
+            for other in received[max(0, i - 8) : i]
+            if 1 <= number_of(other) - number_of(event) <= 8 and event.at - other.at < 25 * SECOND
+        ]
+        event.place = overtook[0].at if overtook else event.at
+
+
+def in_order(received: list[Event]) -> list[Event]:
+    """Order: by place, then by number. `sorted` keeps the order of receipt among the rest."""
+    return sorted(received, key=lambda event: (place_of(event), number_of(event)))
+
+
+def divided(ordered: list[Event]) -> list[list[Event]]:
+    """Sequence: where one ends and the next begins."""
+    sequences: list[list[Event]] = []
+    for event in ordered:
+        if not sequences or starts_sequence(event, sequences[-1][-1]):
+            sequences.append([])
+        sequences[-1].append(event)
+    return sequences
+
+
+def starts_sequence(event: Event, before: Event) -> bool:
+    return (
+        place_of(event) - place_of(before) > TEN_MINUTES
+        or number_of(event) < number_of(before)
+        or number_of(event) - number_of(before) > 1000
+    )
+
+
+# lossRate.
+
+
+def expected_numbers(sequence: list[Event]) -> set[int]:
+    """The numbers that a sequence should have: from its smallest to its largest."""
+    numbers = {number_of(event) for event in sequence}
+    return set(range(min(numbers), max(numbers) + 1))
+
+
+def missing_numbers(sequence: list[Event]) -> set[int]:
+    """The numbers that a sequence should have and that are not there."""
+    return expected_numbers(sequence) - {number_of(event) for event in sequence}
+
+
+def add_loss(sequence: list[Event]) -> None:
+    """What each event adds to expected and missing."""
+    sequence[0].expected = 1
+    for before, event in pairwise(sequence):
+        if number_of(event) != number_of(before):
+            event.expected = number_of(event) - number_of(before)
+            event.missing = event.expected - 1
+
+
+# minutesWatched.
+
+
+def add_watched(sequence: list[Event]) -> None:
+    """What each event adds to the time watched."""
+    for i, event in enumerate(sequence):
+        before = sequence[:i]
+        if event.play_time_sum is not None:
+            event.watched = watched_since(event, before)
+        elif event.kind == VIEW:
+            event.watched = watched_at_view(event, before)
+
+
+def watched_since(event: Event, before: list[Event]) -> int:
+    """What an event with a `playTimeSum` adds; `before`: the events before it in its sequence."""
+    nearest = last(before, lambda other: other.play_time_sum is not None)
+    if nearest is None or not close_before(nearest, event):
+        return 0
+    assert event.play_time_sum is not None
+    assert nearest.play_time_sum is not None
+    difference = event.play_time_sum - nearest.play_time_sum
+    return difference if 0 <= difference <= TEN_MINUTES else 0
+
+
+def watched_at_view(event: Event, before: list[Event]) -> int:
+    """What a view without `playTimeSum` adds; `before`: the events before it in its sequence."""
+    if any(other.play_time_sum is not None and close_before(other, event) for other in before):
+        return 0
+    nearest = last(before, lambda other: other.kind == VIEW)
+    if nearest is None or nearest.number == event.number or not close_before(nearest, event):
+        return 0
+    return TEN_SECONDS
+
+
+def close_before(other: Event, event: Event) -> bool:
+    """Whether the place of an event before is at most ten minutes earlier."""
+    return place_of(event) - place_of(other) <= TEN_MINUTES
+
+
+def last(events: list[Event], fits: Callable[[Event], bool]) -> Event | None:
+    return next((event for event in reversed(events) if fits(event)), None)
+
+
+# Metrics and rows.
 
 
 @dataclass
 class Group:
-    """The events that have the same dimensions."""
+    """The events of one row."""
 
     events: list[Event] = field(default_factory=list)
 
-    def distinct(self, value: Callable[[Event], Any]) -> int:
+    def distinct(self, value: Callable[[Event], Hashable]) -> int:
+        """How many values there are; None is no value."""
         return len({value(event) for event in self.events} - {None})
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
+    """A ratio is empty with nothing to divide by."""
     return numerator / denominator if denominator else None
 
 
 def percentile(values: list[int], share: float) -> float | None:
-    """Between the two nearest values, as far as the share is from each."""
+    """Between two values it lies as far as its share does: of 3 and 5, P50 is 4 and P95 is 4.9."""
     if not values:
         return None
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    ranked = sorted(values)
+    rank = share * (len(ranked) - 1)
+    below = floor(rank)
+    above = min(below + 1, len(ranked) - 1)
+    return ranked[below] + (rank - below) * (ranked[above] - ranked[below])
 
 
-def _known(event: Event, name: str) -> tuple[str, str] | None:
-    value = event.dimensions[name]
+def known(event: Event, dimension: str) -> tuple[str, str] | None:
+    """The value of a dimension, those of each partner on their own; None for `Unknown`."""
+    value = event.dimensions[dimension]
     return None if value == "Unknown" else (event.dimensions["partner"], value)
 
 
 def metrics(group: Group) -> dict[str, float | None]:
-    """Every metric of a group of events."""
-    kinds = Counter(event.kind for event in group.events)
-    n = {name: kinds[kind] for kind, name in TYPES.items()}
-    watched = sum(event.watched for event in group.events) / 60e6
-    buffering = sum(event.buffered for event in group.events if event.buffered is not None) / 1e6
-    bitrates = [event.bitrate for event in group.events if event.bitrate is not None]
-    joins = [event.joined for event in group.events if event.joined is not None]
-    buckets: dict[int, int] = defaultdict(int)
-    for event in group.events:
-        buckets[event.at // 10_000_000] += event.kind == 99
-    median, high = percentile(joins, 0.5), percentile(joins, 0.95)
-    missing = sum(event.missing for event in group.events)
+    """Every metric of the events of a row."""
+    events = group.events
+    count = {name: sum(event.kind == kind for event in events) for kind, name in TYPES.items()}
+    views = Counter(event.at // TEN_SECONDS for event in events if event.kind == VIEW)
+    buffered = sum(event.buffered for event in events if event.buffered is not None)
+    bitrates = [event.bitrate for event in events if event.kind == VIEW and event.bitrate is not None]
+    joined = [event.joined for event in events if event.kind == PLAY and event.joined is not None]
+    watched = sum(event.watched for event in events)
+    quartiles = ("playThrough25", "playThrough50", "playThrough75", "playThrough100")
+
+    def seconds(micros: float | None) -> float | None:
+        return None if micros is None else micros / SECOND
+
     return {
-        **n,
-        "events": len(group.events),
-        "playRatio": ratio(n["play"], n["playerImpression"]),
-        "averageViewDropOff": ratio(sum(0.25 * n[f"playThrough{share}"] for share in (25, 50, 75, 100)), n["play"]),
-        "estimatedMinutesWatched": n["view"] / 6,
-        "minutesWatched": watched,
-        "averageViewDuration": ratio(watched, n["play"]),
-        "peakView": max(buckets.values()),
-        "bufferingTime": buffering,
-        "rebufferRatio": ratio(buffering, buffering + watched * 60),
-        "averageActualBitrate": ratio(sum(bitrates) / 1e3, len(bitrates)),
-        "averageJoinTime": ratio(sum(joins) / 1e6, len(joins)),
-        "joinTimeP50": None if median is None else median / 1e6,
-        "joinTimeP95": None if high is None else high / 1e6,
-        "errorRate": ratio(n["error"], n["playRequested"]),
-        "uniqueSessions": group.distinct(lambda event: event.parameters.get("sessionId") or None),
-        "uniqueKnownUsers": group.distinct(lambda event: _known(event, "userId")),
-        "uniqueVideos": group.distinct(lambda event: _known(event, "entry")),
-        "lossRate": ratio(max(missing, 0), sum(event.expected for event in group.events)),
+        "events": len(events),
+        **count,
+        "playRatio": ratio(count["play"], count["playerImpression"]),
+        "averageViewDropOff": ratio(sum(0.25 * count[name] for name in quartiles), count["play"]),
+        "estimatedMinutesWatched": count["view"] / 6,
+        "minutesWatched": watched / (60 * SECOND),
+        "averageViewDuration": ratio(watched / (60 * SECOND), count["play"]),
+        "peakView": max(views.values(), default=0),
+        "bufferingTime": buffered / SECOND,
+        "rebufferRatio": ratio(buffered, buffered + watched),
+        "averageActualBitrate": ratio(sum(bitrates), 1000 * len(bitrates)),
+        "averageJoinTime": ratio(sum(joined), SECOND * len(joined)),
+        "joinTimeP50": seconds(percentile(joined, 0.5)),
+        "joinTimeP95": seconds(percentile(joined, 0.95)),
+        "errorRate": ratio(count["error"], count["playRequested"]),
+        "uniqueSessions": group.distinct(lambda event: event.session or None),
+        "uniqueKnownUsers": group.distinct(lambda event: known(event, "userId")),
+        "uniqueVideos": group.distinct(lambda event: known(event, "entry")),
+        "lossRate": ratio(sum(event.missing for event in events), sum(event.expected for event in events)),
     }
+
+
+def time_label(at: int, name: str, zone: tzinfo) -> str:
+    """The day, hour, minute or ten seconds of a time, as reports write it: the clock of the zone, and its offset.
+
+    Seconds are written unless they are 0.
+    """
+    clock = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)).astimezone(zone)
+    if name == "day":
+        return clock.date().isoformat()
+    if name == "hour":
+        clock = clock.replace(minute=0)
+    seconds = clock.second // 10 * 10 if name == "tenSeconds" else 0
+    return clock.replace(second=seconds, microsecond=0).isoformat(timespec="seconds" if seconds else "minutes")
 
 
 def report(
     events: Iterable[Event], dimensions: tuple[str, ...] = (), zone: tzinfo = UTC
 ) -> dict[tuple[str, ...], dict[str, float | None]]:
-    """Every metric by dimensions."""
-    groups: dict[tuple[str, ...], Group] = defaultdict(Group)
-    labels: dict[tuple[int, str], str] = {}
-
-    def value(event: Event, name: str) -> str:
-        if name in event.dimensions:
-            return event.dimensions[name]
-        moment = (event.at // 10_000_000, name)
-        if moment not in labels:
-            labels[moment] = time_label(event.at, name, zone)
-        return labels[moment]
-
+    """Every metric by dimensions: a row for each combination of values that events have."""
+    rows: dict[tuple[str, ...], Group] = defaultdict(Group)
     for event in events:
-        groups[tuple(value(event, name) for name in dimensions)].events.append(event)
-    return {key: metrics(group) for key, group in groups.items()}
+        times = {name: time_label(event.at, name, zone) for name in TIMES if name in dimensions}
+        values = event.dimensions | times
+        rows[tuple(values[name] for name in dimensions)].events.append(event)
+    return {values: metrics(group) for values, group in rows.items()}

@@ -186,7 +186,7 @@ def test_the_day_has_what_it_should_test(day: tuple[DataDirectory, list[referenc
     assert 195_000 < len(events) < 200_000
     assert all(value is not None for value in total.values())
     assert 0 < (total["lossRate"] or 0) < 0.05
-    assert any(event.missing < 0 for event in events), "some came in another order"
+    assert any(event.place not in (None, event.at) for event in events), "some came in another order"
     assert events[0].at >= START * 1e6
 
 
