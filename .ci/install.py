@@ -2,9 +2,9 @@
 
 Looks for Pythons on PATH and below pyenv's versions. Each gets an environment of its own, the wheel, and no environment
 variables but PATH, HOME and pip's own settings. There `kanalony serve` collects 1,000 simulated events in an empty
-directory, and `kanalony verify` must find them sound: under granian, and under meinheld where that runs. The newest
-Python gets the extra [lake] too, and runs the tests of the compiled core. Works in a directory for temporary files, which
-it removes. Needs nothing but Python and a C compiler.
+directory, and `kanalony verify` must find them sound: under granian, and under meinheld where that runs. On the newest
+Python the commands of the extra [lake] follow, and the tests of the compiled core. Works in a temporary directory and
+removes it. Needs nothing but git, Python and a C compiler.
 """
 
 import contextlib
@@ -81,7 +81,8 @@ def interpreters() -> list[Interpreter]:
     candidates |= set((pyenv / "versions").glob("*/bin/python3"))
     found: dict[tuple[int, int], Interpreter] = {}
     for path in sorted(candidates):
-        probe = subprocess.run([path, "-c", PROBE], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        command = [str(path), "-c", PROBE]
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
         if probe.returncode or not probe.stdout.strip():
             continue
         major, minor, micro, executable = probe.stdout.strip().split(" ", 3)
@@ -232,15 +233,14 @@ def try_python(python: Interpreter, sdist: Path, wheel: Path | None, work: Path,
         run(pip, "install", f"{wheel}[lake]", seconds=PIP_SECONDS, cwd=folder)
         analyse(kanalony, folder / "granian")
         trial.passed.append("lake")
-        test_core(environment, folder)
+        test_core(environment, work / "sources", folder / "tests")
         trial.passed.append("tests of the compiled core")
     return trial
 
 
-def test_core(environment: Path, folder: Path) -> None:
-    """The tests of the compiled modules, against those of the wheel: the sources are not beside them."""
-    for name in ("tests", "benchmarks"):
-        shutil.copytree(ROOT / name, folder / name)
+def test_core(environment: Path, sources: Path, folder: Path) -> None:
+    """The tests of the compiled modules, against those of the wheel: the package is not beside them."""
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("kanalony", "ext"))
     run(environment / "bin/pip", "install", "pytest", "hypothesis", "polars", seconds=PIP_SECONDS, cwd=folder)
     tests = ("tests/core", "tests/aggregate/test_columns.py")
     run(environment / "bin/python", "-m", "pytest", "-q", "-x", *tests, seconds=PIP_SECONDS, cwd=folder)

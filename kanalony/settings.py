@@ -46,7 +46,8 @@ def check_meinheld() -> None:
     if not find_spec("meinheld") or not find_spec("gunicorn"):
         raise WrongUse(
             "meinheld is not installed",
-            "take --server granian, or MEINHELD_NOGREEN=1 pip install --no-cache-dir 'kanalony[meinheld]'",
+            "take --server granian, or MEINHELD_NOGREEN=1 CPPFLAGS=-DHTTP_PARSER_STRICT=0 "
+            "pip install --no-cache-dir 'kanalony[meinheld]'",
         )
 
 

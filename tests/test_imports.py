@@ -1,5 +1,5 @@
-"""The two halves meet only at the segment files: neither may load the other's libraries. Each command runs with what its
-extra installs."""
+"""The two halves meet only at the segment files: neither may load the other's libraries. Each command runs with what
+its extra installs."""
 
 import importlib.metadata
 import json
