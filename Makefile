@@ -1,48 +1,59 @@
-# make serve and make test set up .venv themselves; nothing is needed first but Python 3.11 to 3.13, a C compiler and make.
+# make serve sets up .venv, and make test adds the tools of the tests to it; nothing is needed first but Python 3.11 to 3.14,
+# a C compiler and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.ready-tools
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # meinheld: without greenlets it needs none (the version it asks for compiles on no Python above 3.9) and takes half the
 # processor time; with the lenient URL parser, raw non-ASCII bytes in a query string are stored instead of answered with 400.
 # Neither can be seen in a cached wheel, so none is used. CPPFLAGS, because CFLAGS would drop -DNDEBUG, and then it aborts.
+# Python 3.13 and later cannot load it; there granian serves.
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test demo lint bench-short fuzz fuzz-readers clean
+.PHONY: install serve test check-install demo lint bench-short fuzz fuzz-readers clean
 
-install: $(READY)
+install: $(TOOLS)
 
 $(READY): pyproject.toml setup.py constraints.txt $(wildcard ext/*)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "kanalony needs Python 3.11 to 3.13; name one with make PYTHON=python3.13"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "kanalony needs Python 3.11 to 3.14; name one with make PYTHON=python3.13"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'setuptools>=77' Cython wheel
-	CPPFLAGS="$(MEINHELD_CPPFLAGS)" $(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir \
-		--no-binary meinheld --no-build-isolation --constraint constraints.txt meinheld
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	$(PIP) 'setuptools>=77' Cython wheel
+	CPPFLAGS="$(MEINHELD_CPPFLAGS)" $(PIP) --no-cache-dir --no-binary meinheld --no-build-isolation "meinheld; python_version < '3.13'"
+	$(PIP) --no-build-isolation --editable '.[meinheld,lake]'
+	@touch $@
+
+$(TOOLS): $(READY)
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 serve: $(READY)
 	@exec $(BIN)/kanalony serve $(ARGS)
 
-demo: $(READY)
+demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
-test: $(READY)
+test: $(TOOLS)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)
+# Builds the sdist and wheels, and tries them in clean environments on every Python there is.
+check-install:
+	@exec $(PYTHON) .ci/install.py $(ARGS)
+
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
-bench-short: $(READY)
+bench-short: $(TOOLS)
 	$(BIN)/python -m benchmarks ingest --rounds 1 --seconds 1
 	$(BIN)/python -m benchmarks append --events 20000 --no-instructions
 	$(BIN)/python -m benchmarks replay --rounds 1 --events 20000
@@ -74,7 +85,7 @@ fuzz: $(addprefix build/fuzz/,$(FUZZ_TARGETS)) fuzz-readers
 			build/fuzz/corpus/$$target $$(ls -d fuzz/seeds/$$target 2>/dev/null); \
 	done
 
-fuzz-readers: $(READY)
+fuzz-readers: $(TOOLS)
 	@rm -rf build/sanitized/lib.*
 	CFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitized
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from kanalony import __version__
 from kanalony.errors import KanalonyError, WrongUse
 from kanalony.segments.names import DataDirectory, to_iso, worker_name
 from kanalony.settings import Settings, load_settings, seconds
@@ -50,6 +51,20 @@ class _Command(click.Command):
             ctx.exit(2)
 
 
+class _LakeCommand(_Command):
+    """A command that needs the libraries of the extra [lake]: says how to install them when they are missing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            click.echo(
+                f"Error: {ctx.command_path} needs {error.name}, not installed here (pip install 'kanalony[lake]')",
+                err=True,
+            )
+            ctx.exit(2)
+
+
 class _Group(click.Group):
     command_class = _Command
 
@@ -71,7 +86,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kanalony")
+@click.version_option(__version__)
 def main() -> None:
     """Collect events from video players and read them back.
 
@@ -100,7 +115,11 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{text}  [default: no]")
-    default = "none, may be given more than once" if multiple else field.get_default()
+    default = (
+        "none, may be given more than once"
+        if multiple
+        else field.get_default(call_default_factory=True, validated_data={})
+    )
     return click.option(flag, metavar="VALUE", multiple=multiple, help=f"{text}  [default: {default}]")
 
 
@@ -266,7 +285,8 @@ def verify(paths: tuple[Path, ...], data: Path | None) -> None:
 
 
 @main.command(
-    epilog=_example("kanalony compact", "kanalony compact --every 60s --keep-segments 12h --geoip GeoLite2-City.mmdb")
+    cls=_LakeCommand,
+    epilog=_example("kanalony compact", "kanalony compact --every 60s --keep-segments 12h --geoip GeoLite2-City.mmdb"),
 )
 @DATA
 @click.option("--every", metavar="TIME", help="Go on, and look for new segments that often, as 60s.  [default: once]")
@@ -305,7 +325,7 @@ def _interval(every: str | None) -> float | None:
     return interval
 
 
-@main.command(epilog=_example("kanalony ledger", "kanalony ledger --format json | jq .balanced"))
+@main.command(cls=_LakeCommand, epilog=_example("kanalony ledger", "kanalony ledger --format json | jq .balanced"))
 @DATA
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def ledger(data: Path | None, form: str) -> None:
@@ -324,11 +344,12 @@ def ledger(data: Path | None, form: str) -> None:
 
 
 @main.command(
+    cls=_LakeCommand,
     epilog=_example(
         "kanalony report --metrics play,playRatio --dimensions entry --from -7d --limit 10",
         "kanalony report --metrics view,peakView --dimensions hour --from today --timezone Europe/Paris --chart",
         "kanalony report --metrics minutesWatched --from 2026-06 --to 2026-06 --filter partner=585231 --format csv",
-    )
+    ),
 )
 @click.option(
     "--metrics", required=True, metavar="NAMES", help="What to show, parted by commas; a number is a type of event."
@@ -381,7 +402,10 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
         sys.stdout.flush()
 
 
-@main.command(epilog=_example("kanalony dashboard", "kanalony dashboard --host 0.0.0.0 --api-key 585231=SECRET_KEY"))
+@main.command(
+    cls=_LakeCommand,
+    epilog=_example("kanalony dashboard", "kanalony dashboard --host 0.0.0.0 --api-key 585231=SECRET_KEY"),
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Port; 0 takes a free one."

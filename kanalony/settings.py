@@ -9,6 +9,8 @@ import math
 import os
 import re
 import socket
+import sys
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -35,6 +37,26 @@ _TAKEN_PATHS = ("/robots.txt", "/favicon.ico")
 
 def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:63] or "localhost"
+
+
+def check_meinheld() -> None:
+    """Raises WrongUse when meinheld cannot serve here: it is an extra, and Python 3.13 cannot load it."""
+    if sys.version_info >= (3, 13):
+        raise WrongUse("meinheld runs on Python 3.12 at most", "take --server granian")
+    if not find_spec("meinheld") or not find_spec("gunicorn"):
+        raise WrongUse(
+            "meinheld is not installed",
+            "take --server granian, or MEINHELD_NOGREEN=1 CPPFLAGS=-DHTTP_PARSER_STRICT=0 "
+            "pip install --no-cache-dir 'kanalony[meinheld]'",
+        )
+
+
+def _default_server() -> Literal["meinheld", "granian"]:
+    try:
+        check_meinheld()
+    except WrongUse:
+        return "granian"
+    return "meinheld"
 
 
 def _block_for(max_body: int) -> ByteSize:
@@ -165,8 +187,9 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256)
     """Serving processes: one for each core that players' traffic may take."""
 
-    server: Literal["meinheld", "granian"] = "meinheld"
-    """HTTP server. meinheld: fastest, behind a proxy. granian: maintained and hardened; needs kanalony[granian]."""
+    server: Literal["meinheld", "granian"] = Field(default_factory=_default_server)
+    """HTTP server. meinheld: fastest, behind a proxy; the default where it is installed and runs, on Python 3.12 at
+    most. granian: maintained and hardened; the default elsewhere."""
 
     ack: Literal["written", "synced"] = "written"
     """What a 200 means. written: survives the death of every process; a power loss may cost what came in the last

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import DataDirectory
-from kanalony.settings import Settings
+from kanalony.settings import Settings, check_meinheld
 
 log = logging.getLogger("kanalony")
 
@@ -41,10 +41,12 @@ def _listen(settings: Settings) -> socket.socket:
 def serve(reload_settings: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT; does not return. Settings are asked for now and at each SIGHUP.
 
-    Raises WrongUse or StorageError, before any worker is started, when the address or the data directory cannot be
-    used.
+    Raises WrongUse or StorageError, before any worker is started, when the server, the address or the data directory
+    cannot be used.
     """
     settings = reload_settings()
+    if settings.server == "meinheld":
+        check_meinheld()
     listener = _listen(settings)
     data = DataDirectory.writable(settings.data)
     data.add_spools(settings.spool)
@@ -60,18 +62,17 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listener.getsockname()[1]
     log.info(
-        "collecting on http://%s:%d into %s (workers: %d, ack: %s)",
+        "collecting on http://%s:%d into %s (server: %s, workers: %d, ack: %s)",
         host,
         port,
         data.root,
+        settings.server,
         settings.workers,
         settings.ack,
     )
     if settings.server == "granian":
-        try:
-            from kanalony.collector import granian_server
-        except ImportError as error:
-            raise WrongUse("granian is not installed", "pip install 'kanalony[granian]'") from error
+        from kanalony.collector import granian_server
+
         listener.close()
         granian_server.serve(settings, port, backlog=BACKLOG, connections=MAX_OPEN_FILES)
     else:

@@ -1,0 +1,48 @@
+"""What is built for others. `.ci/install.py` builds and installs it on every Python; these need no build."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import kanalony
+from kanalony.errors import WrongUse
+from kanalony.settings import Settings, check_meinheld
+from tests.serving import run
+
+ROOT = Path(__file__).parent.parent
+
+# What MANIFEST.in and the packages bring: setuptools adds the sources of extensions, but no header that they include.
+LIST_SDIST = """
+import sys
+import Cython.Build
+Cython.Build.cythonize = lambda *_, **__: []
+sys.argv = ["setup.py", "--quiet", "egg_info", "--egg-base", sys.argv[1]]
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+"""
+
+
+def test_the_sdist_holds_every_source_stub_and_page(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LIST_SDIST, tmp_path], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    held = set((tmp_path / "kanalony.egg-info" / "SOURCES.txt").read_text().splitlines())
+    files = [path for folder in ("kanalony", "ext") for path in (ROOT / folder).rglob("*.*")]
+    sources = {str(path.relative_to(ROOT)) for path in files if path.suffix not in (".so", ".pyc")}
+    assert {"ext/_journal.pyx", "ext/core.pxd", "ext/record.h", "kanalony/_journal.pyi"} <= sources
+    assert {"kanalony/py.typed", "kanalony/reports/dashboard/index.html"} <= sources
+    assert sources - held == set()
+    assert {name for name in held if name.endswith((".so", ".c", ".pyc"))} == set()
+
+
+def test_the_command_and_the_package_say_the_same_version() -> None:
+    assert run("--version").stdout == f"kanalony, version {kanalony.__version__}\n"
+
+
+def test_from_python_3_13_on_granian_serves_even_where_meinheld_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanalony.settings.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
+    monkeypatch.setattr("kanalony.settings.find_spec", lambda _: object())
+    assert Settings().server == "granian"
+    with pytest.raises(WrongUse, match=r"Python 3\.12") as caught:
+        check_meinheld()
+    assert "--server granian" in caught.value.hint
