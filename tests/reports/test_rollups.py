@@ -10,12 +10,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import polars
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.aggregate.delta import Table
+from kanalony.aggregate.measures import touched_hours
 from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup, Rollups
 from kanalony.errors import FormatError, StorageError
 from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
@@ -158,6 +160,17 @@ def test_what_came_in_parts_is_what_came_at_once(tmp_path: Path) -> None:
     assert contents(parts) == contents(whole)
 
 
+def test_places_of_the_events_before_a_period_are_known_in_it(data: DataDirectory, tmp_path: Path) -> None:
+    """The event of 13:00 has its place 24 s earlier, and more than ten minutes after that of the event with number 15,
+    which arrived 16 s later than the event that overtook it."""
+    numbers = {"12:49:34": 20, "12:49:50": 15, "12:59:36": 18, "13:00:00": 17}
+    store(data, *[event(f"2026-06-01T{time}", VIEW, eventIndex=index) for time, index in numbers.items()])
+    for answering in (data, without_rollups(data, tmp_path)):
+        assert rows(answering, "lossRate view", "hour", start="2026-06-01T13:00:00+00:00") == [
+            ("2026-06-01T13:00+00:00", 0, 1)
+        ]
+
+
 # Refreshing.
 
 
@@ -212,6 +225,45 @@ def test_days_that_are_over_have_one_file_and_todays_hours_one_each(data: DataDi
     assert sorted(file.first // HOUR for file in files if file.first >= today) == hours
     assert sum(file.first < today for file in files) == 2
     assert one(data, "view") == 6 + len(hours)
+
+
+def test_rollups_of_earlier_versions_are_removed_once_there_are_new_ones(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(data)  # makes the directories
+    earlier, later = data.lake / "rollups-1", data.lake / "rollups-99"
+    for directory in (earlier, later):
+        (directory / "hour").mkdir(parents=True)
+        (directory / "hour" / "rows.parquet").write_bytes(b"PAR1")
+    seal(data, [session(NOON, 3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollups, "_load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            roll_up(data)
+    assert earlier.exists()
+    roll_up(data)
+    assert not earlier.exists()
+    assert later.exists()
+    assert ask(data, "view")["tables"] == ["hour"]
+
+
+def test_a_record_without_touched_hours_has_every_hour_recomputed(data: DataDirectory) -> None:
+    """An earlier version recorded the hours of events, not those they change."""
+    store(data, *session("2026-06-01T08:00:00", 3), *session(NOON, 3, name="b"))
+    seal(data, [[event("2026-06-01T14:00:00", VIEW)]], worker=7)
+    compact(data)
+    record = data.lake / "segments.ndjson"
+    record.write_text(record.read_text().replace('"touched"', '"hours"'))
+    assert roll_up(data) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hours"),
+    [(-651, [11]), (-650, [11, 12]), (-1, [11, 12]), (0, [11, 12]), (24.9, [11, 12]), (25, [12]), (2000, [12])],
+)
+def test_events_touch_the_hours_whose_sums_they_can_change(seconds: float, hours: list[int]) -> None:
+    received = at(NOON) + round(seconds * SECOND)
+    assert [hour % 24 for hour in touched_hours(np.array([received]))] == hours
 
 
 def test_a_lake_of_before_gets_its_rollups(data: DataDirectory) -> None:
