@@ -209,7 +209,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "lossRate",
         "",
-        "eventIndex values that are missing inside runs, by those expected there",
-        _ratio("greatest(missing, 0)", "expected"),
+        "eventIndex values that are missing inside play sequences, by those expected there",
+        _ratio("missing", "expected"),
     ),
 )

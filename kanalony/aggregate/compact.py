@@ -26,6 +26,7 @@ from kanalony.aggregate.dedupe import Duplicates, Prints
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of
+from kanalony.aggregate.measures import touched_hours
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
@@ -38,7 +39,6 @@ _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes 
 _MERGE_ROWS = 1 << 20
 _ROW_SIZE = 2 << 10  # bytes that a row may take while files are merged, about
 _VACUUM_INTERVAL = 86400.0  # seconds
-_HOUR = 3_600_000_000  # µs
 
 
 @dataclass
@@ -318,12 +318,12 @@ class _Run:
         if len(duplicates):
             events = _with_bodies_moved(batch, kept).filter(pa.array(kept))
         start = 0
-        hours = batch["receivedAt"].cast(pa.int64()).to_numpy() // _HOUR
+        received = batch["receivedAt"].cast(pa.int64()).to_numpy()
         for entry, end in self._spans:
             rows = int(np.count_nonzero(kept[start:end]))
             entry.rows += rows
             entry.duplicates += end - start - rows
-            entry.hours = sorted({*entry.hours, *np.unique(hours[start:end][kept[start:end]]).tolist()})
+            entry.touched = sorted({*entry.touched, *touched_hours(received[start:end][kept[start:end]])})
             start = end
         if any(entry.events != entry.rows + entry.duplicates for entry in self._entries):
             raise RuntimeError("a batch does not hold the events that were read for it")

@@ -49,8 +49,8 @@ class Entry:
     `accepted` are the requests that the segment stands for by its trailer, `framed` those in its frames: told in the
     entry with which it is `complete`. `claimed` are the sequence numbers [first, end) of the accepted, told as soon as
     they are known. `ranges` are the sequence numbers that were read, `repeats` those that another segment had brought.
-    Of a segment that is `torn`, without a trailer, nobody knows how much it lost. `hours` are those since 1970 in which
-    the rows were received, for whoever derives something from them.
+    Of a segment that is `torn`, without a trailer, nobody knows how much it lost. `touched` are the hours since 1970
+    whose sums in reports the rows can change.
     """
 
     batch: int
@@ -72,7 +72,7 @@ class Entry:
     claimed: Range | None = None
     ranges: list[Range] = field(default_factory=list)
     repeats: list[Range] = field(default_factory=list)
-    hours: list[int] = field(default_factory=list)
+    touched: list[int] = field(default_factory=list)
 
     @property
     def identity(self) -> Identity:
@@ -113,7 +113,7 @@ class Record:
             self._keep(committed)
 
     def hours_since(self, batch: int) -> set[int] | None:
-        """The hours since 1970 of rows that came with later batches; None when that is not known of all."""
+        """The hours since 1970 that later batches touched; None when that is not known of all."""
         hours: set[int] = set()
         for later, touched in self._hours.items():
             if later > batch:
@@ -124,10 +124,10 @@ class Record:
 
     def _note(self, entry: Entry) -> None:
         known = self._hours.setdefault(entry.batch, set())
-        if entry.rows and not entry.hours:  # of a version that did not tell
+        if entry.rows and not entry.touched:  # of a version that did not record them
             self._hours[entry.batch] = None
         elif known is not None:
-            known.update(entry.hours)
+            known.update(entry.touched)
         if entry.complete:
             self.complete.add(entry.identity)
             self.begun.pop(entry.identity, None)

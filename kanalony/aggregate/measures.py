@@ -1,26 +1,37 @@
 """What an event adds to reports: its dimensions and its measures, as SQL over the lake.
 
 The one place that says so. Rollups store these sums, queries take them from rollups or from the events themselves, and
-both come to the same: every sum is of integers, and whatever depends on other events depends on such as were received
-at most RUN_GAP before. docs/reports.md says what the measures mean.
+both come to the same: every sum is of integers, and what depends on other events depends only on events received from
+LOOK_BEHIND before to LOOK_AHEAD after. docs/reports.md says what the measures mean.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from kanalony.events import DIMENSIONS, EVENT_TYPES, PARAMETERS, UNKNOWN
 
-RUN_GAP = 600_000_000
-"""µs. Two events of a session and entry that are further apart belong to different runs of the player's counter."""
-
-REORDER_TIME = 15_000_000
-"""µs. Events closer to each other than this may arrive in another order than they were sent in."""
-
-REORDER_STEPS = 3
-"""By so much may eventIndex fall for that reason; more is a counter that began anew."""
+SEQUENCE_GAP = 600_000_000
+"""µs. The longest time between an event and the next one of its play sequence."""
 
 MOST_STEPS = 1000
-"""A counter that leaps by more was set, not counted: a player sends some hundred events in RUN_GAP at the most."""
+"""The most that eventIndex grows from an event to the next one of its play sequence: a player sends some hundred events
+in SEQUENCE_GAP, so a counter that grows by more was set, not counted."""
+
+OVERTAKEN_BY = 8
+"""How many events, and by how much larger an eventIndex, may overtake an event."""
+
+OVERTAKEN_WITHIN = 25_000_000
+"""µs. An event is received less than this after an event that overtakes it. A counter starts again after 30 s."""
+
+LOOK_BEHIND = SEQUENCE_GAP + 2 * OVERTAKEN_WITHIN
+"""µs. An event's measures depend on no event received earlier than this before it: its own place and that of an event
+SEQUENCE_GAP before it are each up to OVERTAKEN_WITHIN before the time of receipt."""
+
+LOOK_AHEAD = OVERTAKEN_WITHIN
+"""µs. An event's measures depend on no event received later than this after it."""
 
 VIEW_SECONDS = 10  # of playback that a view stands for
 MOST_SECONDS = 86_400  # of bufferTime and joinTime; more is not a time that somebody waited
@@ -35,11 +46,11 @@ class Measure(NamedTuple):
     raw: str
     rolled: str
     kind: str = "BIGINT"
-    of_runs: bool = False
+    of_sequences: bool = False
 
 
-def _sum(name: str, *, of_runs: bool = False) -> Measure:
-    return Measure(name, f"coalesce(sum({name}), 0)", f"coalesce(sum({name}), 0)", of_runs=of_runs)
+def _sum(name: str, *, of_sequences: bool = False) -> Measure:
+    return Measure(name, f"coalesce(sum({name}), 0)", f"coalesce(sum({name}), 0)", of_sequences=of_sequences)
 
 
 def _count(name: str, condition: str) -> Measure:
@@ -54,13 +65,13 @@ MEASURES: dict[str, Measure] = {
         _count("events", "true"),
         *(_count(name, f"eventType = {number}") for name, number in EVENT_TYPES.items()),
         _sum("bufferMicros"),
-        _sum("watchedMicros", of_runs=True),
+        _sum("watchedMicros", of_sequences=True),
         _sum("bitrateSum"),
         _count("bitrates", "bitrateSum IS NOT NULL"),
         _sum("joinMicros"),
         _count("joins", "joinMicros IS NOT NULL"),
-        _sum("missing", of_runs=True),
-        _sum("expected", of_runs=True),
+        _sum("missing", of_sequences=True),
+        _sum("expected", of_sequences=True),
         Measure(
             "joinTimes",
             "list(joinMicros) FILTER (joinMicros IS NOT NULL)",
@@ -119,60 +130,83 @@ def parameter_dimension(parameter: str, bind: Callable[[str], str]) -> str:
     return _known(f"coalesce({name}::VARCHAR, {kept})" if name else kept)
 
 
-_IN_RUN = "(coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL)"
-RUN_KEY = (
+_IN_SEQUENCE = "(coalesce(sessionId <> '', false) AND eventIndex IS NOT NULL)"
+SEQUENCE_KEY = (
     f"hash({RAW_DIMENSIONS['partner']}, {RAW_DIMENSIONS['entry']}, sessionId, "
-    f'CASE WHEN NOT {_IN_RUN} THEN hash(worker, sequence, "index") END)'
+    f'CASE WHEN NOT {_IN_SEQUENCE} THEN hash(worker, sequence, "index") END)'
 )
-"""SQL for a number that the events of a run share; events that are in none have one each."""
+"""SQL for a number that the events of one partner, entry and session share; events outside of play sequences have one
+each."""
+
+_IS_VIEW = f"coalesce(eventType = {EVENT_TYPES['view']}, false)"
+_CONTINUES = f"coalesce(place - place_before <= {SEQUENCE_GAP} AND i - i_before BETWEEN 0 AND {MOST_STEPS}, false)"
 
 
-def _same_run(previous: str) -> str:
-    """Whether an event belongs to the run of a previous one, whose time is t_PREVIOUS and eventIndex i_PREVIOUS."""
-    t, i = f"t_{previous}", f"i_{previous}"
-    return (
-        f"coalesce(t - {t} <= {RUN_GAP} AND i - {i} <= {MOST_STEPS} AND NOT (i <= {i} AND "
-        f"(t - {t} >= {REORDER_TIME} OR {i} - i > {REORDER_STEPS})), false)"
-    )
+def _is_near(kind: str) -> str:
+    """SQL for whether the nearest event of a kind before an event is of the same play sequence and near enough."""
+    return f"coalesce({kind}.number >= first AND place - {kind}.place <= {SEQUENCE_GAP}, false)"
 
 
-def _in_runs(source: str, wanted: Collection[str]) -> str:
-    """SQL that adds to events the measures of runs that are wanted.
-
-    Runs are told by neighbours alone: an event goes on from the last one before it (_any), that with a playTimeSum
-    (_played), the last view (_view). So an event's share depends on nothing older than RUN_GAP, and steps of a counter
-    add up to the same whatever order they arrived in.
-    """
-    shares = {name: sql for name, sql in _SHARES.items() if name in wanted}
-    lags = [
-        f"lag(CASE WHEN {condition} THEN {name} END IGNORE NULLS) OVER run AS {name}_{previous}"
-        for previous, condition, names in (
-            ("any", "true", ("t", "i")),
-            ("played", "played IS NOT NULL", ("t", "i", "played")),
-            ("view", _IS_VIEW, ("t", "i")),
-        )
-        for name in names
-        if any(f"{name}_{previous}" in sql for sql in shares.values())
-    ]
-    return (
-        f"SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in shares.items())} FROM ("
-        f"SELECT *, {', '.join(lags)} FROM ({source}) "
-        'WINDOW run AS (PARTITION BY key ORDER BY t, i, sequence, "index"))'
-    )
-
-
-_IS_VIEW = f"eventType = {EVENT_TYPES['view']}"
-_SHARES = {
-    "expected": f"CASE WHEN NOT in_run THEN 0 WHEN {_same_run('any')} THEN i - i_any ELSE 1 END",
-    "missing": f"CASE WHEN in_run AND {_same_run('any')} AND i <> i_any THEN i - i_any - 1 ELSE 0 END",
+_STEPS = {
+    "expected": f"CASE WHEN NOT in_sequence THEN 0 WHEN {_CONTINUES} THEN i - i_before ELSE 1 END",
+    "missing": f"CASE WHEN {_CONTINUES} THEN greatest(i - i_before - 1, 0) ELSE 0 END",
+}
+_WATCHED = {
     "watchedMicros": f"""CASE
-WHEN in_run AND played IS NOT NULL THEN CASE
-  WHEN {_same_run("played")} AND played - played_played BETWEEN 0 AND {RUN_GAP} THEN played - played_played ELSE 0 END
-WHEN NOT coalesce({_IS_VIEW}, false) OR in_run AND {_same_run("played")} THEN 0
-WHEN NOT in_run OR {_same_run("view")} THEN {VIEW_SECONDS * 1_000_000}
+WHEN in_sequence AND played IS NOT NULL THEN CASE
+  WHEN {_is_near("last_played")} AND played - last_played.played BETWEEN 0 AND {SEQUENCE_GAP}
+  THEN played - last_played.played ELSE 0 END
+WHEN {_IS_VIEW} AND (NOT in_sequence OR NOT {_is_near("last_played")} AND {_is_near("last_view")} AND i <> last_view.i)
+THEN {VIEW_SECONDS * 1_000_000}
 ELSE 0 END""",
 }
-"""An event's measures that depend on those before it."""
+"""An event's measures that depend on its neighbours: those that the event before it suffices for, and those that need
+the last event with a playTimeSum and the last view."""
+
+
+def _in_sequences(source: str, wanted: Collection[str]) -> str:
+    """SQL that adds to events their measures of play sequences, those that are wanted."""
+    overtaking = range(OVERTAKEN_BY, 0, -1)  # the earliest first
+    lags = [f"lag({name}, {n}) OVER received AS {name}_{n}" for n in overtaking for name in ("t", "i")]
+    largest = f"greatest({', '.join(f'i_{n}' for n in overtaking)})"
+    places = [
+        f"WHEN coalesce({largest} <= i, true) THEN t",  # most events: the rest takes time
+        *(
+            f"WHEN i_{n} - i BETWEEN 1 AND {OVERTAKEN_BY} AND t - t_{n} < {OVERTAKEN_WITHIN} THEN t_{n}"
+            for n in overtaking
+        ),
+    ]
+    steps = [f"{sql} AS {name}" for name, sql in _STEPS.items() if name in wanted]
+    watched = [f"{sql} AS {name}" for name, sql in _WATCHED.items() if name in wanted]
+    # Row numbers of 32 bits instead of what they stand for: DuckDB sorts keys of up to 32 bytes faster.
+    source = f"""
+SELECT *, lag(place) OVER sequences AS place_before, lag(i) OVER sequences AS i_before,
+  row_number() OVER sequences::UINTEGER AS number
+FROM (
+  SELECT *, CASE {" ".join(places)} ELSE t END AS place
+  FROM (
+    SELECT *, {", ".join(lags)}, row_number() OVER received::UINTEGER AS receipt
+    FROM ({source}) WINDOW received AS (PARTITION BY key ORDER BY t, worker, sequence, "index")
+  )
+)
+WINDOW sequences AS (PARTITION BY key ORDER BY place, i, receipt)"""
+    if watched:
+        source = f"""
+SELECT *,
+  max(CASE WHEN NOT {_CONTINUES} THEN number END) OVER numbers AS first,
+  lag(CASE WHEN played IS NOT NULL THEN {{number: number, place: place, played: played}} END IGNORE NULLS)
+    OVER numbers AS last_played,
+  lag(CASE WHEN {_IS_VIEW} THEN {{number: number, place: place, i: i}} END IGNORE NULLS) OVER numbers AS last_view
+FROM ({source}) WINDOW numbers AS (PARTITION BY key ORDER BY number)"""
+    return f"SELECT *, {', '.join([*steps, *watched])} FROM ({source})"
+
+
+def touched_hours(received: npt.NDArray[np.int64]) -> list[int]:
+    """The hours since 1970 whose sums can change when events arrive that were received at these times, in µs since
+    1970."""
+    seconds = np.unique(received // 1_000_000)
+    reach = (-LOOK_AHEAD // 1_000_000, 0, LOOK_BEHIND // 1_000_000)
+    return np.unique((seconds[:, None] + reach) // 3600).tolist()  # type: ignore[no-any-return]
 
 
 def _whole(value: str, most: int, *, scale: str = "1e6", event_type: str = "") -> str:
@@ -202,29 +236,30 @@ def facts(
     """SQL for events of the lake's files `$files` with the columns that dimensions (name: SQL) and measures need, and
     their time `t` in µs since 1970. Of those received in one of the spans [first, end) in µs. `where` may use the
     dimensions' names, dimensions what `join` adds to the table."""
-    of_runs = any(measure.of_runs for measure in measures)
+    of_sequences = any(measure.of_sequences for measure in measures)
     needed = " ".join(measure.raw for measure in measures)
     columns = ["epoch_us(receivedAt) AS t", "eventType"]
     columns += [f"{sql} AS {name}" for name, sql in dimensions.items()]
     columns += [f"{sql} AS {name}" for name, sql in _VALUES.items() if name in needed]
     # Nothing else: what is not named here takes no memory where the events are kept.
-    result = ["t", "eventType", *dimensions, *(name for name in (*_VALUES, *_SHARES) if name in needed)]
-    if of_runs:
+    result = ["t", "eventType", *dimensions, *(name for name in (*_VALUES, *_STEPS, *_WATCHED) if name in needed)]
+    if of_sequences:
         columns += [
-            f"{_IN_RUN} AS in_run",
-            f"{RUN_KEY} AS key",
+            f"{_IN_SEQUENCE} AS in_sequence",
+            f"{SEQUENCE_KEY} AS key",
             "eventIndex AS i",
+            "worker",
             "sequence",
             '"index"',
             f"{_whole('playTimeSum', 10**9)} AS played",
         ]
     in_spans = " OR ".join(f"t >= {first} AND t < {end}" for first, end in spans)
-    context = RUN_GAP if of_runs else 0
+    before, after = (LOOK_BEHIND, LOOK_AHEAD) if of_sequences else (0, 0)
     read = " OR ".join(
-        f"receivedAt >= make_timestamptz({first - context}) AND receivedAt < make_timestamptz({end})"
+        f"receivedAt >= make_timestamptz({first - before}) AND receivedAt < make_timestamptz({end + after})"
         for first, end in spans
     )
     source = f"SELECT {', '.join(columns)} FROM {EVENTS} {join} WHERE {read}"
-    if of_runs:
-        source = _in_runs(source, [measure.name for measure in measures])
+    if of_sequences:
+        source = _in_sequences(source, [measure.name for measure in measures])
     return f"SELECT {', '.join(result)} FROM ({source}) WHERE ({in_spans}) AND ({where})"

@@ -1,6 +1,6 @@
 """Rollups: the sums of measures by ten seconds, minute and hour, derived from the lake and from nothing else.
 
-Each is a Delta table below DATA/lake/rollups-1. A rollup that has the lake's batch number has all its events; one that
+Each is a Delta table below DATA/lake/rollups-2. A rollup that has the lake's batch number has all its events; one that
 lags behind is not used by reports, so a run that dies between the lake's commit and the rollups' costs only time. The
 next one recomputes the hours that were touched since, from the lake, and comes to the same rows however often it does.
 """
@@ -22,10 +22,19 @@ from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table
 from kanalony.aggregate.lake import SCHEMA as LAKE_SCHEMA
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
-from kanalony.aggregate.measures import EVENTS, MEASURES, OTHER_TYPES, RAW_DIMENSIONS, RUN_GAP, RUN_KEY, facts
+from kanalony.aggregate.measures import (
+    EVENTS,
+    LOOK_AHEAD,
+    LOOK_BEHIND,
+    MEASURES,
+    OTHER_TYPES,
+    RAW_DIMENSIONS,
+    SEQUENCE_KEY,
+    facts,
+)
 from kanalony.errors import FormatError, StorageError
 
-DIRECTORY = "rollups-1"
+DIRECTORY = "rollups-2"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
 
 SKETCH = "sessions"
@@ -175,24 +184,21 @@ class Rollups:
         self, lake: Lake, touched: set[int] | None, progress: Callable[[int, int], object], least_size: int
     ) -> int:
         files = lake.files
-        if touched is not None:
-            # A run that goes on into the next hour is continued there.
-            touched = touched | {hour + 1 for hour in touched}
         budget = self._memory * 2 // 5  # for the engine, and half of that again for what it returns
         shutil.rmtree(self._spill, ignore_errors=True)  # of a run that was killed
         self._spill.mkdir()
         with connect(budget, 1, self._spill) as engine:
             counts = self._count(engine, files, touched)
-            hours = sorted(counts if touched is None else touched)
+            hours = sorted(counts)
             changes = {rollup: _Change(table, hours, touched is None) for rollup, table in self._tables.items()}
             cutoffs = {rollup: self._cutoff(rollup) for rollup in ROLLUPS}
             done = 0
             for chunk in _chunks(hours, counts, budget // _ROW_SIZE):
                 first, end = chunk[0] * HOUR, (chunk[-1] + 1) * HOUR
-                near = [file for file in files if file.last >= first - RUN_GAP and file.first < end]
+                near = [file for file in files if file.last >= first - LOOK_BEHIND and file.first < end + LOOK_AHEAD]
                 parts = -(-sum(counts.get(hour, 0) for hour in chunk) * least_size // budget)
                 for part in range(parts):
-                    self._load(engine, near, first, end, f"{RUN_KEY} % {parts} = {part}")
+                    self._load(engine, near, first, end, f"{SEQUENCE_KEY} % {parts} = {part}")
                     for rollup in ROLLUPS:
                         if end > cutoffs[rollup] * HOUR:
                             for rows in _aggregate(engine, rollup, cutoffs[rollup] * HOUR):
@@ -203,6 +209,9 @@ class Rollups:
                 added, removed = changes[rollup].finish(cutoffs[rollup])
                 table.commit(added, removed, {_BATCH: lake.batch, _LAKE: lake.number_of, _KEPT_FROM: cutoffs[rollup]})
         shutil.rmtree(self._spill, ignore_errors=True)
+        name, _, number = DIRECTORY.rpartition("-")
+        for earlier in range(1, int(number)):  # versions that nothing reads any more
+            shutil.rmtree(self._root.with_name(f"{name}-{earlier}"), ignore_errors=True)
         self._vacuum()
         return len(hours)
 
@@ -231,8 +240,8 @@ class Rollups:
         dimensions = ", ".join(f"{sql} AS of_{name}" for name, sql in RAW_DIMENSIONS.items())
         engine.execute(
             f"CREATE OR REPLACE TEMP TABLE seen AS SELECT {dimensions}, epoch_us(receivedAt) // {HOUR} AS hour, "
-            f"sessionId FROM {EVENTS} WHERE receivedAt >= make_timestamptz({first - RUN_GAP}) "
-            f"AND receivedAt < make_timestamptz({end}) AND {part} GROUP BY ALL",
+            f"sessionId FROM {EVENTS} WHERE receivedAt >= make_timestamptz({first - LOOK_BEHIND}) "
+            f"AND receivedAt < make_timestamptz({end + LOOK_AHEAD}) AND {part} GROUP BY ALL",
             names,
         )
         columns = ", ".join(f"of_{name}" for name in RAW_DIMENSIONS)

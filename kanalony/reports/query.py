@@ -21,7 +21,7 @@ import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
 from kanalony.aggregate.delta import LakeFile
-from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, facts, stored_as
+from kanalony.aggregate.measures import LOOK_AHEAD, LOOK_BEHIND, MEASURES, RAW_DIMENSIONS, Measure, facts, stored_as
 from kanalony.aggregate.rollups import DIRECTORY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
 from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
@@ -253,9 +253,9 @@ class _Statement:
         bound = dict(self._bound)
         for source in self._read.values():
             if source.rollup:
-                bound[source.name] = [str(file.path) for file in _near(source, 0)]
+                bound[source.name] = [str(file.path) for file in _near(source)]
             else:
-                bound["files"] = with_all_columns(_near(source, RUN_GAP), spill)
+                bound["files"] = with_all_columns(_near(source, LOOK_BEHIND, LOOK_AHEAD), spill)
         table = engine.sql(sql, params=bound).to_arrow_table()
         if table.num_rows:
             # The total is the last row; without dimensions it is the only one.
@@ -448,12 +448,12 @@ class _Statement:
         )
 
 
-def _near(source: Source, before: int) -> list[LakeFile]:
-    """The files of a table that may have rows of its periods, or of so many µs before one."""
+def _near(source: Source, before: int = 0, after: int = 0) -> list[LakeFile]:
+    """The files of a table that may have rows of its periods, or of so many µs before or after one."""
     return [
         file
         for file in source.files
-        if any(file.last >= first - before and file.first < end for first, end in source.spans)
+        if any(file.last >= first - before and file.first < end + after for first, end in source.spans)
     ]
 
 

@@ -1,9 +1,13 @@
 """What metrics and dimensions mean, by cases made by hand; what queries can ask for."""
 
+import random
+from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kanalony.errors import WrongUse
 from kanalony.events import METRICS
@@ -98,7 +102,64 @@ def test_minutes_watched_are_differences_of_play_time_sum(data: DataDirectory) -
     assert rows(data, "minutesWatched estimatedMinutesWatched") == [(31.25 / 60, 4 / 6)]
 
 
-def test_without_play_time_sum_the_first_view_of_a_run_counts_nothing(data: DataDirectory) -> None:
+def test_play_time_sums_count_in_the_order_of_their_numbers(data: DataDirectory) -> None:
+    received = [(1, 10), (3, 30), (2, 20), (4, 40)]
+    store(
+        data,
+        *[
+            event(at(NOON) + n * SECOND, VIEW, eventIndex=index, playTimeSum=seconds)
+            for n, (index, seconds) in enumerate(received)
+        ],
+    )
+    assert one(data, "minutesWatched") == 30 / 60
+
+
+def test_a_play_time_sum_of_another_sequence_is_not_subtracted(data: DataDirectory) -> None:
+    received = [(1, 10), (2, 20), (1, 25), (2, 31)]  # the second sequence begins 30 s later
+    store(
+        data,
+        *[
+            event(at(NOON) + (n + n // 2 * 30) * SECOND, VIEW, eventIndex=index, playTimeSum=seconds)
+            for n, (index, seconds) in enumerate(received)
+        ],
+    )
+    assert one(data, "minutesWatched") == (10 + 6) / 60
+
+
+def test_a_view_counts_ten_seconds_unless_a_play_time_sum_before_it_counts_its_time(data: DataDirectory) -> None:
+    after_views = [event(at(NOON) + n * 10 * SECOND, VIEW, eventIndex=n) for n in range(1, 4)]
+    sums = {"sessionId": "t", "playTimeSum": 7}
+    after_sums = [
+        event(NOON, PLAY, eventIndex=1, **sums),
+        event(at(NOON) + 10 * SECOND, VIEW, eventIndex=2, sessionId="t"),
+        event(at(NOON) + 20 * SECOND, VIEW, eventIndex=3, sessionId="t"),
+        event(at(NOON) + 595 * SECOND, VIEW, eventIndex=4, sessionId="t"),
+        event(at(NOON) + 605 * SECOND, VIEW, eventIndex=5, sessionId="t"),  # eleven minutes after the sum, nearly
+    ]
+    store(data, *after_views, *after_sums)
+    assert one(data, "minutesWatched") == (20 + 10) / 60
+
+
+def test_a_view_that_arrives_twice_counts_once(data: DataDirectory) -> None:
+    store(data, *[event(at(NOON) + n * SECOND, VIEW, eventIndex=i, position=n) for n, i in enumerate((1, 2, 2, 3, 2))])
+    assert one(data, "minutesWatched") == 20 / 60
+
+
+def test_minutes_of_shorter_times_add_up_to_the_total(data: DataDirectory) -> None:
+    watched = session("2026-06-01T12:58:00", 30, playTimeSum=None)
+    sums = [
+        event(
+            at("2026-06-01T12:59:30") + n * 10 * SECOND, VIEW, sessionId="t", eventIndex=n ^ 1, playTimeSum=(n ^ 1) * 9
+        )
+        for n in range(20)
+    ]
+    store(data, *watched, *sums)
+    for dimension in ("tenSeconds", "minute", "hour", "day"):
+        by_time = rows(data, "minutesWatched", dimension)
+        assert sum(minutes for _, minutes in by_time) == pytest.approx((290 + 19 * 9) / 60)
+
+
+def test_without_play_time_sum_the_first_view_of_a_sequence_counts_nothing(data: DataDirectory) -> None:
     store(data, *session(NOON, 7))
     assert rows(data, "minutesWatched averageViewDuration") == [(1.0, 1.0)]
 
@@ -118,7 +179,7 @@ def test_a_play_time_sum_that_falls_or_leaps_adds_nothing(data: DataDirectory) -
     assert one(data, "minutesWatched") == 30 / 60
 
 
-def test_a_run_that_goes_on_in_the_next_hour_is_one_run(data: DataDirectory) -> None:
+def test_a_sequence_that_continues_in_the_next_hour_is_one_sequence(data: DataDirectory) -> None:
     store(data, *session("2026-06-01T12:59:35", 7))
     assert rows(data, "minutesWatched lossRate", "hour") == [
         ("2026-06-01T12:00+00:00", 20 / 60, 0.0),
@@ -129,21 +190,84 @@ def test_a_run_that_goes_on_in_the_next_hour_is_one_run(data: DataDirectory) -> 
 # Loss.
 
 
-def test_missing_numbers_inside_a_run_are_loss(data: DataDirectory) -> None:
+def test_missing_numbers_inside_a_sequence_are_loss(data: DataDirectory) -> None:
     store(data, *[event(at(NOON) + n * SECOND, VIEW, eventIndex=n) for n in (3, 4, 7, 10)])
     assert one(data, "lossRate") == 4 / 8
 
 
+def arrival(indices: Iterable[int], start: str = NOON, **more: Any) -> list[Sent]:
+    """Views with these numbers, one a second."""
+    return [event(at(start) + n * SECOND, VIEW, eventIndex=i, position=n, **more) for n, i in enumerate(indices)]
+
+
 @pytest.mark.parametrize(
-    "indices", [(1, 2, 4, 3, 5), (2, 1, 3, 4, 5), (1, 2, 2, 3, 4, 5)], ids=["swapped", "swapped at first", "twice"]
+    ("indices", "loss"),
+    [
+        ((1, 2, 4, 3, 5), 0),
+        ((2, 1, 3, 4, 5), 0),
+        ((1, 2, 3, 5, 4), 0),
+        ((1, 2, 2, 3, 4, 5), 0),
+        ((9, 8, 7, 6, 5, 4, 3, 2, 1), 0),
+        ((2, 1, 3, 4, 6), 1 / 6),
+        ((2, 1, 3, 3, 4, 6, 4, 2), 1 / 6),
+        ((2, 1, 6, 3, 4), 1 / 6),
+        ((1, 2, 2002, 2003), 0),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_another_order_is_no_loss(data: DataDirectory, indices: tuple[int, ...]) -> None:
-    sent = [event(at(NOON) + n * SECOND, VIEW, eventIndex=index, position=n) for n, index in enumerate(indices)]
-    store(data, *sent)
-    assert one(data, "lossRate") == 0
+def test_neither_order_nor_repeats_change_the_loss(data: DataDirectory, indices: tuple[int, ...], loss: float) -> None:
+    store(data, *arrival(indices))
+    assert one(data, "lossRate") == loss
 
 
-def test_a_counter_that_begins_anew_is_no_loss(data: DataDirectory) -> None:
+@pytest.mark.parametrize("share", [0, 0.05])
+def test_in_a_long_sequence_with_swapped_neighbours_the_loss_is_the_true_one(data: DataDirectory, share: float) -> None:
+    rng = random.Random(3)
+    numbers = [n for n in range(1, 3001) if n in (1, 3000) or rng.random() >= share]
+    lost = 3000 - len(numbers)
+    place = 0
+    while place < len(numbers) - 1:
+        if rng.random() < 0.03:
+            numbers[place : place + 2] = reversed(numbers[place : place + 2])
+            place += 1
+        place += 1
+    assert numbers != sorted(numbers)
+    store(data, *arrival(numbers))
+    assert one(data, "lossRate") == lost / 3000
+
+
+blocks = st.lists(st.permutations(range(9)), min_size=1, max_size=4)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(blocks, st.sets(st.integers(1, 34)), st.sets(st.integers(0, 35))), min_size=10, max_size=40))
+def test_any_order_of_nine_neighbours_comes_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, cases: list[tuple[list[list[int]], set[int], set[int]]]
+) -> None:
+    data = DataDirectory.writable(tmp_path_factory.mktemp("order") / "data")
+    sent = []
+    for case, (orders, lost, played) in enumerate(cases):
+        shuffled = [9 * block + n for block, order in enumerate(orders) for n in order]
+        for application, numbers in (("sorted", sorted(shuffled)), ("shuffled", shuffled)):
+            session = {"sessionId": f"{application}{case}", "application": application, "userId": case}
+            for place, number in enumerate(number for number in numbers if number not in lost):
+                more = {"playTimeSum": number * 3} if number in played else {}
+                sent.append(event(at(NOON) + place * SECOND, VIEW, eventIndex=number, **session, **more))
+    store(data, *sorted(sent, key=lambda once: once.at))
+    results = [
+        ask(data, "minutesWatched lossRate view", "userId", filters={"application": (application,)})["rows"]
+        for application in ("sorted", "shuffled")
+    ]
+    by_user = [sorted(result, key=lambda row: row["userId"]) for result in results]
+    assert by_user[0] == by_user[1]
+
+
+def test_a_counter_that_starts_again_after_thirty_seconds_starts_a_sequence(data: DataDirectory) -> None:
+    store(data, *arrival((1, 2, 3, 5)), *arrival((1, 2, 4), "2026-06-01T12:00:33", seek="again"))
+    assert one(data, "lossRate") == 2 / (5 + 4)
+
+
+def test_a_counter_that_starts_again_is_no_loss(data: DataDirectory) -> None:
     first = [event(at(NOON) + n * 10 * SECOND, VIEW, eventIndex=n) for n in range(1, 21)]
     again = [event(at(NOON) + (250 + n * 10) * SECOND, VIEW, eventIndex=n, position=200 + n) for n in range(1, 11)]
     other = [event(at(NOON) + n * 10 * SECOND, VIEW, eventIndex=n, entryId="f") for n in range(1, 11)]

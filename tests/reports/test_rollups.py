@@ -1,6 +1,7 @@
 """Rollups say what the events say, whatever came when; they are refreshed, dropped and made again, and never wrong."""
 
 import os
+import random
 import shutil
 import time
 from datetime import UTC, datetime
@@ -9,12 +10,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import polars
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.aggregate.delta import Table
+from kanalony.aggregate.measures import touched_hours
 from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup, Rollups
 from kanalony.errors import FormatError, StorageError
 from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
@@ -72,6 +75,31 @@ sent_events = st.builds(
         },
     ),
 )
+
+
+@st.composite
+def bursts(draw: st.DrawFn) -> list[Sent]:
+    """A session's events that overtake each other where an hour ends, some lost, some repeated, the counter starting
+    again now and then."""
+    first = START + draw(st.integers(1, 5)) * HOUR - draw(st.integers(5, 40)) * SECOND
+    numbers = draw(st.permutations(range(1, 10))) + draw(st.permutations(range(draw(st.sampled_from([1, 10])), 19)))
+    numbers = [number for number in numbers for _ in range(draw(st.sampled_from([0, 1, 1, 1, 1, 2])))]
+    gaps = draw(st.lists(st.sampled_from([0, 1, 2, 4, 30]), min_size=len(numbers), max_size=len(numbers)))
+    sums = draw(st.sets(st.integers(0, 18)))
+    name = draw(st.sampled_from(["s", "v", "w"]))
+    return [
+        event(
+            first + sum(gaps[:place]) * SECOND,
+            VIEW,
+            sessionId=name,
+            eventIndex=number,
+            position=place,
+            **({"playTimeSum": number * 7} if number in sums else {}),
+        )
+        for place, number in enumerate(numbers)
+    ]
+
+
 questions = st.tuples(
     st.lists(st.sampled_from(DIMENSION_NAMES), max_size=3, unique=True),
     st.sampled_from([UTC, ZoneInfo("Europe/Paris"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Australia/Lord_Howe")]),
@@ -87,16 +115,28 @@ questions = st.tuples(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(st.lists(sent_events, min_size=1, max_size=40), min_size=1, max_size=3),
+    st.lists(sent_events, min_size=1, max_size=80),
+    st.lists(bursts(), max_size=3),
+    st.randoms(use_true_random=False),
     st.lists(questions, min_size=4, max_size=4),
 )
 def test_with_rollups_and_without_every_answer_is_the_same(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[list[Sent]], asked: list[Any]
+    tmp_path_factory: pytest.TempPathFactory,
+    sent: list[Sent],
+    more: list[list[Sent]],
+    rng: random.Random,
+    asked: list[Any],
 ) -> None:
     root = tmp_path_factory.mktemp("property")
     data = DataDirectory.writable(root / "data")
-    for part in parts:
-        store(data, *part)
+    parts: list[list[list[Sent]]] = [[[], []] for _ in range(3)]  # runs, and in each what a worker received
+    for once in [*sent, *(once for burst in more for once in burst)]:
+        rng.choice(rng.choice(parts)).append(once)
+    for number, workers in enumerate(parts):
+        for worker, received in enumerate(workers):
+            if received:
+                seal(data, [received], worker=number * 2 + worker + 1)
+        roll_up(data)
     bare = without_rollups(data, root)
     for dimensions, zone, first, end, filters in asked:
         period: dict[str, Any] = {
@@ -120,14 +160,48 @@ def test_what_came_in_parts_is_what_came_at_once(tmp_path: Path) -> None:
     assert contents(parts) == contents(whole)
 
 
+def test_places_of_the_events_before_a_period_are_known_in_it(data: DataDirectory, tmp_path: Path) -> None:
+    """The event of 13:00 has its place 24 s earlier, and more than ten minutes after that of the event with number 15,
+    which arrived 16 s later than the event that overtook it."""
+    numbers = {"12:49:34": 20, "12:49:50": 15, "12:59:36": 18, "13:00:00": 17}
+    store(data, *[event(f"2026-06-01T{time}", VIEW, eventIndex=index) for time, index in numbers.items()])
+    for answering in (data, without_rollups(data, tmp_path)):
+        assert rows(answering, "lossRate view", "hour", start="2026-06-01T13:00:00+00:00") == [
+            ("2026-06-01T13:00+00:00", 0, 1)
+        ]
+
+
 # Refreshing.
 
 
 def test_only_the_hours_that_were_touched_are_computed(data: DataDirectory) -> None:
     assert store(data, *session("2026-06-01T08:00:00", 3), *session("2026-06-01T12:00:00", 3, name="b")) == 2
     assert store(data) == 0
-    assert store(data, event("2026-06-01T12:10:00", VIEW)) == 2, "that hour, and the next one, which it may go on in"
-    assert one(data, "view") == 7
+    assert store(data, event("2026-06-01T12:10:00", VIEW)) == 1
+    store(data, event("2026-06-01T11:30:00", VIEW), event("2026-06-01T13:30:00", VIEW))
+    assert store(data, event("2026-06-01T12:59:00", VIEW)) == 2, "that hour, and the next one: sequences continue there"
+    assert store(data, event("2026-06-01T12:00:10", VIEW, eventIndex=1)) == 2, "and the one before: events overtake"
+    assert one(data, "view") == 11
+
+
+def test_an_overtaken_event_changes_the_hour_before_its_own(data: DataDirectory, tmp_path: Path) -> None:
+    full = "2026-06-01T13:00:00+00:00"
+    numbers = [(-15, 4, 10), (-5, 6, 30), (1, 7, 40), (5, 5, 20)]
+    *prompt, late = [
+        event(at(full) + seconds * SECOND, VIEW, eventIndex=index, playTimeSum=played)
+        for seconds, index, played in numbers
+    ]
+    store(data, *prompt)
+    assert rows(data, "lossRate minutesWatched", "hour") == [
+        ("2026-06-01T12:00+00:00", 1 / 3, 20 / 60),
+        ("2026-06-01T13:00+00:00", 0, 10 / 60),
+    ]
+    store(data, late)
+    expected = [("2026-06-01T12:00+00:00", 0, 10 / 60), ("2026-06-01T13:00+00:00", 0, 20 / 60)]
+    for answering in (data, without_rollups(data, tmp_path)):
+        assert rows(answering, "lossRate minutesWatched", "hour") == expected
+        assert rows(answering, "lossRate minutesWatched", "hour", end=full) == expected[:1]
+        assert rows(answering, "lossRate minutesWatched", "hour", start=full) == expected[1:]
 
 
 def test_recomputing_comes_to_the_same_rows(data: DataDirectory) -> None:
@@ -151,6 +225,45 @@ def test_days_that_are_over_have_one_file_and_todays_hours_one_each(data: DataDi
     assert sorted(file.first // HOUR for file in files if file.first >= today) == hours
     assert sum(file.first < today for file in files) == 2
     assert one(data, "view") == 6 + len(hours)
+
+
+def test_rollups_of_earlier_versions_are_removed_once_there_are_new_ones(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(data)  # makes the directories
+    earlier, later = data.lake / "rollups-1", data.lake / "rollups-99"
+    for directory in (earlier, later):
+        (directory / "hour").mkdir(parents=True)
+        (directory / "hour" / "rows.parquet").write_bytes(b"PAR1")
+    seal(data, [session(NOON, 3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollups, "_load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            roll_up(data)
+    assert earlier.exists()
+    roll_up(data)
+    assert not earlier.exists()
+    assert later.exists()
+    assert ask(data, "view")["tables"] == ["hour"]
+
+
+def test_a_record_without_touched_hours_has_every_hour_recomputed(data: DataDirectory) -> None:
+    """An earlier version recorded the hours of events, not those they change."""
+    store(data, *session("2026-06-01T08:00:00", 3), *session(NOON, 3, name="b"))
+    seal(data, [[event("2026-06-01T14:00:00", VIEW)]], worker=7)
+    compact(data)
+    record = data.lake / "segments.ndjson"
+    record.write_text(record.read_text().replace('"touched"', '"hours"'))
+    assert roll_up(data) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hours"),
+    [(-651, [11]), (-650, [11, 12]), (-1, [11, 12]), (0, [11, 12]), (24.9, [11, 12]), (25, [12]), (2000, [12])],
+)
+def test_events_touch_the_hours_whose_sums_they_can_change(seconds: float, hours: list[int]) -> None:
+    received = at(NOON) + round(seconds * SECOND)
+    assert [hour % 24 for hour in touched_hours(np.array([received]))] == hours
 
 
 def test_a_lake_of_before_gets_its_rollups(data: DataDirectory) -> None:
