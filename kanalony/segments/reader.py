@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import lz4.frame
-from typing_extensions import Buffer
 
 from kanalony._frames import (
     HEADER_SIZE_MAX,
@@ -34,6 +33,9 @@ from kanalony.errors import FormatError, StorageError
 from kanalony.segments.journal import Run, is_in_use, read_journal
 from kanalony.segments.names import DataDirectory, SegmentName, is_sealed
 from kanalony.segments.tally import Tally
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _SEARCH_STEP = 1 << 20
 
@@ -116,7 +118,7 @@ class Frame:
         return requests if requests is not None and len(requests) == self.prefix.request_count else None
 
 
-def decode_records(records: Buffer, worker_id: int, first_sequence: int) -> list[Request] | None:
+def decode_records(records: "Buffer", worker_id: int, first_sequence: int) -> list[Request] | None:
     """The requests of records one behind the other, or None unless they are valid and numbered from first_sequence."""
     decoded = read_records(records, worker_id, first_sequence)
     return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
