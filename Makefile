@@ -67,7 +67,7 @@ bench-short: $(TOOLS)
 	$(BIN)/python -m benchmarks report --events 20000
 
 # The C headers under libFuzzer, and the compiled readers on damaged files, all with the address and undefined-behaviour sanitizers.
-# Needs clang and its runtime (Debian: clang, libclang-rt-14-dev). FUZZ_SECONDS is for each of the four targets, and for the readers.
+# Needs clang and its runtime (Debian: clang, libclang-rt-dev). FUZZ_SECONDS is for each of the four targets, and for the readers.
 FUZZ_SECONDS ?= 150
 FUZZ_TARGETS := records query json columns
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer
