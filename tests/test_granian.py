@@ -5,6 +5,7 @@ import http.client
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_granian_answers_and_stores_the_same(tmp_path: Path) -> None:
         (event,) = cat(server.data)
     assert event["query"] == "a=%20&a=b&q=%zz"
     assert event["remote_addr"] == "203.0.113.9"
+
+
+@pytest.mark.parametrize("target", [b'/collect?a="', b"/collect?a=<", b"/collect?a=>", b"/collect?a=\xe9\xff"])
+def test_a_url_that_granian_refuses_is_not_stored(refusing: Server, target: bytes) -> None:
+    assert b" 400 " in refusing.get(target)
+    assert b" 200 " in refusing.get("/collect?a=é'^`{}|[]\\")
+    assert {event["query"] for event in cat(refusing.data)} == {"a=é'^`{}|[]\\"}
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("granian") / "data", *GRANIAN) as server:
+        yield server
 
 
 def test_ipv4_and_ipv6_clients_keep_their_own_addresses(tmp_path: Path) -> None:
