@@ -6,6 +6,7 @@ dies before leaves files nobody sees, which `vacuum` deletes in time. The Delta 
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -82,6 +83,11 @@ class ReadOnlyTable:
         self.files = _listed(self._table, root, time_column) if self._table else []
 
     @property
+    def id(self) -> str | None:
+        """The table's id, which no other table has; None when there is no table."""
+        return str(self._table.metadata().id) if self._table else None
+
+    @property
     def number_of(self) -> int:
         """A number that no other table has, one made anew in the same place included; 0 when there is no table."""
         return _number_of(self._table) if self._table else 0
@@ -96,29 +102,37 @@ class Table:
 
     def __init__(self, root: Path, schema: pa.Schema, time_column: str) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
-        files are known by the times in `time_column`. Raises FormatError when it is no such table."""
+        files are known by the times in `time_column`. Raises FormatError when it is no such table, StorageError when
+        the disk refuses."""
         self.root = root
         self._schema = schema
         self._time_column = time_column
-        if (root / "_delta_log").is_dir():
-            _drop_what_is_torn(root / "_delta_log")
+        drop_what_is_torn(root)
         try:
-            if DeltaTable.is_deltatable(str(root)):
-                self._table = DeltaTable(root)
-                self._add_columns()
-            else:
-                root.mkdir(parents=True, exist_ok=True)
-                self._table = DeltaTable.create(root, schema, partition_by=[PARTITION], name=root.name)
-                sync_directory(root.parent)
+            table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
             raise _no_table(root, error) from error
-        self._sync_log()
+        if table and not (last := root / "_delta_log" / f"{table.version():020d}.json").exists():
+            raise FormatError(
+                f"{root} can be read, but not written: {last} is missing, its last commit", "put it back from a backup"
+            )
+        try:
+            self._table = table or self._create()
+            self._add_columns()
+            self._sync_log()
+        except (DeltaError, OSError) as error:
+            raise _refused(root, error) from error
         self._files = {file.path: file for file in _listed(self._table, root, time_column)}
 
     @property
     def files(self) -> list[LakeFile]:
         """Those of the last commit."""
         return list(self._files.values())
+
+    @property
+    def id(self) -> str:
+        """The table's id, which no other table has, one made anew in the same place included."""
+        return str(self._table.metadata().id)
 
     @property
     def number_of(self) -> int:
@@ -228,6 +242,12 @@ class Table:
         except (DeltaError, OSError) as error:
             raise _refused(self.root, error) from error
 
+    def _create(self) -> DeltaTable:
+        self.root.mkdir(parents=True, exist_ok=True)
+        table = DeltaTable.create(self.root, self._schema, partition_by=[PARTITION], name=self.root.name)
+        sync_directory(self.root.parent)
+        return table
+
     def _sync_log(self) -> None:
         """Make the last commit durable."""
         log = self.root / "_delta_log"
@@ -285,12 +305,21 @@ def _partition_of(file: LakeFile) -> dict[str, str | None]:
 
 
 def _refused(root: Path, error: Exception) -> StorageError:
-    return StorageError(f"{root} cannot be written: {str(error).splitlines()[0]}", "free some disk space")
+    return StorageError(
+        f"{root} cannot be written: {_reason(error)}",
+        "check free space and permissions, and run it again; nothing is lost",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """An error of the Delta library in one line: it may be a tree of causes, in colours."""
+    lines = re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).splitlines()
+    return ": ".join(line.strip() for line in lines if line.strip())
 
 
 def _no_table(root: Path, error: Exception) -> FormatError:
     return FormatError(
-        f"{root} cannot be read as a table of events: {str(error).splitlines()[0]}",
+        f"{root} cannot be read as a table of events: {_reason(error)}",
         "`kanalony compact` mends what a power loss tore; else put it back from a backup",
     )
 
@@ -305,9 +334,10 @@ def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
     return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
 
 
-def _drop_what_is_torn(log: Path) -> None:
-    """Delete what a power loss left without its end: the last commit, which was never taken as done, and checkpoints,
-    which only repeat what the commits say."""
+def drop_what_is_torn(root: Path) -> None:
+    """Delete what a power loss left without its end in the log of a table: the last commit, which was never taken as
+    done, and checkpoints, which only repeat what the commits say."""
+    log = root / "_delta_log"
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         try:
             pq.read_metadata(checkpoint)

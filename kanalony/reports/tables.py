@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanalony.aggregate.delta import LakeFile
-from kanalony.aggregate.lake import ReadOnlyLake
+from kanalony.aggregate.ledger import read_lake
 from kanalony.aggregate.rollups import HOUR, ROLLUPS, ReadOnlyRollup, Rollup
 
 Span = tuple[int, int]
@@ -29,9 +29,10 @@ class Tables:
     """The lake and its rollups as they are now."""
 
     def __init__(self, lake: Path) -> None:
-        """`lake` is the directory of the lake. Raises FormatError when it holds something else."""
+        """`lake` is the directory of the lake. Raises FormatError when it holds something else, or has lost
+        a part."""
         # The lake first: a rollup that is ahead of it is not used, nor one that lags behind.
-        events = ReadOnlyLake(lake / "events")
+        events = read_lake(lake)
         self.events = events.files
         rollups = [ReadOnlyRollup(lake, rollup) for rollup in ROLLUPS]
         self._rollups = [

@@ -1,5 +1,6 @@
 """What is damaged, copied, missing or not in order: the good of it is in the lake, and the ledger tells the rest."""
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -15,10 +16,12 @@ from deltalake import DeltaTable
 from kanalony.aggregate.columns import decompress
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import read_ledger
+from kanalony.cli import main
 from kanalony.errors import FormatError
+from kanalony.reports.query import Query, Reports
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
-from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, rows, seal, sent
+from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent
 from tests.files import journal_file, new_journal
 from tests.serving import run
 
@@ -305,3 +308,220 @@ def test_what_decompresses_for_the_collector_does_so_for_the_lake(
     assert changed.records() == (content if is_sound else None)
     told = decompress(changed)
     assert (told and told.to_pybytes()) == (content if is_sound else None)
+
+
+# The table or its record is lost, or of another time: nothing is changed, and nobody says that all is well.
+
+
+def lose(pattern: str) -> Callable[[Path, Path], None]:
+    """Delete files of the log."""
+
+    def damage(lake: Path, _: Path) -> None:
+        paths = list((lake / "events" / "_delta_log").glob(pattern))
+        assert paths
+        for path in paths:
+            path.unlink()
+
+    return damage
+
+
+def lose_the_whole_log(lake: Path, _: Path) -> None:
+    shutil.rmtree(lake / "events" / "_delta_log")
+
+
+def lose_the_log_and_the_record(lake: Path, _: Path) -> None:
+    lose_the_whole_log(lake, _)
+    (lake / "segments.ndjson").unlink()
+
+
+def lose_the_table(lake: Path, _: Path) -> None:
+    shutil.rmtree(lake / "events")
+
+
+def replace_the_table(lake: Path, spare: Path) -> None:
+    other = DataDirectory.writable(spare)
+    three_batches(other)
+    shutil.rmtree(lake / "events")
+    shutil.copytree(other.lake / "events", lake / "events")
+
+
+def replace_the_record(lake: Path, spare: Path) -> None:
+    other = DataDirectory.writable(spare)
+    three_batches(other)
+    shutil.copy(other.lake / "segments.ndjson", lake)
+
+
+def keep_lines(*numbers: int) -> Callable[[Path, Path], None]:
+    """Keep these lines of the record."""
+
+    def damage(lake: Path, _: Path) -> None:
+        record = lake / "segments.ndjson"
+        lines = record.read_bytes().splitlines(keepends=True)
+        record.write_bytes(b"".join(lines[number] for number in numbers))
+
+    return damage
+
+
+def lose_the_record(lake: Path, _: Path) -> None:
+    (lake / "segments.ndjson").unlink()
+
+
+def three_batches(data: DataDirectory) -> None:
+    """A lake whose record has five lines: of batches 1, 2, 2, 3 and 3."""
+    for workers in ((1,), (1, 2), (1, 2)):
+        for worker in workers:
+            first = 1 + 10 * sum(f"_{worker:016x}_" in path.name for path in data.sealed.iterdir())
+            seal(data, [[sent(first + n, session="") for n in range(10)]], worker=worker, first=first)
+        compact(data)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """All files of a directory, without the lock."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "compact.lock"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "reports_answer"),
+    [
+        (lose_the_whole_log, "no table any more", False),
+        (lose("*"), "no table any more", False),
+        (lose_the_log_and_the_record, "no table any more", False),
+        (lose_the_table, "no table any more", False),
+        (lose("*0[2-9].json"), "holds batch 3", False),
+        (replace_the_table, "is the record of table", False),
+        (replace_the_record, "is the record of table", False),
+        (lose_the_record, "does not hold batch 3", True),
+        (keep_lines(), "does not hold batch 3", True),
+        (keep_lines(0, 1, 2), "does not hold batch 3", True),
+        (keep_lines(0, 1, 2, 3), "does not hold batch 3", True),
+        (keep_lines(1, 2, 3, 4), "has lost entries", True),
+        (keep_lines(0, 2, 3, 4), "has lost entries", True),
+        (keep_lines(0, 1, 3, 4), "has lost entries", True),
+        (keep_lines(0, 3, 4), "has lost entries", True),
+    ],
+    ids=[
+        "log",
+        "commits",
+        "log-and-record",
+        "table",
+        "last-commits",
+        "other-table",
+        "other-record",
+        "record",
+        "record-empty",
+        "record-cut",
+        "record-cut-in-a-batch",
+        "record-without-its-first",
+        "record-without-the-first-of-a-batch",
+        "record-without-the-last-of-a-batch",
+        "record-without-a-batch",
+    ],
+)
+def test_a_lake_that_has_lost_a_part_is_refused_and_left_as_it_is(
+    data: DataDirectory,
+    tmp_path: Path,
+    damage: Callable[[Path, Path], None],
+    reason: str,
+    reports_answer: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    three_batches(data)
+    roll_up(data)
+    damage(data.lake, tmp_path / "spare")
+    seal(data, [[sent(99)]], worker=9)
+    before = tree(data.root)
+    for command in (["compact"], ["ledger"], ["ledger", "--format", "json"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--data", str(data.root)])
+        assert caught.value.code == 2
+        printed = capsys.readouterr()
+        (line,) = (line for line in printed.err.splitlines() if line.startswith("Error: "))
+        assert reason in line
+        assert str(data.lake) in line
+        assert "from a backup, or move it away" in line
+        assert printed.out == ""
+    if reports_answer:
+        assert Reports(data).run(Query(("events",))).totals == {"events": 50}
+    else:
+        with pytest.raises(FormatError, match=reason):
+            Reports(data).run(Query(("events",)))
+    assert tree(data.root) == before
+    # As the remedy has it.
+    data.lake.rename(tmp_path / "away")
+    compact(data)
+    assert_balanced(data, read=51, rows=51)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_the_last_commit_may_be_lost_as_long_as_its_segments_are_there(data: DataDirectory, kept: int) -> None:
+    """A run that died before the commit has left the same; but never without the segments."""
+    for number in range(1, 4):
+        seal(data, [[sent(number * 10 + n, session="") for n in range(10)]], first=number * 10 - 9)
+        compact(data, keep_segments=float("inf") if number - 1 in range(kept) or number == 3 else 0)
+    last = data.lake / "events" / "_delta_log" / "00000000000000000003.json"
+    commit = last.read_bytes()
+    last.unlink()
+    segment = max(data.sealed.iterdir())
+    content, modified = segment.read_bytes(), segment.stat().st_mtime_ns
+    segment.unlink()
+    before = tree(data.root)
+    with pytest.raises(FormatError, match=f"batch 3, which the lake lacks, and {segment.name} is gone"):
+        compact(data)
+    assert tree(data.root) == before
+    assert not read_ledger(data).balanced
+    if kept:  # the segment is put back
+        segment.write_bytes(content)
+        os.utime(segment, ns=(modified, modified))
+        assert compact(data).rows == 10
+    else:  # the commit is
+        last.write_bytes(commit)
+        assert compact(data).rows == 0
+    assert len(rows(data)) == 30
+    assert_balanced(data, read=30, rows=30)
+
+
+def test_a_lake_that_is_put_back_whole_goes_on_from_there(data: DataDirectory, tmp_path: Path) -> None:
+    three_batches(data)
+    shutil.copytree(data.lake, tmp_path / "backup")
+    for worker in (3, 4, 5):
+        seal(data, [[sent(n, session="") for n in range(10)]], worker=worker)
+        compact(data)
+    shutil.rmtree(data.lake)
+    shutil.copytree(tmp_path / "backup", data.lake)
+    assert_balanced(data, read=50, rows=50)
+    assert compact(data).rows == 30
+    assert_balanced(data, read=80, rows=80)
+
+
+def test_a_log_of_which_only_a_checkpoint_is_left_can_be_read_and_not_written(data: DataDirectory) -> None:
+    three_batches(data)
+    DeltaTable(data.lake / "events").create_checkpoint()
+    lose("*.json")(data.lake, data.lake)
+    seal(data, [[sent(99)]], worker=9)
+    before = tree(data.root)
+    with pytest.raises(FormatError, match=r"00000000000000000003\.json.* is missing") as caught:
+        compact(data)
+    assert "from a backup" in caught.value.hint
+    assert tree(data.root) == before
+    assert Reports(data).run(Query(("events",))).totals == {"events": 50}
+    assert_balanced(data, read=50, rows=50)
+
+
+def test_a_record_of_version_1_is_read_on_and_one_of_a_later_version_is_refused(data: DataDirectory) -> None:
+    three_batches(data)
+    record = data.lake / "segments.ndjson"
+    entries = [json.loads(line) for line in record.read_text().splitlines()]
+    for entry in entries:
+        assert entry["version"] == 2
+        del entry["version"], entry["table"], entry["part"]
+    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert_balanced(data, read=50, rows=50)
+    seal(data, [[sent(99)]], worker=9)
+    assert compact(data).rows == 1
+    assert_balanced(data, read=51, rows=51)
+    record.write_text(record.read_text().replace('"version": 2', '"version": 3'))
+    for read in (compact, read_ledger, lambda data: Reports(data).run(Query(("events",)))):
+        with pytest.raises(FormatError, match="version 3") as caught:
+            read(data)
+        assert caught.value.hint == "use the version of kanalony that wrote it"
