@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -29,8 +29,14 @@ from kanalony.segments.names import sync_directory
 
 PARTITION = "date"
 
+EVENTS_REMEDY = (
+    "put it back from a backup, or, while the segments are kept, move the lake's directory away and run "
+    "`kanalony compact`; keep the rollups, which have its sums"
+)
+
 _COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
 _CHECKPOINT_COMMITS = 50
+_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = F
         texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
         return pq.ParquetFile(path, read_dictionary=texts).read(columns)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_metadata(path: Path) -> pq.FileMetaData:
@@ -60,14 +66,38 @@ def read_metadata(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> FormatError:
-    return FormatError(
-        f"{path} cannot be read: {str(error).splitlines()[0]}",
-        "put it back from a backup, or stop compacting and move the lake directory away to make a new one",
-    )
+def find_damaged(
+    paths: Sequence[Path], error: Exception, seconds: float | None = None
+) -> tuple[Path, Exception] | None:
+    """The first of these files that cannot be read, and why, after an engine failed on them with `error`, which names
+    the file only sometimes. None when they can all be read, as far as so many seconds tell."""
+    until = float("inf") if seconds is None else time.monotonic() + seconds
+    named = [path for path in paths if str(path) in str(error)]
+    for read, candidates in ((_read_pages, named), (pq.read_metadata, paths), (_read_pages, paths)):
+        for path in candidates:
+            if time.monotonic() > until:
+                return None
+            try:
+                read(path)
+            except (OSError, pa.ArrowException) as damage:
+                return path, damage
+    return None
+
+
+def _read_pages(path: Path) -> None:
+    """All of a file, a column at a time: little memory is enough."""
+    with pq.ParquetFile(path) as parquet:
+        for name in parquet.schema_arrow.names:
+            for _ in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
+                pass
+
+
+def unreadable(path: Path, error: Exception, hint: str = EVENTS_REMEDY) -> FormatError:
+    """The error for a file of events, or of another table with another remedy, that cannot be read."""
+    return FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint)
 
 
 class ReadOnlyTable:

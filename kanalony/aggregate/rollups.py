@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasketches import update_theta_sketch
 
-from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table
+from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table, find_damaged, unreadable
 from kanalony.aggregate.lake import SCHEMA as LAKE_SCHEMA
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
@@ -27,6 +27,8 @@ from kanalony.errors import FormatError, StorageError
 
 DIRECTORY = "rollups-1"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
+
+REMEDY = f"move the directory {DIRECTORY} out of the lake's: `kanalony compact` makes it again from the events"
 
 SKETCH = "sessions"
 """Column of the hours' rollup: a theta sketch of the distinct sessionIds (Apache DataSketches)."""
@@ -169,6 +171,9 @@ class Rollups:
             message = str(error).splitlines()[0]
             if "No space left" in message:
                 raise StorageError(message, "make room and run it again; nothing is lost") from error
+            damaged = find_damaged([file.path for file in lake.files], error)
+            if damaged:
+                raise unreadable(*damaged) from error
             raise FormatError(f"the lake cannot be read: {message}", "put it back from a backup") from error
 
     def _recompute(
@@ -350,10 +355,7 @@ def _row_groups(file: LakeFile) -> Iterator[pa.Table]:
             for number in range(parquet.num_row_groups):
                 yield parquet.read_row_group(number)
     except (OSError, pa.ArrowException) as error:
-        raise FormatError(
-            f"{file.path} cannot be read: {str(error).splitlines()[0]}",
-            f"delete the directory {DIRECTORY} in the lake's: it is made again",
-        ) from error
+        raise unreadable(file.path, error, REMEDY) from error
 
 
 def _today() -> date:

@@ -39,11 +39,14 @@ class Tables:
             rollup for rollup in rollups if (rollup.lake, rollup.batch) == (events.number_of, events.batch)
         ]
 
-    def drop_rollups(self) -> bool:
-        """Do without rollups from now on; whether there were any."""
-        had_any = bool(self._rollups)
+    @property
+    def files(self) -> list[LakeFile]:
+        """Those of the tables that can be read: of rollups, then of events."""
+        return [file for rollup in self._rollups for file in rollup.files] + self.events
+
+    def drop_rollups(self) -> None:
+        """Do without rollups from now on."""
         self._rollups = []
-        return had_any
 
     def spans(self, span: Span) -> list[Span]:
         """The parts of a period in which there may be events, in order."""

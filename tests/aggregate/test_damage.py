@@ -14,8 +14,9 @@ import pytest
 from deltalake import DeltaTable
 
 from kanalony.aggregate.columns import decompress
-from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main
 from kanalony.errors import FormatError
 from kanalony.reports.query import Query, Reports
@@ -525,3 +526,84 @@ def test_a_record_of_version_1_is_read_on_and_one_of_a_later_version_is_refused(
         with pytest.raises(FormatError, match="version 3") as caught:
             read(data)
         assert caught.value.hint == "use the version of kanalony that wrote it"
+
+
+# A damaged file of a table is named, and what is said to do about it loses nothing more.
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def change_the_pages(path: Path) -> None:
+    content = path.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:4] + bytes(byte ^ 0x55 for byte in content[4:end]) + content[end:])
+
+
+DAMAGES = pytest.mark.parametrize("damage", [cut_off, empty, change_the_pages, Path.unlink])
+
+
+@DAMAGES
+def test_a_damaged_file_of_events_is_named_and_the_rollups_are_to_be_kept(
+    data: DataDirectory,
+    damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 99)
+    for hour in range(3):  # a file each
+        seal(data, [[sent(n, at=hour * 3600) for n in range(10)]], first=1 + 10 * hour)
+        roll_up(data)
+    file = sorted(ReadOnlyLake(data.lake / "events").files, key=lambda file: file.first)[1].path
+    damage(file)
+    seal(data, [[sent(n, at=3700, session="") for n in range(10)]], worker=2)
+    for read in (lambda: Reports(data).run(Query(("events",), ("customVar1", "minute"))), lambda: roll_up(data)):
+        assert Reports(data).run(Query(("events",))).totals == {"events": 30}, "the rollups answer"
+        with pytest.raises(FormatError) as caught:
+            read()
+        assert f"{file} cannot be read" in str(caught.value)
+        assert "put it back from a backup" in caught.value.hint
+        assert "keep the rollups" in caught.value.hint
+    assert not caplog.records, "nothing is said of rollups"
+
+
+@DAMAGES
+def test_a_damaged_file_of_a_rollup_is_named_and_made_again_from_the_events(
+    data: DataDirectory, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    (file,) = (data.lake / DIRECTORY / "hour").rglob("date=*/*.parquet")
+    damage(file)
+    assert Reports(data).run(Query(("events",), ("entry", "hour"))).totals == {"events": 10}
+    (record,) = caplog.records
+    assert f"{file} cannot be read" in record.getMessage()
+    assert "move the directory rollups-" in record.getMessage()
+    seal(data, [[sent(n, at=6 * 3600) for n in range(10)]], worker=2)  # of the same day
+    with pytest.raises(FormatError) as caught:
+        roll_up(data)
+    assert f"{file} cannot be read" in str(caught.value)
+    assert "move the directory rollups-" in caught.value.hint
+    (data.lake / DIRECTORY).rename(tmp_path / "away")
+    roll_up(data)
+    assert Reports(data).run(Query(("events",))).totals == {"events": 20}
+
+
+def test_when_events_and_rollups_are_damaged_nothing_is_to_be_deleted(
+    data: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    files = [path for path in data.lake.rglob("date=*/*.parquet") if "minute" not in str(path)]
+    for path in files:
+        change_the_pages(path)
+    with pytest.raises(FormatError) as caught:
+        Reports(data).run(Query(("events",), ("entry", "hour")))
+    assert f"{data.lake / 'events'}" in str(caught.value)
+    said = caught.value.hint + "".join(record.getMessage() for record in caplog.records)
+    assert "delete" not in said
