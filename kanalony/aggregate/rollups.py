@@ -23,7 +23,7 @@ from kanalony.aggregate.lake import SCHEMA as LAKE_SCHEMA
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
 from kanalony.aggregate.measures import EVENTS, MEASURES, OTHER_TYPES, RAW_DIMENSIONS, RUN_GAP, RUN_KEY, facts
-from kanalony.errors import FormatError, StorageError
+from kanalony.errors import FormatError, StorageError, is_disk_full
 
 DIRECTORY = "rollups-1"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
@@ -169,7 +169,7 @@ class Rollups:
             raise StorageError("rollups of these events do not fit in the memory", "give more with --memory")
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
-            if "No space left" in message:
+            if is_disk_full(error):
                 raise StorageError(message, "make room and run it again; nothing is lost") from error
             damaged = find_damaged([file.path for file in lake.files], error)
             if damaged:

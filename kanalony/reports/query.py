@@ -23,7 +23,7 @@ from datasketches import compact_theta_sketch, theta_union
 from kanalony.aggregate.delta import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
 from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, facts, stored_as
 from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
-from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse
+from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse, is_disk_full
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
 from kanalony.reports import clock
 from kanalony.reports.tables import Source, Tables
@@ -169,7 +169,7 @@ def _told_error(error: duckdb.Error, seconds: float | None) -> KanalonyError:
         return StorageError(f"this report takes longer than {seconds:g} s", smaller)
     if isinstance(error, duckdb.OutOfMemoryException):
         return StorageError(f"this report takes too much memory: {message}", smaller)
-    if "No space left" in message:
+    if is_disk_full(error):
         return StorageError(f"this report takes too much room: {message}", "free the directory for temporary files")
     return FormatError(f"the lake cannot be read: {message}", "if a file is damaged, put it back from a backup")
 

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -607,3 +608,86 @@ def test_when_events_and_rollups_are_damaged_nothing_is_to_be_deleted(
     assert f"{data.lake / 'events'}" in str(caught.value)
     said = caught.value.hint + "".join(record.getMessage() for record in caplog.records)
     assert "delete" not in said
+
+
+# A full disk while the tables are made.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def compacted(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> str | None:
+    """The one line of error of `kanalony compact`; None when it did not fail."""
+    with pytest.raises(SystemExit) as caught:
+        main(["compact", "--data", str(data.root)])
+    lines = capsys.readouterr().err.splitlines()
+    if caught.value.code == 0:
+        return None
+    assert caught.value.code == 2
+    (line,) = (line for line in lines if not line.startswith("20"))  # those of the log have the date first
+    assert line.startswith("Error: ")
+    return line
+
+
+def test_a_disk_that_is_full_when_the_tables_are_made_stops_no_later_run(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed: Counter[str] = Counter()
+    successes = 0
+    for room in range(0, 1 << 20, 8192):
+        data = DataDirectory.writable(small_disk / "data")
+        seal(data, [[sent(n) for n in range(30)]])
+        fill = small_disk / "fill"
+        with fill.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, os.statvfs(small_disk).f_bavail * 4096 - room)
+        line = compacted(data, capsys)
+        if line is not None:
+            assert "No space left" in line
+            assert "run it again; nothing is lost" in line
+            path = Path(line.split()[1])
+            failed[next(name for name in reversed(path.parts) if not name.startswith(("date=", "0")))] += 1
+        fill.unlink()
+        assert compacted(data, capsys) is None
+        assert_balanced(data, rows=30)
+        assert Reports(data).run(Query(("events",))).totals == {"events": 30}
+        shutil.rmtree(data.root)
+        successes += line is None
+        if successes == 2:
+            break
+    # Of one step each: the lock and others, the tables, and what is written to them.
+    assert set(failed) == {"lake", "events", "hour", "minute", "tenSeconds"}, failed
+
+
+@pytest.mark.parametrize("table", ["events", "hour", "minute", "tenSeconds"])
+def test_a_quota_that_is_used_up_when_a_table_is_made_stops_no_later_run(
+    data: DataDirectory, table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = DeltaTable.create
+
+    def create(root: Path, *arguments: Any, **options: Any) -> DeltaTable:
+        if root.name == table:
+            (root / "_delta_log").mkdir()
+            raise OSError(
+                "Generic error\n  \x1b[31m\u21b3\x1b[0m Unable to copy\n   Disk quota exceeded (os error 122)\n"
+            )
+        return real(root, *arguments, **options)
+
+    seal(data, [[sent(n) for n in range(10)]])
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create", create)
+        line = compacted(data, capsys)
+    assert line is not None
+    assert f"{table} cannot be written: Generic error: Unable to copy: Disk quota exceeded" in line
+    assert "\x1b" not in line
+    assert compacted(data, capsys) is None
+    assert_balanced(data, rows=10)
+    assert Reports(data).run(Query(("events",))).totals == {"events": 10}
