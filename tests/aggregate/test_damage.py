@@ -23,7 +23,7 @@ from kanalony.errors import FormatError
 from kanalony.reports.query import Query, Reports
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
-from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent
+from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
 from tests.files import journal_file, new_journal
 from tests.serving import run
 
@@ -375,12 +375,6 @@ def three_batches(data: DataDirectory) -> None:
             first = 1 + 10 * sum(f"_{worker:016x}_" in path.name for path in data.sealed.iterdir())
             seal(data, [[sent(first + n, session="") for n in range(10)]], worker=worker, first=first)
         compact(data)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """All files of a directory, without the lock."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "compact.lock"]
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize(
