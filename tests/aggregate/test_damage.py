@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import lz4.frame
 import pytest
@@ -25,6 +27,7 @@ from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
 from tests.files import journal_file, new_journal
+from tests.reports.conftest import dashboard
 from tests.serving import run
 
 
@@ -447,6 +450,21 @@ def test_a_lake_that_has_lost_a_part_is_refused_and_left_as_it_is(
     data.lake.rename(tmp_path / "away")
     compact(data)
     assert_balanced(data, read=51, rows=51)
+
+
+def test_report_and_dashboard_say_that_the_table_is_lost(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    lose_the_whole_log(data.lake, data.lake)
+    done = run("report", "--metrics", "events", "--data", data.root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no table any more" in done.stderr
+    with dashboard(data.root) as address, pytest.raises(HTTPError) as caught:
+        urlopen(f"{address}/api_v3/index.php?service=analytics&action=query&metrics=events", timeout=30)
+    assert caught.value.code == 503
+    answer = json.loads(caught.value.read())
+    assert (answer["kind"], "no table any more" in answer["data"]["message"]) == ("unavailable", True)
+    assert "from a backup, or move it away" in answer["data"]["hint"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
