@@ -37,6 +37,7 @@ EVENTS_REMEDY = (
 _COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
 _CHECKPOINT_COMMITS = 50
 _BATCH_ROWS = 1024
+_SEARCH_SECONDS = 10.0  # for a damaged file: all of a large lake would take hours
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,10 @@ def read_metadata(path: Path) -> pq.FileMetaData:
         raise unreadable(path, error) from error
 
 
-def find_damaged(
-    paths: Sequence[Path], error: Exception, seconds: float | None = None
-) -> tuple[Path, Exception] | None:
+def find_damaged(paths: Sequence[Path], error: Exception) -> tuple[Path, Exception] | None:
     """The first of these files that cannot be read, and why, after an engine failed on them with `error`, which names
-    the file only sometimes. None when they can all be read, as far as so many seconds tell."""
-    until = float("inf") if seconds is None else time.monotonic() + seconds
+    the file only sometimes. None when they can all be read, as far as a search of some seconds shows."""
+    until = time.monotonic() + _SEARCH_SECONDS
     named = [path for path in paths if str(path) in str(error)]
     for read, candidates in ((_read_pages, named), (pq.read_metadata, paths), (_read_pages, paths)):
         for path in candidates:
@@ -103,13 +102,13 @@ def unreadable(path: Path, error: Exception, hint: str = EVENTS_REMEDY) -> Forma
 class ReadOnlyTable:
     """A table as it is now; empty when there is none."""
 
-    def __init__(self, root: Path, time_column: str) -> None:
-        """Raises FormatError when the directory holds something else."""
+    def __init__(self, root: Path, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
+        """Raises FormatError, with this remedy, when the directory holds something else."""
         self.root = root
         try:
             self._table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
-            raise _no_table(root, error) from error
+            raise _no_table(root, error, remedy) from error
         self.files = _listed(self._table, root, time_column) if self._table else []
 
     @property
@@ -130,10 +129,10 @@ class ReadOnlyTable:
 class Table:
     """A table, for its one writer."""
 
-    def __init__(self, root: Path, schema: pa.Schema, time_column: str) -> None:
+    def __init__(self, root: Path, schema: pa.Schema, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
-        files are known by the times in `time_column`. Raises FormatError when it is no such table, StorageError when
-        the disk refuses."""
+        files are known by the times in `time_column`. Raises FormatError, with this remedy, when it is no such table,
+        StorageError when the disk refuses."""
         self.root = root
         self._schema = schema
         self._time_column = time_column
@@ -141,11 +140,9 @@ class Table:
         try:
             table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
-            raise _no_table(root, error) from error
+            raise _no_table(root, error, remedy) from error
         if table and not (last := root / "_delta_log" / f"{table.version():020d}.json").exists():
-            raise FormatError(
-                f"{root} can be read, but not written: {last} is missing, its last commit", "put it back from a backup"
-            )
+            raise FormatError(f"{root} can be read, but not written: {last}, its last commit, is missing", remedy)
         try:
             self._table = table or self._create()
             self._add_columns()
@@ -347,10 +344,10 @@ def _reason(error: Exception) -> str:
     return ": ".join(line.strip() for line in lines if line.strip())
 
 
-def _no_table(root: Path, error: Exception) -> FormatError:
+def _no_table(root: Path, error: Exception, remedy: str) -> FormatError:
     return FormatError(
-        f"{root} cannot be read as a table of events: {_reason(error)}",
-        "`kanalony compact` mends what a power loss tore; else put it back from a backup",
+        f"{root} cannot be read as a Delta table: {_reason(error)}",
+        f"`kanalony compact` repairs what a power loss tore; else {remedy}",
     )
 
 

@@ -96,7 +96,7 @@ class ReadOnlyRollup(ReadOnlyTable):
 
     def __init__(self, lake: Path, rollup: Rollup) -> None:
         """`lake` is the directory of the lake. Raises FormatError when the directory holds something else."""
-        super().__init__(lake / DIRECTORY / rollup.name, TIME)
+        super().__init__(lake / DIRECTORY / rollup.name, TIME, REMEDY)
         self.rollup = rollup
         self.batch = self.number(_BATCH)
         self.lake = self.number(_LAKE)
@@ -143,7 +143,7 @@ class Rollups:
         self._spill = self._root / "spill"
         self._memory = memory
         self._keep = keep
-        self._tables = {rollup: Table(self._root / rollup.name, rollup.schema, TIME) for rollup in ROLLUPS}
+        self._tables = {rollup: Table(self._root / rollup.name, rollup.schema, TIME, REMEDY) for rollup in ROLLUPS}
         now = int(time.time() // 3600)
         for table in self._tables.values():
             is_other = table.number(_LAKE) not in (0, lake.number_of)

@@ -116,7 +116,7 @@ class Reports:
         failure = _told_error(error, self._seconds)
         if isinstance(failure, StorageError):
             return failure, False
-        found = find_damaged([file.path for file in tables.files], error, self._seconds)
+        found = find_damaged([file.path for file in tables.files], error)
         if found is None:
             return failure, False
         is_rollup = found[0].is_relative_to(self._lake / DIRECTORY)

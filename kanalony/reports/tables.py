@@ -1,5 +1,6 @@
 """Which tables can answer a question, and which of them are the cheapest."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from kanalony.aggregate.delta import LakeFile
 from kanalony.aggregate.ledger import read_lake
 from kanalony.aggregate.rollups import HOUR, ROLLUPS, ReadOnlyRollup, Rollup
+from kanalony.errors import FormatError
+
+log = logging.getLogger("kanalony")
 
 Span = tuple[int, int]
 """A period [first, end) in µs since 1970."""
@@ -34,10 +38,15 @@ class Tables:
         # The lake first: a rollup that is ahead of it is not used, nor one that lags behind.
         events = read_lake(lake)
         self.events = events.files
-        rollups = [ReadOnlyRollup(lake, rollup) for rollup in ROLLUPS]
-        self._rollups = [
-            rollup for rollup in rollups if (rollup.lake, rollup.batch) == (events.number_of, events.batch)
-        ]
+        self._rollups = []
+        for known in ROLLUPS:
+            try:
+                rollup = ReadOnlyRollup(lake, known)
+            except FormatError as error:
+                log.warning("a rollup cannot be read, others answer instead: %s (%s)", error, error.hint)
+                continue
+            if (rollup.lake, rollup.batch) == (events.number_of, events.batch):
+                self._rollups.append(rollup)
 
     @property
     def files(self) -> list[LakeFile]:

@@ -607,6 +607,28 @@ def test_a_damaged_file_of_a_rollup_is_named_and_made_again_from_the_events(
     assert Reports(data).run(Query(("events",))).totals == {"events": 20}
 
 
+def test_a_damaged_log_of_a_rollup_is_named_and_the_other_tables_answer(
+    data: DataDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    log = data.lake / DIRECTORY / "hour" / "_delta_log"
+    min(log.glob("*.json")).write_text("{}\n")
+    found = Reports(data).run(Query(("events",), ("entry", "hour")))
+    assert (found.totals, found.tables) == ({"events": 10}, ["minute"])
+    said = [record.getMessage() for record in caplog.records]
+    with pytest.raises(FormatError) as caught:
+        roll_up(data)
+    for text in (*said, f"{caught.value} {caught.value.hint}"):
+        assert f"{log.parent} cannot be read" in text
+        assert "move the directory rollups-" in text
+        assert "backup" not in text
+    assert len(said) == 1
+    (data.lake / DIRECTORY).rename(tmp_path / "away")
+    roll_up(data)
+    assert Reports(data).run(Query(("events",), ("hour",))).tables == ["hour"]
+
+
 def test_when_events_and_rollups_are_damaged_nothing_is_to_be_deleted(
     data: DataDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
