@@ -1,6 +1,9 @@
 """Errors by whose fault they are. Each carries its remedy; the command line prints both in one line and exits with
 2."""
 
+import errno
+import os
+
 
 class KanalonyError(Exception):
     """Base of all. `hint` says what to do about it."""
@@ -20,3 +23,11 @@ class FormatError(KanalonyError, ValueError):
 
 class StorageError(KanalonyError, OSError):
     """The machine's: a directory that cannot be written, a disk that is full."""
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the disk, or what a user may have of it, is full; also when a library tells it in words."""
+    return getattr(error, "errno", None) in _DISK_FULL or any(os.strerror(code) in str(error) for code in _DISK_FULL)

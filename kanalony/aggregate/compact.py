@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 from kanalony._columns import release_memory
 from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.dedupe import Duplicates, Prints
+from kanalony.aggregate.delta import drop_what_is_torn
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
-from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of
+from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of, read_lake
 from kanalony.aggregate.measures import touched_hours
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory, sync_directory, worker_name
@@ -115,13 +116,17 @@ class Compaction:
         self.batch_size = min(max(memory - _BASE, memory // 4) // _BATCH_SHARE, _BATCH_MAX)
 
     def __enter__(self) -> "Compaction":
-        """Raises StorageError when another one is at work, FormatError when the lake cannot be read."""
+        """Raises StorageError when another one is at work, FormatError when the lake cannot be read, or has
+        lost a part."""
         self._lock = _alone(self._data)
         self._lock.__enter__()
         try:
+            drop_what_is_torn(self._data.lake / "events")
+            self.record = Record(self._data.lake / FILE_NAME, read_lake(self._data.lake))
+            self.record.check_void({name for _, (name, _, _) in self._sealed()})
             self.lake = Lake(self._data.lake / "events")
             sync_directory(self._data.root)
-            self.record = Record(self._data.lake / FILE_NAME, self.lake.batch)
+            self.record.begin(self.lake.id)
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise

@@ -1,7 +1,7 @@
 """What was sent twice: an event with the same fingerprint as one that was kept, received within ten minutes of it.
 
 A fingerprint is 128 bits of all that a player sent, so of partner, session, event index, type and payload; see
-columns.h. Here 96 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
+columns.h. Here 84 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
 window.
 """
 
@@ -20,8 +20,9 @@ WINDOW = 600_000
 """Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""
 
 _MERGE_ROWS = 2 << 20
-_TAG = np.uint64(0xFFFFFFFF00000000)
-_TIME = np.uint64(0xFFFFFFFF)  # 49 days of milliseconds: two within the window differ in these
+_TIME_BITS = 44  # 557 years of milliseconds: times that are the same in these are the same
+_TIMES = 1 << _TIME_BITS
+_TIME = np.uint64(_TIMES - 1)
 
 _U64 = npt.NDArray[np.uint64]
 _I64 = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ _I64 = npt.NDArray[np.int64]
 
 @dataclass
 class _Chunk:
-    """Events of some files, by key. `tags` are 32 further bits of the fingerprint and, below them, the time."""
+    """Events of some files, by key. `tags` are 20 further bits of the fingerprint and, below them, the time."""
 
     paths: set[Path]
     first: int
@@ -53,7 +54,7 @@ class Prints:
         rows = np.flatnonzero(pc.is_valid(fingerprints).to_numpy(zero_copy_only=False))
         halves = _halves(fingerprints.drop_null())
         times = received_at.cast(pa.int64()).to_numpy()[rows] // 1000
-        tags = (halves[:, 1] & _TAG) | (times.astype(np.uint64) & _TIME)
+        tags = (halves[:, 1] & ~_TIME) | (times.astype(np.uint64) & _TIME)
         order = np.argsort(halves[:, 0])
         return cls(rows[order], halves[order, 0], tags[order], times[order])
 
@@ -90,16 +91,16 @@ class Duplicates:
             suspect |= met
             for key, position in set(zip(keys[met].tolist(), at[met].tolist(), strict=True)):
                 for tag in chunk.tags[position : np.searchsorted(chunk.keys, np.uint64(key), "right")].tolist():
-                    kept.setdefault((key, tag >> 32), []).append(tag & 0xFFFFFFFF)
+                    kept.setdefault((key, tag >> _TIME_BITS), []).append(tag % _TIMES)
         suspects = np.flatnonzero(suspect)
         suspects = suspects[np.lexsort((prints.rows[suspects], prints.times[suspects]))]  # by time, then by row
         found = []
         for key, tag, i in zip(
             prints.keys[suspects].tolist(), prints.tags[suspects].tolist(), suspects.tolist(), strict=True
         ):
-            times = kept.setdefault((key, tag >> 32), [])
-            time = tag & 0xFFFFFFFF
-            if any(min((time - other) % (1 << 32), (other - time) % (1 << 32)) <= WINDOW for other in times):
+            times = kept.setdefault((key, tag >> _TIME_BITS), [])
+            time = tag % _TIMES
+            if any(min((time - other) % _TIMES, (other - time) % _TIMES) <= WINDOW for other in times):
                 found.append(prints.rows[i])
             else:
                 times.append(time)

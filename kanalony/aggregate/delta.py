@@ -6,9 +6,10 @@ dies before leaves files nobody sees, which `vacuum` deletes in time. The Delta 
 
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -28,8 +29,15 @@ from kanalony.segments.names import sync_directory
 
 PARTITION = "date"
 
+EVENTS_REMEDY = (
+    "put it back from a backup, or, while the segments are kept, move the lake's directory away and run "
+    "`kanalony compact`; keep the rollups, which have its sums"
+)
+
 _COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
 _CHECKPOINT_COMMITS = 50
+_BATCH_ROWS = 1024
+_SEARCH_SECONDS = 10.0  # for a damaged file: all of a large lake would take hours
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = F
         texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
         return pq.ParquetFile(path, read_dictionary=texts).read(columns)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_metadata(path: Path) -> pq.FileMetaData:
@@ -59,27 +67,54 @@ def read_metadata(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> FormatError:
-    return FormatError(
-        f"{path} cannot be read: {str(error).splitlines()[0]}",
-        "put it back from a backup, or stop compacting and move the lake directory away to make a new one",
-    )
+def find_damaged(paths: Sequence[Path], error: Exception) -> tuple[Path, Exception] | None:
+    """The first of these files that cannot be read, and why, after an engine failed on them with `error`, which names
+    the file only sometimes. None when they can all be read, as far as a search of some seconds shows."""
+    until = time.monotonic() + _SEARCH_SECONDS
+    named = [path for path in paths if str(path) in str(error)]
+    for read, candidates in ((_read_pages, named), (pq.read_metadata, paths), (_read_pages, paths)):
+        for path in candidates:
+            if time.monotonic() > until:
+                return None
+            try:
+                read(path)
+            except (OSError, pa.ArrowException) as damage:
+                return path, damage
+    return None
+
+
+def _read_pages(path: Path) -> None:
+    """All of a file, a column at a time: little memory is enough."""
+    with pq.ParquetFile(path) as parquet:
+        for name in parquet.schema_arrow.names:
+            for _ in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
+                pass
+
+
+def unreadable(path: Path, error: Exception, hint: str = EVENTS_REMEDY) -> FormatError:
+    """The error for a file of events, or of another table with another remedy, that cannot be read."""
+    return FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint)
 
 
 class ReadOnlyTable:
     """A table as it is now; empty when there is none."""
 
-    def __init__(self, root: Path, time_column: str) -> None:
-        """Raises FormatError when the directory holds something else."""
+    def __init__(self, root: Path, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
+        """Raises FormatError, with this remedy, when the directory holds something else."""
         self.root = root
         try:
             self._table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
-            raise _no_table(root, error) from error
+            raise _no_table(root, error, remedy) from error
         self.files = _listed(self._table, root, time_column) if self._table else []
+
+    @property
+    def id(self) -> str | None:
+        """The table's id, which no other table has; None when there is no table."""
+        return str(self._table.metadata().id) if self._table else None
 
     @property
     def number_of(self) -> int:
@@ -94,31 +129,37 @@ class ReadOnlyTable:
 class Table:
     """A table, for its one writer."""
 
-    def __init__(self, root: Path, schema: pa.Schema, time_column: str) -> None:
+    def __init__(self, root: Path, schema: pa.Schema, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
-        files are known by the times in `time_column`. Raises FormatError when it is no such table."""
+        files are known by the times in `time_column`. Raises FormatError, with this remedy, when it is no such table,
+        StorageError when the disk refuses."""
         self.root = root
         self._schema = schema
         self._time_column = time_column
-        if (root / "_delta_log").is_dir():
-            _drop_what_is_torn(root / "_delta_log")
+        drop_what_is_torn(root)
         try:
-            if DeltaTable.is_deltatable(str(root)):
-                self._table = DeltaTable(root)
-                self._add_columns()
-            else:
-                root.mkdir(parents=True, exist_ok=True)
-                self._table = DeltaTable.create(root, schema, partition_by=[PARTITION], name=root.name)
-                sync_directory(root.parent)
+            table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
-            raise _no_table(root, error) from error
-        self._sync_log()
+            raise _no_table(root, error, remedy) from error
+        if table and not (last := root / "_delta_log" / f"{table.version():020d}.json").exists():
+            raise FormatError(f"{root} can be read, but not written: {last}, its last commit, is missing", remedy)
+        try:
+            self._table = table or self._create()
+            self._add_columns()
+            self._sync_log()
+        except (DeltaError, OSError) as error:
+            raise _refused(root, error) from error
         self._files = {file.path: file for file in _listed(self._table, root, time_column)}
 
     @property
     def files(self) -> list[LakeFile]:
         """Those of the last commit."""
         return list(self._files.values())
+
+    @property
+    def id(self) -> str:
+        """The table's id, which no other table has, one made anew in the same place included."""
+        return str(self._table.metadata().id)
 
     @property
     def number_of(self) -> int:
@@ -228,6 +269,12 @@ class Table:
         except (DeltaError, OSError) as error:
             raise _refused(self.root, error) from error
 
+    def _create(self) -> DeltaTable:
+        self.root.mkdir(parents=True, exist_ok=True)
+        table = DeltaTable.create(self.root, self._schema, partition_by=[PARTITION], name=self.root.name)
+        sync_directory(self.root.parent)
+        return table
+
     def _sync_log(self) -> None:
         """Make the last commit durable."""
         log = self.root / "_delta_log"
@@ -285,13 +332,22 @@ def _partition_of(file: LakeFile) -> dict[str, str | None]:
 
 
 def _refused(root: Path, error: Exception) -> StorageError:
-    return StorageError(f"{root} cannot be written: {str(error).splitlines()[0]}", "free some disk space")
+    return StorageError(
+        f"{root} cannot be written: {_reason(error)}",
+        "check free space and permissions, and run it again; nothing is lost",
+    )
 
 
-def _no_table(root: Path, error: Exception) -> FormatError:
+def _reason(error: Exception) -> str:
+    """An error of the Delta library in one line: it may be a tree of causes, in colours."""
+    lines = re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).splitlines()
+    return ": ".join(line.strip() for line in lines if line.strip())
+
+
+def _no_table(root: Path, error: Exception, remedy: str) -> FormatError:
     return FormatError(
-        f"{root} cannot be read as a table of events: {str(error).splitlines()[0]}",
-        "`kanalony compact` mends what a power loss tore; else put it back from a backup",
+        f"{root} cannot be read as a Delta table: {_reason(error)}",
+        f"`kanalony compact` repairs what a power loss tore; else {remedy}",
     )
 
 
@@ -305,9 +361,10 @@ def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
     return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
 
 
-def _drop_what_is_torn(log: Path) -> None:
-    """Delete what a power loss left without its end: the last commit, which was never taken as done, and checkpoints,
-    which only repeat what the commits say."""
+def drop_what_is_torn(root: Path) -> None:
+    """Delete what a power loss left without its end in the log of a table: the last commit, which was never taken as
+    done, and checkpoints, which only repeat what the commits say."""
+    log = root / "_delta_log"
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         try:
             pq.read_metadata(checkpoint)

@@ -44,6 +44,11 @@ class Lake:
         self._unpacked_sizes: dict[Path, int] = {}
 
     @property
+    def id(self) -> str:
+        """The id of the Delta table, which no other table has."""
+        return self._table.id
+
+    @property
     def number_of(self) -> int:
         """A number that no other table has."""
         return self._table.number_of

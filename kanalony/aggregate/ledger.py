@@ -3,10 +3,15 @@
 The record is a text file of JSON lines, one for each segment in each batch, written and durable before the batch is
 committed to the lake. Lines of a batch that was never committed are void, and removed by the next run: so rows and
 record enter together, with the one commit.
+
+Table and record belong together if and only if (1) every line that names a table names this one, (2) the record has
+every line of every batch up to the table's last one, in order, and (3) no line of a batch after the next one, which a
+run that died may have left. Anything else is a loss, and is refused: docs/lake.md says what to do then.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +29,8 @@ from kanalony.segments.reader import Coverage, Segment, each_segment
 
 FILE_NAME = "segments.ndjson"
 
+_VERSION = 2  # of the entries
+_TAIL = 4096  # bytes to read of the record's end at first
 _TRIES = 5  # for a ledger during which nothing was committed
 
 Range = tuple[int, int]
@@ -51,6 +58,9 @@ class Entry:
     they are known. `ranges` are the sequence numbers that were read, `repeats` those that another segment had brought.
     Of a segment that is `torn`, without a trailer, nobody knows how much it lost. `touched` are the hours since 1970
     whose sums in reports the rows can change.
+
+    `table` is the id of the Delta table, `part` (which, of how many) the place among the entries of the batch: both are
+    None in entries of version 1.
     """
 
     batch: int
@@ -73,6 +83,9 @@ class Entry:
     ranges: list[Range] = field(default_factory=list)
     repeats: list[Range] = field(default_factory=list)
     touched: list[int] = field(default_factory=list)
+    version: int = 1
+    table: str | None = None
+    part: Range | None = None
 
     @property
     def identity(self) -> Identity:
@@ -86,31 +99,40 @@ class Record:
     """The file of entries, and what a run needs to know of them: the requests that were read, the segments that are
     complete, and the entries of those that were only begun."""
 
-    def __init__(self, path: Path, committed: int) -> None:
-        """Reads it, and removes what is void: entries of batches after the last that was committed. Raises FormatError
-        when the record of committed batches is not there: to go on would store everything twice."""
+    def __init__(self, path: Path, lake: ReadOnlyLake) -> None:
+        """Reads it, and changes nothing. Raises FormatError when the table and this do not belong together: to go on
+        would store requests twice, or forget that they were lost."""
         self._path = path
+        self._table: str | None = None
+        self._size = 0  # bytes of the entries that are not void
         self.covered = Coverage()
         self.complete: set[Identity] = set()
         self.begun: dict[Identity, list[Entry]] = {}
         self._hours: dict[int, set[int] | None] = {}
-        last = 0
-        void = 0
-        for entry in each_entry(path):
-            if entry.batch > committed:
-                void += 1
+        self.void: list[Entry] = []
+        for entry, end in _checked_entries(path, lake):
+            if entry.batch > lake.batch + 1:
+                raise _torn_apart(lake, f"{path} holds batch {entry.batch}, and {lake.root} ends with {lake.batch}")
+            if entry.batch > lake.batch:
+                self.void.append(entry)
             else:
-                last = max(last, entry.batch)
+                self._size = end
                 self._note(entry)
-                for first, end in entry.ranges:
-                    self.covered.add(int(entry.worker, 16), first, end)
-        if last != committed:
-            raise FormatError(
-                f"{path} does not hold batch {committed}, which the lake has",
-                "put it back from a backup, or move the whole lake directory away to make a new one from the segments",
-            )
-        if void or _is_torn(path):
-            self._keep(committed)
+                for first, last in entry.ranges:
+                    self.covered.add(int(entry.worker, 16), first, last)
+
+    def begin(self, table: str) -> None:
+        """Remove what is void before entries are added for a table, which has this id. Durable when this returns."""
+        self._table = table
+        if self._path.exists() and self._path.stat().st_size > self._size:
+            young = self._path.with_suffix(".young")  # who reads the old one now is not disturbed
+            shutil.copyfile(self._path, young)
+            with young.open("r+b") as file:
+                file.truncate(self._size)
+                os.fsync(file.fileno())
+            young.replace(self._path)
+            sync_directory(self._path.parent)
+        self.void = []
 
     def hours_since(self, batch: int) -> set[int] | None:
         """The hours since 1970 that later batches touched; None when that is not known of all."""
@@ -121,6 +143,17 @@ class Record:
                     return None
                 hours |= touched
         return hours
+
+    def check_void(self, segments: set[str]) -> None:
+        """Raises FormatError when a void entry is of none of these segments, by name: a run that died leaves them where
+        they are, so the batch was committed, and the table has lost it."""
+        for entry in self.void:
+            if entry.segment not in segments:
+                raise FormatError(
+                    f"{self._path} holds batch {entry.batch}, which the lake lacks, and {entry.segment} is gone",
+                    "nothing was changed; put the lake or the segment back from a backup; if it is lost, delete the "
+                    "lines of this batch",
+                )
 
     def _note(self, entry: Entry) -> None:
         known = self._hours.setdefault(entry.batch, set())
@@ -136,6 +169,8 @@ class Record:
 
     def add(self, entries: list[Entry]) -> None:
         """Note what is about to be committed; durable when this returns."""
+        for number, entry in enumerate(entries, 1):
+            entry.version, entry.table, entry.part = _VERSION, self._table, (number, len(entries))
         is_new = not self._path.exists()
         with self._path.open("a") as file:
             file.writelines(_line(entry) for entry in entries)
@@ -146,43 +181,114 @@ class Record:
         for entry in entries:
             self._note(entry)
 
-    def _keep(self, committed: int) -> None:
-        young = self._path.with_suffix(".young")
-        with young.open("w") as file:
-            file.writelines(_line(entry) for entry in each_entry(self._path) if entry.batch <= committed)
-            file.flush()
-            os.fsync(file.fileno())
-        young.replace(self._path)
-        sync_directory(self._path.parent)
-
 
 def _line(entry: Entry) -> str:
     return json.dumps(asdict(entry)) + "\n"
 
 
-def _is_torn(path: Path) -> bool:
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
-
-
-def each_entry(path: Path) -> Iterator[Entry]:
-    """All entries, void ones too. A last line that was not finished is none. Raises FormatError for a line that is no
-    entry."""
+def _lines(path: Path) -> Iterator[tuple[Entry, int]]:
+    """All entries, void ones too, and where each line ends, in bytes. A last line that was not finished is none. Raises
+    FormatError for a line that is no entry."""
     if not path.exists():
         return
+    end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                yield _ENTRY.validate_json(line)
-            except ValueError as error:
-                raise FormatError(
-                    f"{path}, line {number} is no entry of a ledger", "put the file back from a backup"
-                ) from error
+            end += len(line)
+            yield _entry(path, f"line {number}", line), end
+
+
+def _entry(path: Path, place: str, line: bytes) -> Entry:
+    try:
+        entry = _ENTRY.validate_json(line)
+    except ValueError as error:
+        raise FormatError(f"{path}, {place} is no entry of a ledger", "put the file back from a backup") from error
+    if entry.version > _VERSION:
+        raise FormatError(
+            f"{path}, {place} is of version {entry.version}; this kanalony knows versions up to {_VERSION}",
+            "use the version of kanalony that wrote it",
+        )
+    return entry
+
+
+def _last_entry(path: Path) -> Entry | None:
+    """The entry of the last finished line; None when there is none. Raises FormatError when that line is no entry."""
+    try:
+        with path.open("rb") as file:
+            size = start = file.seek(0, os.SEEK_END)
+            lines: list[bytes] = []
+            while start and len(lines) < 2:  # the first may have been cut off
+                start = max(0, 2 * start - size - _TAIL)
+                file.seek(start)
+                lines = file.read(size - start).split(b"\n")[:-1]  # what follows the last line feed is not finished
+    except FileNotFoundError:
+        return None
+    try:
+        return _entry(path, "the last line", lines[-1]) if lines else None
+    except FormatError:
+        for _ in _lines(path):  # which says where it is
+            pass
+        raise
+
+
+def _checked_entries(path: Path, lake: ReadOnlyLake) -> Iterator[tuple[Entry, int]]:
+    """All entries in order, and where each line ends, in bytes. Raises FormatError when they are of another table, or
+    when one is missing of the table's batches."""
+    last = None
+    for entry, end in _lines(path):
+        _check_table(path, lake, entry)
+        if not _follows(entry, last):
+            raise _torn_apart(lake, f"{path} has lost entries before one of batch {entry.batch}")
+        last = entry
+        yield entry, end
+    batch = last.batch if last else 0
+    if batch < lake.batch or (last and batch == lake.batch and last.part and last.part[0] < last.part[1]):
+        raise _torn_apart(lake, f"{path} does not hold batch {lake.batch}, which the lake has, or not all of it")
+
+
+def _follows(entry: Entry, last: Entry | None) -> bool:
+    """Whether no entry is missing between two, or before the first."""
+    if last and last.part and last.part[0] < last.part[1]:
+        return (entry.batch, entry.part) == (last.batch, (last.part[0] + 1, last.part[1]))
+    if last and not last.part and not entry.part and entry.batch == last.batch:
+        return True
+    return entry.batch == (last.batch if last else 0) + 1 and (not entry.part or entry.part[0] == 1)
+
+
+def _check_table(path: Path, lake: ReadOnlyLake, entry: Entry) -> None:
+    if entry.table not in (None, lake.id):
+        raise _torn_apart(lake, f"{path} is the record of table {entry.table}, and {lake.root} is table {lake.id}")
+
+
+def _torn_apart(lake: ReadOnlyLake, message: str) -> FormatError:
+    return FormatError(
+        message,
+        f"nothing was changed; put {lake.root.parent} back whole from a backup, or move it away and run "
+        "`kanalony compact`, which makes a new one from the segments that are kept",
+    )
+
+
+def read_lake(directory: Path) -> ReadOnlyLake:
+    """The table of events in a lake's directory as it is now; empty when there never was one. Only reads; may run at
+    any time. Raises FormatError when it cannot be read, and when it was lost, or is older than the record, or not its
+    table. What the record may have lost does not matter here: the table has all of its rows."""
+    path, root = directory / FILE_NAME, directory / "events"
+    before = _last_entry(path)
+    lake = ReadOnlyLake(root)
+    if lake.id is None:
+        found = path.name if before else next((file.name for file in root.rglob("*.parquet")), None)
+        lake = ReadOnlyLake(root)  # once more: a first run may have made it since
+        if lake.id is None:
+            if found:
+                raise _torn_apart(lake, f"{root} is no table any more: its _delta_log is lost, and {found} is there")
+            return lake
+    if before:
+        _check_table(path, lake, before)
+        if before.batch > lake.batch + 1:
+            raise _torn_apart(lake, f"{path} holds batch {before.batch}, and {root} ends with {lake.batch}")
+    return lake
 
 
 @dataclass
@@ -245,7 +351,7 @@ def read_ledger(data: DataDirectory) -> Ledger:
     """The ledger of a data directory, with the rows counted in the lake's own files. Only reads; may run at any time.
     Raises FormatError when the lake or its record cannot be read."""
     for _ in range(_TRIES):
-        lake = ReadOnlyLake(data.lake / "events")
+        lake = read_lake(data.lake)
         ledger = _read_ledger(data, lake)
         # Else a segment may have been compacted, and deleted, between two looks.
         if ReadOnlyLake(lake.root).batch == lake.batch:
@@ -254,7 +360,7 @@ def read_ledger(data: DataDirectory) -> Ledger:
 
 
 def _read_ledger(data: DataDirectory, lake: ReadOnlyLake) -> Ledger:
-    told = list(each_entry(data.lake / FILE_NAME))
+    told = [entry for entry, _ in _checked_entries(data.lake / FILE_NAME, lake)]
     entries = [entry for entry in told if entry.batch <= lake.batch]
     accounts: dict[Identity, Account] = {}
     for entry in entries:

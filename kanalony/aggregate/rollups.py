@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasketches import update_theta_sketch
 
-from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table
+from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table, find_damaged, unreadable
 from kanalony.aggregate.lake import SCHEMA as LAKE_SCHEMA
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
@@ -32,10 +32,12 @@ from kanalony.aggregate.measures import (
     SEQUENCE_KEY,
     facts,
 )
-from kanalony.errors import FormatError, StorageError
+from kanalony.errors import FormatError, StorageError, is_disk_full
 
 DIRECTORY = "rollups-2"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
+
+REMEDY = f"move the directory {DIRECTORY} out of the lake's: `kanalony compact` makes it again from the events"
 
 SKETCH = "sessions"
 """Column of the hours' rollup: a theta sketch of the distinct sessionIds (Apache DataSketches)."""
@@ -103,7 +105,7 @@ class ReadOnlyRollup(ReadOnlyTable):
 
     def __init__(self, lake: Path, rollup: Rollup) -> None:
         """`lake` is the directory of the lake. Raises FormatError when the directory holds something else."""
-        super().__init__(lake / DIRECTORY / rollup.name, TIME)
+        super().__init__(lake / DIRECTORY / rollup.name, TIME, REMEDY)
         self.rollup = rollup
         self.batch = self.number(_BATCH)
         self.lake = self.number(_LAKE)
@@ -150,7 +152,7 @@ class Rollups:
         self._spill = self._root / "spill"
         self._memory = memory
         self._keep = keep
-        self._tables = {rollup: Table(self._root / rollup.name, rollup.schema, TIME) for rollup in ROLLUPS}
+        self._tables = {rollup: Table(self._root / rollup.name, rollup.schema, TIME, REMEDY) for rollup in ROLLUPS}
         now = int(time.time() // 3600)
         for table in self._tables.values():
             is_other = table.number(_LAKE) not in (0, lake.number_of)
@@ -176,8 +178,11 @@ class Rollups:
             raise StorageError("rollups of these events do not fit in the memory", "give more with --memory")
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
-            if "No space left" in message:
+            if is_disk_full(error):
                 raise StorageError(message, "make room and run it again; nothing is lost") from error
+            damaged = find_damaged([file.path for file in lake.files], error)
+            if damaged:
+                raise unreadable(*damaged) from error
             raise FormatError(f"the lake cannot be read: {message}", "put it back from a backup") from error
 
     def _recompute(
@@ -359,10 +364,7 @@ def _row_groups(file: LakeFile) -> Iterator[pa.Table]:
             for number in range(parquet.num_row_groups):
                 yield parquet.read_row_group(number)
     except (OSError, pa.ArrowException) as error:
-        raise FormatError(
-            f"{file.path} cannot be read: {str(error).splitlines()[0]}",
-            f"delete the directory {DIRECTORY} in the lake's: it is made again",
-        ) from error
+        raise unreadable(file.path, error, REMEDY) from error
 
 
 def _today() -> date:

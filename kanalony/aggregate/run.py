@@ -1,7 +1,9 @@
 """What `kanalony compact` and `kanalony ledger` show and wait for."""
 
+import errno
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,7 +20,7 @@ from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher, open_geoip, read_secrets
 from kanalony.aggregate.ledger import Ledger
 from kanalony.aggregate.rollups import Rollups
-from kanalony.errors import FormatError
+from kanalony.errors import FormatError, StorageError, is_disk_full
 from kanalony.segments.journal import is_in_use
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Damage, Segment
@@ -57,7 +59,7 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
     with _stopping() as stop:
         while not stop.is_set():
             try:
-                with compaction() as opened:
+                with _full_disks_named(data.lake), compaction() as opened:
                     begun = True
                     rollups = Rollups(data.lake, opened.lake, memory=settings.memory, keep=_keep(settings))
                     while True:
@@ -88,6 +90,20 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
             "%d journals of dead workers hold requests; `kanalony recover` or the next start seals them", len(left)
         )
     return list(damaged.values())
+
+
+@contextmanager
+def _full_disks_named(lake: Path) -> Iterator[None]:
+    """Give the errors of a full disk, whatever was being written, their remedy."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or not is_disk_full(error):
+            raise
+        reason = os.strerror(error.errno or errno.ENOSPC)
+        raise StorageError(
+            f"{error.filename or lake} cannot be written: {reason}", "make room and run it again; nothing is lost"
+        ) from error
 
 
 def _run(compaction: Compaction, stop: threading.Event, terminal: TextIO) -> Result:

@@ -20,10 +20,10 @@ import duckdb
 import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
-from kanalony.aggregate.delta import LakeFile
+from kanalony.aggregate.delta import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
 from kanalony.aggregate.measures import LOOK_AHEAD, LOOK_BEHIND, MEASURES, RAW_DIMENSIONS, Measure, facts, stored_as
-from kanalony.aggregate.rollups import DIRECTORY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
-from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse
+from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
+from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse, is_disk_full
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
 from kanalony.reports import clock
 from kanalony.reports.tables import Source, Tables
@@ -100,17 +100,27 @@ class Reports:
         try:
             return self._ask(tables, query)
         except duckdb.Error as error:
-            if not tables.drop_rollups() or isinstance(error, duckdb.InterruptException):
-                raise _told_error(error, self._seconds) from error
-            log.warning(
-                "a rollup cannot be read, the events answer instead: %s; delete %s, `kanalony compact` makes it anew",
-                str(error).splitlines()[0],
-                self._lake / DIRECTORY,
-            )
+            failure, is_rollup = self._failure(tables, error)
+            if not is_rollup:
+                raise failure from error
+            log.warning("a rollup cannot be read, the events answer instead: %s (%s)", failure, failure.hint)
+        tables.drop_rollups()
         try:
             return self._ask(tables, query)
         except duckdb.Error as error:
-            raise _told_error(error, self._seconds) from error
+            raise self._failure(tables, error)[0] from error
+
+    def _failure(self, tables: Tables, error: duckdb.Error) -> tuple[KanalonyError, bool]:
+        """The error for a failure of the engine, with the file that is damaged, if one is; and whether that is one of a
+        rollup, which the events can do without."""
+        failure = _told_error(error, self._seconds)
+        if isinstance(failure, StorageError):
+            return failure, False
+        found = find_damaged([file.path for file in tables.files], error)
+        if found is None:
+            return failure, False
+        is_rollup = found[0].is_relative_to(self._lake / DIRECTORY)
+        return unreadable(*found, REMEDY if is_rollup else EVENTS_REMEDY), is_rollup
 
     def _ask(self, tables: Tables, query: Query) -> Result:
         with (
@@ -159,7 +169,7 @@ def _told_error(error: duckdb.Error, seconds: float | None) -> KanalonyError:
         return StorageError(f"this report takes longer than {seconds:g} s", smaller)
     if isinstance(error, duckdb.OutOfMemoryException):
         return StorageError(f"this report takes too much memory: {message}", smaller)
-    if "No space left" in message:
+    if is_disk_full(error):
         return StorageError(f"this report takes too much room: {message}", "free the directory for temporary files")
     return FormatError(f"the lake cannot be read: {message}", "if a file is damaged, put it back from a backup")
 

@@ -1,12 +1,16 @@
 """Which tables can answer a question, and which of them are the cheapest."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanalony.aggregate.delta import LakeFile
-from kanalony.aggregate.lake import ReadOnlyLake
+from kanalony.aggregate.ledger import read_lake
 from kanalony.aggregate.rollups import HOUR, ROLLUPS, ReadOnlyRollup, Rollup
+from kanalony.errors import FormatError
+
+log = logging.getLogger("kanalony")
 
 Span = tuple[int, int]
 """A period [first, end) in µs since 1970."""
@@ -29,20 +33,29 @@ class Tables:
     """The lake and its rollups as they are now."""
 
     def __init__(self, lake: Path) -> None:
-        """`lake` is the directory of the lake. Raises FormatError when it holds something else."""
+        """`lake` is the directory of the lake. Raises FormatError when it holds something else, or has lost
+        a part."""
         # The lake first: a rollup that is ahead of it is not used, nor one that lags behind.
-        events = ReadOnlyLake(lake / "events")
+        events = read_lake(lake)
         self.events = events.files
-        rollups = [ReadOnlyRollup(lake, rollup) for rollup in ROLLUPS]
-        self._rollups = [
-            rollup for rollup in rollups if (rollup.lake, rollup.batch) == (events.number_of, events.batch)
-        ]
-
-    def drop_rollups(self) -> bool:
-        """Do without rollups from now on; whether there were any."""
-        had_any = bool(self._rollups)
         self._rollups = []
-        return had_any
+        for known in ROLLUPS:
+            try:
+                rollup = ReadOnlyRollup(lake, known)
+            except FormatError as error:
+                log.warning("a rollup cannot be read, others answer instead: %s (%s)", error, error.hint)
+                continue
+            if (rollup.lake, rollup.batch) == (events.number_of, events.batch):
+                self._rollups.append(rollup)
+
+    @property
+    def files(self) -> list[LakeFile]:
+        """Those of the tables that can be read: of rollups, then of events."""
+        return [file for rollup in self._rollups for file in rollup.files] + self.events
+
+    def drop_rollups(self) -> None:
+        """Do without rollups from now on."""
+        self._rollups = []
 
     def spans(self, span: Span) -> list[Span]:
         """The parts of a period in which there may be events, in order."""

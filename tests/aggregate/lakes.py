@@ -108,3 +108,9 @@ def assert_balanced(data: DataDirectory, **expected: int) -> None:
     assert [account for account in ledger.accounts if not account.balanced] == []
     assert ledger.balanced
     assert {name: getattr(ledger.total, name) for name in expected} == expected
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """All files of a directory, without the lock."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "compact.lock"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}

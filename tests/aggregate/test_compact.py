@@ -259,7 +259,7 @@ def test_a_lake_with_a_column_of_another_type_is_refused(data: DataDirectory) ->
     shutil.rmtree(data.lake / "events")
     (data.lake / "events" / "_delta_log").mkdir(parents=True)
     (data.lake / "events" / "_delta_log" / "00000000000000000000.json").write_text("{}\n")
-    with pytest.raises(FormatError, match="cannot be read as a table of events"):
+    with pytest.raises(FormatError, match="cannot be read as a Delta table"):
         compact(data)
 
 

@@ -1,25 +1,33 @@
 """What is damaged, copied, missing or not in order: the good of it is in the lake, and the ledger tells the rest."""
 
+import json
 import os
 import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import lz4.frame
 import pytest
 from deltalake import DeltaTable
 
 from kanalony.aggregate.columns import decompress
-from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.rollups import DIRECTORY
+from kanalony.cli import main
 from kanalony.errors import FormatError
+from kanalony.reports.query import Query, Reports
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
-from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, rows, seal, sent
+from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
 from tests.files import journal_file, new_journal
+from tests.reports.conftest import dashboard
 from tests.serving import run
 
 
@@ -305,3 +313,415 @@ def test_what_decompresses_for_the_collector_does_so_for_the_lake(
     assert changed.records() == (content if is_sound else None)
     told = decompress(changed)
     assert (told and told.to_pybytes()) == (content if is_sound else None)
+
+
+# The table or its record is lost, or of another time: nothing is changed, and nobody says that all is well.
+
+
+def lose(pattern: str) -> Callable[[Path, Path], None]:
+    """Delete files of the log."""
+
+    def damage(lake: Path, _: Path) -> None:
+        paths = list((lake / "events" / "_delta_log").glob(pattern))
+        assert paths
+        for path in paths:
+            path.unlink()
+
+    return damage
+
+
+def lose_the_whole_log(lake: Path, _: Path) -> None:
+    shutil.rmtree(lake / "events" / "_delta_log")
+
+
+def lose_the_log_and_the_record(lake: Path, _: Path) -> None:
+    lose_the_whole_log(lake, _)
+    (lake / "segments.ndjson").unlink()
+
+
+def lose_the_table(lake: Path, _: Path) -> None:
+    shutil.rmtree(lake / "events")
+
+
+def replace_the_table(lake: Path, spare: Path) -> None:
+    other = DataDirectory.writable(spare)
+    three_batches(other)
+    shutil.rmtree(lake / "events")
+    shutil.copytree(other.lake / "events", lake / "events")
+
+
+def replace_the_record(lake: Path, spare: Path) -> None:
+    other = DataDirectory.writable(spare)
+    three_batches(other)
+    shutil.copy(other.lake / "segments.ndjson", lake)
+
+
+def keep_lines(*numbers: int) -> Callable[[Path, Path], None]:
+    """Keep these lines of the record."""
+
+    def damage(lake: Path, _: Path) -> None:
+        record = lake / "segments.ndjson"
+        lines = record.read_bytes().splitlines(keepends=True)
+        record.write_bytes(b"".join(lines[number] for number in numbers))
+
+    return damage
+
+
+def lose_the_record(lake: Path, _: Path) -> None:
+    (lake / "segments.ndjson").unlink()
+
+
+def three_batches(data: DataDirectory) -> None:
+    """A lake whose record has five lines: of batches 1, 2, 2, 3 and 3."""
+    for workers in ((1,), (1, 2), (1, 2)):
+        for worker in workers:
+            first = 1 + 10 * sum(f"_{worker:016x}_" in path.name for path in data.sealed.iterdir())
+            seal(data, [[sent(first + n, session="") for n in range(10)]], worker=worker, first=first)
+        compact(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "reports_answer"),
+    [
+        (lose_the_whole_log, "no table any more", False),
+        (lose("*"), "no table any more", False),
+        (lose_the_log_and_the_record, "no table any more", False),
+        (lose_the_table, "no table any more", False),
+        (lose("*0[2-9].json"), "holds batch 3", False),
+        (replace_the_table, "is the record of table", False),
+        (replace_the_record, "is the record of table", False),
+        (lose_the_record, "does not hold batch 3", True),
+        (keep_lines(), "does not hold batch 3", True),
+        (keep_lines(0, 1, 2), "does not hold batch 3", True),
+        (keep_lines(0, 1, 2, 3), "does not hold batch 3", True),
+        (keep_lines(1, 2, 3, 4), "has lost entries", True),
+        (keep_lines(0, 2, 3, 4), "has lost entries", True),
+        (keep_lines(0, 1, 3, 4), "has lost entries", True),
+        (keep_lines(0, 3, 4), "has lost entries", True),
+    ],
+    ids=[
+        "log",
+        "commits",
+        "log-and-record",
+        "table",
+        "last-commits",
+        "other-table",
+        "other-record",
+        "record",
+        "record-empty",
+        "record-cut",
+        "record-cut-in-a-batch",
+        "record-without-its-first",
+        "record-without-the-first-of-a-batch",
+        "record-without-the-last-of-a-batch",
+        "record-without-a-batch",
+    ],
+)
+def test_a_lake_that_has_lost_a_part_is_refused_and_left_as_it_is(
+    data: DataDirectory,
+    tmp_path: Path,
+    damage: Callable[[Path, Path], None],
+    reason: str,
+    reports_answer: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    three_batches(data)
+    roll_up(data)
+    damage(data.lake, tmp_path / "spare")
+    seal(data, [[sent(99)]], worker=9)
+    before = tree(data.root)
+    for command in (["compact"], ["ledger"], ["ledger", "--format", "json"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--data", str(data.root)])
+        assert caught.value.code == 2
+        printed = capsys.readouterr()
+        (line,) = (line for line in printed.err.splitlines() if line.startswith("Error: "))
+        assert reason in line
+        assert str(data.lake) in line
+        assert "from a backup, or move it away" in line
+        assert printed.out == ""
+    if reports_answer:
+        assert Reports(data).run(Query(("events",))).totals == {"events": 50}
+    else:
+        with pytest.raises(FormatError, match=reason):
+            Reports(data).run(Query(("events",)))
+    assert tree(data.root) == before
+    # As the remedy has it.
+    data.lake.rename(tmp_path / "away")
+    compact(data)
+    assert_balanced(data, read=51, rows=51)
+
+
+def test_report_and_dashboard_say_that_the_table_is_lost(data: DataDirectory) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    lose_the_whole_log(data.lake, data.lake)
+    done = run("report", "--metrics", "events", "--data", data.root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no table any more" in done.stderr
+    with dashboard(data.root) as address, pytest.raises(HTTPError) as caught:
+        urlopen(f"{address}/api_v3/index.php?service=analytics&action=query&metrics=events", timeout=30)
+    assert caught.value.code == 503
+    answer = json.loads(caught.value.read())
+    assert (answer["kind"], "no table any more" in answer["data"]["message"]) == ("unavailable", True)
+    assert "from a backup, or move it away" in answer["data"]["hint"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_the_last_commit_may_be_lost_as_long_as_its_segments_are_there(data: DataDirectory, kept: int) -> None:
+    """A run that died before the commit has left the same; but never without the segments."""
+    for number in range(1, 4):
+        seal(data, [[sent(number * 10 + n, session="") for n in range(10)]], first=number * 10 - 9)
+        compact(data, keep_segments=float("inf") if number - 1 in range(kept) or number == 3 else 0)
+    last = data.lake / "events" / "_delta_log" / "00000000000000000003.json"
+    commit = last.read_bytes()
+    last.unlink()
+    segment = max(data.sealed.iterdir())
+    content, modified = segment.read_bytes(), segment.stat().st_mtime_ns
+    segment.unlink()
+    before = tree(data.root)
+    with pytest.raises(FormatError, match=f"batch 3, which the lake lacks, and {segment.name} is gone"):
+        compact(data)
+    assert tree(data.root) == before
+    assert not read_ledger(data).balanced
+    if kept:  # the segment is put back
+        segment.write_bytes(content)
+        os.utime(segment, ns=(modified, modified))
+        assert compact(data).rows == 10
+    else:  # the commit is
+        last.write_bytes(commit)
+        assert compact(data).rows == 0
+    assert len(rows(data)) == 30
+    assert_balanced(data, read=30, rows=30)
+
+
+def test_a_lake_that_is_put_back_whole_goes_on_from_there(data: DataDirectory, tmp_path: Path) -> None:
+    three_batches(data)
+    shutil.copytree(data.lake, tmp_path / "backup")
+    for worker in (3, 4, 5):
+        seal(data, [[sent(n, session="") for n in range(10)]], worker=worker)
+        compact(data)
+    shutil.rmtree(data.lake)
+    shutil.copytree(tmp_path / "backup", data.lake)
+    assert_balanced(data, read=50, rows=50)
+    assert compact(data).rows == 30
+    assert_balanced(data, read=80, rows=80)
+
+
+def test_a_log_of_which_only_a_checkpoint_is_left_can_be_read_and_not_written(data: DataDirectory) -> None:
+    three_batches(data)
+    DeltaTable(data.lake / "events").create_checkpoint()
+    lose("*.json")(data.lake, data.lake)
+    seal(data, [[sent(99)]], worker=9)
+    before = tree(data.root)
+    with pytest.raises(FormatError, match=r"00000000000000000003\.json.* is missing") as caught:
+        compact(data)
+    assert "from a backup" in caught.value.hint
+    assert tree(data.root) == before
+    assert Reports(data).run(Query(("events",))).totals == {"events": 50}
+    assert_balanced(data, read=50, rows=50)
+
+
+def test_a_record_of_version_1_is_read_on_and_one_of_a_later_version_is_refused(data: DataDirectory) -> None:
+    three_batches(data)
+    record = data.lake / "segments.ndjson"
+    entries = [json.loads(line) for line in record.read_text().splitlines()]
+    for entry in entries:
+        assert entry["version"] == 2
+        del entry["version"], entry["table"], entry["part"]
+    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert_balanced(data, read=50, rows=50)
+    seal(data, [[sent(99)]], worker=9)
+    assert compact(data).rows == 1
+    assert_balanced(data, read=51, rows=51)
+    record.write_text(record.read_text().replace('"version": 2', '"version": 3'))
+    for read in (compact, read_ledger, lambda data: Reports(data).run(Query(("events",)))):
+        with pytest.raises(FormatError, match="version 3") as caught:
+            read(data)
+        assert caught.value.hint == "use the version of kanalony that wrote it"
+
+
+# A damaged file of a table is named, and what is said to do about it loses nothing more.
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def change_the_pages(path: Path) -> None:
+    content = path.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:4] + bytes(byte ^ 0x55 for byte in content[4:end]) + content[end:])
+
+
+DAMAGES = pytest.mark.parametrize("damage", [cut_off, empty, change_the_pages, Path.unlink])
+
+
+@DAMAGES
+def test_a_damaged_file_of_events_is_named_and_the_rollups_are_to_be_kept(
+    data: DataDirectory,
+    damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 99)
+    for hour in range(3):  # a file each
+        seal(data, [[sent(n, at=hour * 3600) for n in range(10)]], first=1 + 10 * hour)
+        roll_up(data)
+    file = sorted(ReadOnlyLake(data.lake / "events").files, key=lambda file: file.first)[1].path
+    damage(file)
+    seal(data, [[sent(n, at=3700, session="") for n in range(10)]], worker=2)
+    for read in (lambda: Reports(data).run(Query(("events",), ("customVar1", "minute"))), lambda: roll_up(data)):
+        assert Reports(data).run(Query(("events",))).totals == {"events": 30}, "the rollups answer"
+        with pytest.raises(FormatError) as caught:
+            read()
+        assert f"{file} cannot be read" in str(caught.value)
+        assert "put it back from a backup" in caught.value.hint
+        assert "keep the rollups" in caught.value.hint
+    assert not caplog.records, "nothing is said of rollups"
+
+
+@DAMAGES
+def test_a_damaged_file_of_a_rollup_is_named_and_made_again_from_the_events(
+    data: DataDirectory, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    (file,) = (data.lake / DIRECTORY / "hour").rglob("date=*/*.parquet")
+    damage(file)
+    assert Reports(data).run(Query(("events",), ("entry", "hour"))).totals == {"events": 10}
+    (record,) = caplog.records
+    assert f"{file} cannot be read" in record.getMessage()
+    assert "move the directory rollups-" in record.getMessage()
+    seal(data, [[sent(n, at=6 * 3600) for n in range(10)]], worker=2)  # of the same day
+    with pytest.raises(FormatError) as caught:
+        roll_up(data)
+    assert f"{file} cannot be read" in str(caught.value)
+    assert "move the directory rollups-" in caught.value.hint
+    (data.lake / DIRECTORY).rename(tmp_path / "away")
+    roll_up(data)
+    assert Reports(data).run(Query(("events",))).totals == {"events": 20}
+
+
+def test_a_damaged_log_of_a_rollup_is_named_and_the_other_tables_answer(
+    data: DataDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    log = data.lake / DIRECTORY / "hour" / "_delta_log"
+    min(log.glob("*.json")).write_text("{}\n")
+    found = Reports(data).run(Query(("events",), ("entry", "hour")))
+    assert (found.totals, found.tables) == ({"events": 10}, ["minute"])
+    said = [record.getMessage() for record in caplog.records]
+    with pytest.raises(FormatError) as caught:
+        roll_up(data)
+    for text in (*said, f"{caught.value} {caught.value.hint}"):
+        assert f"{log.parent} cannot be read" in text
+        assert "move the directory rollups-" in text
+        assert "backup" not in text
+    assert len(said) == 1
+    (data.lake / DIRECTORY).rename(tmp_path / "away")
+    roll_up(data)
+    assert Reports(data).run(Query(("events",), ("hour",))).tables == ["hour"]
+
+
+def test_when_events_and_rollups_are_damaged_nothing_is_to_be_deleted(
+    data: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(data, [[sent(n) for n in range(10)]])
+    roll_up(data)
+    files = [path for path in data.lake.rglob("date=*/*.parquet") if "minute" not in str(path)]
+    for path in files:
+        change_the_pages(path)
+    with pytest.raises(FormatError) as caught:
+        Reports(data).run(Query(("events",), ("entry", "hour")))
+    assert f"{data.lake / 'events'}" in str(caught.value)
+    said = caught.value.hint + "".join(record.getMessage() for record in caplog.records)
+    assert "delete" not in said
+
+
+# A full disk while the tables are made.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def compacted(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> str | None:
+    """The one line of error of `kanalony compact`; None when it did not fail."""
+    with pytest.raises(SystemExit) as caught:
+        main(["compact", "--data", str(data.root)])
+    lines = capsys.readouterr().err.splitlines()
+    if caught.value.code == 0:
+        return None
+    assert caught.value.code == 2
+    (line,) = (line for line in lines if not line.startswith("20"))  # those of the log have the date first
+    assert line.startswith("Error: ")
+    return line
+
+
+def test_a_disk_that_is_full_when_the_tables_are_made_stops_no_later_run(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed: Counter[str] = Counter()
+    successes = 0
+    for room in range(0, 1 << 20, 8192):
+        data = DataDirectory.writable(small_disk / "data")
+        seal(data, [[sent(n) for n in range(30)]])
+        fill = small_disk / "fill"
+        with fill.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, os.statvfs(small_disk).f_bavail * 4096 - room)
+        line = compacted(data, capsys)
+        if line is not None:
+            assert "No space left" in line
+            assert "run it again; nothing is lost" in line
+            path = Path(line.split()[1])
+            failed[next(name for name in reversed(path.parts) if not name.startswith(("date=", "0")))] += 1
+        fill.unlink()
+        assert compacted(data, capsys) is None
+        assert_balanced(data, rows=30)
+        assert Reports(data).run(Query(("events",))).totals == {"events": 30}
+        shutil.rmtree(data.root)
+        successes += line is None
+        if successes == 2:
+            break
+    # Of one step each: the lock and others, the tables, and what is written to them.
+    assert set(failed) == {"lake", "events", "hour", "minute", "tenSeconds"}, failed
+
+
+@pytest.mark.parametrize("table", ["events", "hour", "minute", "tenSeconds"])
+def test_a_quota_that_is_used_up_when_a_table_is_made_stops_no_later_run(
+    data: DataDirectory, table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = DeltaTable.create
+
+    def create(root: Path, *arguments: Any, **options: Any) -> DeltaTable:
+        if root.name == table:
+            (root / "_delta_log").mkdir()
+            raise OSError(
+                "Generic error\n  \x1b[31m\u21b3\x1b[0m Unable to copy\n   Disk quota exceeded (os error 122)\n"
+            )
+        return real(root, *arguments, **options)
+
+    seal(data, [[sent(n) for n in range(10)]])
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create", create)
+        line = compacted(data, capsys)
+    assert line is not None
+    assert f"{table} cannot be written: Generic error: Unable to copy: Disk quota exceeded" in line
+    assert "\x1b" not in line
+    assert compacted(data, capsys) is None
+    assert_balanced(data, rows=10)
+    assert Reports(data).run(Query(("events",))).totals == {"events": 10}

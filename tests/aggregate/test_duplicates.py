@@ -20,6 +20,18 @@ def test_the_same_event_within_ten_minutes_is_one_and_later_it_is_another(data: 
     assert_balanced(data, events=6, rows=3, duplicates=3)
 
 
+@pytest.mark.parametrize("power", [31, 32, 33, 40])  # 2^32 ms are 49.7 days
+def test_the_same_event_is_another_when_its_time_differs_in_high_bits_only(data: DataDirectory, power: int) -> None:
+    window = WINDOW // 1000
+    apart = (1 << power) // 1000
+    seal(data, [[sent(n, at=at) for n, at in ((1, 0), (1, apart - window), (1, apart + window + 1), (2, 0))]])
+    assert compact(data).duplicates == 0
+    seal(data, [[sent(n, at=at) for n, at in ((2, apart), (3, apart))]], worker=2)
+    seal(data, [[sent(3)]], worker=3)
+    assert compact(data).duplicates == 0
+    assert_balanced(data, rows=7, duplicates=0)
+
+
 def test_duplicates_are_found_across_runs_and_when_they_come_late(data: DataDirectory) -> None:
     seal(data, [[sent(1, at=1000), sent(2, at=1000)]], worker=1)
     assert compact(data).duplicates == 0

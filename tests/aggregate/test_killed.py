@@ -283,7 +283,7 @@ def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data
 def test_without_its_lake_everything_is_made_again_from_the_segments(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(10)]])
     compact(data)
-    shutil.rmtree(data.lake / "events")
+    shutil.rmtree(data.lake)
     assert compact(data).rows == 10
     assert_balanced(data, rows=10)
 

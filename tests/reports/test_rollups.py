@@ -401,14 +401,14 @@ def test_a_damaged_rollup_is_told_and_the_events_answer(
     seal(data, [[event("2026-06-01T20:00:00", VIEW)]], worker=6)
     with pytest.raises(FormatError, match="cannot be read") as raised:
         roll_up(data)
-    assert f"delete the directory {DIRECTORY}" in raised.value.hint
+    assert f"move the directory {DIRECTORY}" in raised.value.hint
     assert one(data, "view") == 7
     shutil.rmtree(data.lake / DIRECTORY)
     roll_up(data)
     assert (one(data, "view"), ask(data, "view")["tables"]) == (7, ["hour"])
     for path in (data.lake / "events").rglob("date=*/*.parquet"):
         os.truncate(path, size)
-    with pytest.raises(FormatError, match="the lake cannot be read"):
+    with pytest.raises(FormatError, match=r"events/.*parquet cannot be read"):
         ask(data, "view", "customVar1 minute")
     shutil.rmtree(data.lake / DIRECTORY)
     with pytest.raises(FormatError, match="cannot be read"):
