@@ -51,10 +51,13 @@ export async function fetchReport(selection, signal) {
     ...AUDIENCE.map((dimension) => () => top(dimension, selected, LISTED)),
   ]);
   const [whole, overTime, viewers, entries, partners, ...audience] = answers;
+  const latest = whole.latest === null ? null : Date.parse(whole.latest);
+  const isBehind = !whole.rows.length || latest === null || now - latest > SILENCE;
   return {
     now,
     period,
-    latest: whole.latest === null ? null : Date.parse(whole.latest),
+    latest,
+    waiting: isBehind ? (await ask({ action: "waiting" }, signal)).requests : 0,
     overview: whole.rows[0] ?? null,
     estimated: whole.estimated,
     series: overTime.rows,
