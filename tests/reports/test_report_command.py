@@ -258,6 +258,10 @@ def test_registered_names_come_from_the_settings_file(data: DataDirectory) -> No
     )
     shown = printed(data, "--metrics", "quizAnswered", "--dimensions", "campaign", "--format", "csv")
     assert shown == "campaign,quizAnswered\nspring,1\n"
+    (data.root / "kanalony.toml").write_text('[custom_dimensions]\ncampaign = "event:utm_campaign"\n')
+    assert (
+        printed(data, "--metrics", "201", "--dimensions", "campaign", "--format", "csv") == "campaign,201\nspring,1\n"
+    )
     for line, texts in (
         ("play = 201", ["'play' is a metric or dimension already", "kanalony.toml"]),
         ('quiz = "x"', ["custom_events", "integer"]),
