@@ -530,3 +530,10 @@ def test_a_query_that_takes_too_long_is_given_up(lake: DataDirectory) -> None:
 def test_a_query_that_takes_too_much_memory_is_told(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match="takes too much memory"):
         Reports(lake, memory=1 << 20).run(Query(("play", "lossRate"), ("tenSeconds", "userId", "referrer")))
+
+
+def test_text_that_is_too_long_does_not_leave_the_engine(lake: DataDirectory) -> None:
+    query = Query(("play",), ("entry",), limit=100)
+    with pytest.raises(WrongUse, match="more than 20 bytes"):
+        Reports(lake, text_bytes=20).run(query)
+    assert Reports(lake, text_bytes=200).run(query).table == Reports(lake).run(query).table
