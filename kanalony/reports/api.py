@@ -43,7 +43,7 @@ EVERYBODY = "*"
 
 _MOST_BYTES = 64 << 10  # of a POST's body
 _AT_A_TIME = 2  # queries that are answered; each takes all cores
-_WAITING = 30  # queries of a key; more wait no longer than it takes to say so
+_WAITING = 30  # queries of a partner; more wait no longer than it takes to say so
 _MOST_ANSWER = 16 << 20  # bytes of an answer
 _COUNT_INTERVAL = 10.0  # seconds at least between counts of what waits to be compacted
 _COUNT_SHARE = 0.1  # of the time may go to them

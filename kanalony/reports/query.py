@@ -6,6 +6,7 @@ those are, the result is the same. Values are bound; names come from the vocabul
 """
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -178,7 +179,9 @@ class Reports:
                     {"files": with_all_columns([file], spill), "partner": partner},
                 ).fetchall()
                 self._latest[known] = found[0][0]
-            newest = max(newest or 0, self._latest[known] or 0) or None
+            latest = self._latest[known]
+            if latest is not None and (newest is None or latest > newest):
+                newest = latest
         return newest
 
 
@@ -186,12 +189,12 @@ class Reports:
 def _interrupted(engine: duckdb.DuckDBPyConnection, seconds: float | None, stop: threading.Event) -> Iterator[None]:
     """Interrupt what the engine does after so many seconds, or once `stop` is set. Raises Stopped then."""
     done = threading.Event()
-    end = None if seconds is None else time.monotonic() + seconds
+    end = time.monotonic() + (math.inf if seconds is None else seconds)
 
     def watch() -> None:
         # Again and again: what came between two statements was for none.
-        while not done.wait(_WATCH_INTERVAL):
-            if stop.is_set() or (end is not None and time.monotonic() >= end):
+        while not done.wait(max(0.001, min(_WATCH_INTERVAL, end - time.monotonic()))):
+            if stop.is_set() or time.monotonic() >= end:
                 engine.interrupt()
 
     watching = threading.Thread(target=watch)

@@ -94,6 +94,16 @@ def test_csv(address: str) -> None:
     ]
 
 
+def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
+    values = ["a\rplanted,9", "a\r\nplanted,9", 'say "x", please']
+    store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
+    with dashboard(data.root) as address:
+        status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "entry", "format": "csv"})
+    assert status == 200
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["entry", "play"], *([value, "1"] for value in sorted(values))]
+
+
 def test_times_are_of_the_offset_or_the_zone() -> None:
     start = {"metrics": "play", "startDate": "06/01/2026 12:00", "endDate": "06/01/2026 13:30"}
     query = read_action({**start, "timezoneOffset": "-330"})
@@ -398,7 +408,7 @@ def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
         assert query(address, metrics="play", apiKey="first-key")["count"] == 1
 
 
-def test_what_waits_is_told_and_not_to_one_partner(data: DataDirectory) -> None:
+def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory) -> None:
     seal(data, [[event("2026-06-01T12:00:00", 3), event("2026-06-01T12:00:00", 3)]])
     action = {"service": "analytics", "action": "waiting"}
     with dashboard(data.root, "--api-key", "1=first-key", "--api-key", "*=master-key") as address:
