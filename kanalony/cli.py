@@ -374,12 +374,13 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
     """Answer from the events in the lake.
 
     Any metrics by any dimensions: their names stand in docs/reports.md, and in what is said about a wrong one. A
-    report without rows says so, and exits with 0.
+    report without rows says why, and exits with 0.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that nobody needs
+    from kanalony.aggregate.waiting import Waiting
     from kanalony.reports.query import Reports
     from kanalony.reports.request import read_command
-    from kanalony.reports.table import as_chart, as_csv, as_json, as_parquet, as_table
+    from kanalony.reports.table import as_chart, as_csv, as_json, as_parquet, as_table, explain_nothing
     from kanalony.reports.vocabulary import Vocabulary
 
     settings = load_settings(config)
@@ -391,14 +392,25 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
         raise WrongUse("Parquet is not for terminals", "write it to a file: > report.parquet")
     reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
     result = reports.run(query)
+    waiting: int | None = 0
+    if result.is_behind:
+        try:
+            waiting = Waiting(directory).count()
+        except (KanalonyError, OSError) as error:
+            click.echo(f"cannot count the requests that wait to be compacted: {error}", err=True)
+            waiting = None
+    if form != "table" and not result.table.num_rows:
+        click.echo(" ".join(explain_nothing(result, waiting)), err=True)
     if chart:
-        click.echo(as_chart(result, min(shutil.get_terminal_size()[0], 120)))
+        click.echo(as_chart(result, min(shutil.get_terminal_size()[0], 120), waiting))
+    elif form == "table":
+        click.echo(as_table(result, waiting))
     elif form == "parquet":
         sys.stdout.buffer.write(as_parquet(result))
         sys.stdout.buffer.flush()
     else:
-        text = {"table": as_table, "csv": as_csv, "json": as_json}[form](result)
-        sys.stdout.write(text if form == "csv" else f"{text}\n")  # click would take out what looks like colours
+        text = as_csv(result) if form == "csv" else f"{as_json(result)}\n"
+        sys.stdout.write(text)  # click would take out what looks like colours
         sys.stdout.flush()
 
 

@@ -100,6 +100,16 @@ def _api_key(text: str) -> str:
     return text
 
 
+def _each_for_one(keys: tuple[str, ...]) -> tuple[str, ...]:
+    partners: dict[str, str] = {}
+    for partner, _, key in (text.partition("=") for text in keys):
+        if partners.setdefault(key, partner) != partner:
+            raise ValueError(
+                f"must have a key of its own for each partner: {partners[key]} and {partner} have the same"
+            )
+    return keys
+
+
 def _shown(parameter: str) -> str:
     if parameter.removeprefix("event:").lower() == "ks":
         raise ValueError("must be another parameter: a ks is a credential, and reports are no place for it")
@@ -238,7 +248,7 @@ class Settings(BaseSettings):
     ks_secrets: Path | None = None
     """Of `kanalony compact`: file with a line PARTNER_ID SECRET for each partner, to tell the user of a ks."""
 
-    api_key: _Several[Annotated[str, AfterValidator(_api_key)]] = ()
+    api_key: Annotated[_Several[Annotated[str, AfterValidator(_api_key)]], AfterValidator(_each_for_one)] = ()
     """Of `kanalony dashboard`: PARTNER_ID=KEY, a key that shows the rows of a partner; *=KEY shows all. Without any,
     who reaches the dashboard sees everything. On the command line other users of the machine can read it."""
 

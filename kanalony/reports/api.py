@@ -1,12 +1,17 @@
 """The query action and the dashboard's page over HTTP: a process of its own, which only reads."""
 
+import asyncio
 import hmac
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.resources import files
 from ipaddress import ip_address
@@ -14,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import uvicorn
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,10 +28,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import KanalonyError, StorageError, WrongUse
-from kanalony.reports.query import Query, Reports
+from kanalony.reports.query import Query, Reports, Stopped, too_large
 from kanalony.reports.request import read_action
-from kanalony.reports.table import as_csv, as_object
+from kanalony.reports.table import csv_lines, json_parts
 from kanalony.reports.vocabulary import UnknownName, Vocabulary
 from kanalony.segments.names import DataDirectory
 
@@ -37,9 +43,13 @@ EVERYBODY = "*"
 
 _MOST_BYTES = 64 << 10  # of a POST's body
 _AT_A_TIME = 2  # queries that are answered; each takes all cores
-_WAITING = 30  # more wait no longer than it takes to say so
+_WAITING = 30  # queries of a partner; more wait no longer than it takes to say so
+_MOST_ANSWER = 16 << 20  # bytes of an answer
+_COUNT_INTERVAL = 10.0  # seconds at least between counts of what waits to be compacted
+_COUNT_SHARE = 0.1  # of the time may go to them
 _SECONDS = 60.0  # a query may take
 _MEMORY = 0.6  # of the machine's, for all of them together
+_OWN_PAGES = ("same-origin", "none")  # of Sec-Fetch-Site: this server's pages, and a person at the address bar
 _PAGE = {file.name: file for file in (files("kanalony.reports") / "dashboard").iterdir()}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain"}
 _HEADERS = {
@@ -85,9 +95,95 @@ def _restricted(query: Query, partner: str) -> Query:
     """A query for the rows of a partner alone. Raises _Refused when it asks for those of another."""
     if partner == EVERYBODY:
         return query
-    if any(value != partner for value in query.filters.get("partner", ())):
+    wanted = query.filters.get("partner", (partner,))
+    if any(value != partner for value in wanted):
         raise _Refused(404, "unknownPartner", "this key does not show that partner")
-    return replace(query, filters={**query.filters, "partner": (partner,)})
+    return replace(query, filters={**query.filters, "partner": wanted}, latest_of=partner)
+
+
+def _refuse_other_pages(request: Request) -> None:
+    """Raises _Refused for what a page of another site sends. Its browser would not let it read the answer, but the
+    query would have run."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        is_own = site in _OWN_PAGES
+    else:  # browsers send it only over https, and to this machine
+        is_own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
+    if not is_own:
+        hint = "open the dashboard's own page; a proxy in front must pass on the Host header"
+        raise _Refused(403, "forbidden", "pages of other sites may not ask here", hint=hint)
+
+
+class _Turns:
+    """Which queries run: some at a time, and the partners in turn."""
+
+    def __init__(self, of_one: int) -> None:
+        """`of_one` queries of a partner may run at a time."""
+        self._of_one = of_one
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the partner that was served last is the last
+
+    @asynccontextmanager
+    async def turn(self, partner: str, gone: asyncio.Task[None]) -> AsyncIterator[None]:
+        """Run with a turn of a partner. Raises _Refused when too many wait, ClientDisconnect once `gone` is done."""
+        waiting = self._waiting.setdefault(partner, deque())
+        if len(waiting) >= _WAITING:
+            raise _Refused(503, "busy", "too many queries wait for their turn")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        self._start()
+        try:
+            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ClientDisconnect
+            yield
+        finally:
+            if turn.done():
+                self._running[partner] -= 1
+            else:
+                waiting.remove(turn)
+            self._start()
+
+    def _start(self) -> None:
+        """Give turns to as many as may run."""
+        for partner, waiting in list(self._waiting.items()):
+            if self._running.total() >= _AT_A_TIME:
+                return
+            if waiting and self._running[partner] < self._of_one:
+                waiting.popleft().set_result(None)
+                self._running[partner] += 1
+                self._waiting[partner] = self._waiting.pop(partner)
+                self._start()
+                return
+
+
+class _Counted:
+    """How many requests wait to be compacted: counted now and then, however often it is asked."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self._waiting = Waiting(data)
+        self._alone = asyncio.Lock()
+        self._count = 0
+        self._until = 0.0
+
+    async def get(self) -> int:
+        """Raises StorageError or FormatError when it cannot be counted."""
+        async with self._alone:
+            begin = time.monotonic()
+            if begin >= self._until:
+                try:
+                    self._count = await to_thread.run_sync(self._waiting.count)
+                except (WrongUse, OSError) as error:
+                    raise StorageError(str(error), getattr(error, "hint", "")) from error
+                end = time.monotonic()
+                self._until = end + max(_COUNT_INTERVAL, (end - begin) / _COUNT_SHARE)
+            return self._count
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client has hung up. What is left of the request is passed over."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _parameters(request: Request) -> dict[str, Any]:
@@ -115,21 +211,34 @@ async def _parameters(request: Request) -> dict[str, Any]:
     return parameters | told
 
 
-def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = False) -> Starlette:
+def create_app(
+    data: DataDirectory, vocabulary: Vocabulary, keys: Sequence[str] = (), *, local: bool = False
+) -> Starlette:
     """The ASGI application. `keys` are PARTNER=KEY; `local` answers only requests that name this machine as their host,
     so that no page of another site can read what this one shows."""
+    memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY / _AT_A_TIME)
+    reports = Reports(data, vocabulary, memory=memory, seconds=_SECONDS, text_bytes=_MOST_ANSWER)
     access = _Access(keys)
-    turns = CapacityLimiter(_AT_A_TIME)
+    turns = _Turns(_AT_A_TIME - 1 if keys else _AT_A_TIME)
+    counted = _Counted(data)
 
-    def answer(query: Query, form: str) -> Response:
-        result = reports.run(query)
-        if form == "csv":
-            return Response(as_csv(result), media_type="text/csv")
-        return JSONResponse(as_object(result))
+    def answer(query: Query, form: str, stop: threading.Event) -> Response:
+        result = reports.run(query, stop)
+        body = bytearray()
+        for part in csv_lines(result) if form == "csv" else json_parts(result):
+            body += part.encode()
+            if len(body) > _MOST_ANSWER:
+                raise too_large(_MOST_ANSWER)
+        return Response(bytes(body), media_type="text/csv" if form == "csv" else "application/json")
 
     async def action(request: Request) -> Response:
+        _refuse_other_pages(request)
         parameters = await _parameters(request)
         named = parameters.get("service"), parameters.get("action")
+        if named == ("analytics", "waiting"):
+            # How much is sent to all partners together is not for one of them.
+            is_shown = access.of(request, parameters) == EVERYBODY
+            return JSONResponse({"requests": await counted.get() if is_shown else None})
         if named != ("analytics", "query"):
             raise _Refused(404, "notFound", f"there is no action {named[1]!r} of a service {named[0]!r} here")
         partner = access.of(request, parameters)
@@ -137,9 +246,16 @@ def create_app(reports: Reports, keys: Sequence[str] = (), *, local: bool = Fals
         form = str(parameters.get("format", "json"))
         if form not in ("json", "csv"):
             raise _Refused(400, "badRequest", f"format is {form!r}", hint="it must be json or csv")
-        if turns.statistics().tasks_waiting >= _WAITING:
-            raise _Refused(503, "busy", "too many queries wait for their turn")
-        return await to_thread.run_sync(answer, query, form, limiter=turns)
+        stop = threading.Event()
+        gone = asyncio.create_task(_gone(request))
+        gone.add_done_callback(lambda _: stop.set())
+        try:
+            async with turns.turn(partner, gone):
+                return await to_thread.run_sync(answer, query, form, stop)
+        except (ClientDisconnect, Stopped):
+            return Response(status_code=499)  # which nobody reads
+        finally:
+            gone.cancel()
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -219,9 +335,7 @@ def serve(data: DataDirectory, vocabulary: Vocabulary, host: str, port: int, key
             f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
             "is another one running? Name another --port",
         ) from error
-    memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY / _AT_A_TIME)
-    reports = Reports(data, vocabulary, memory=memory, seconds=_SECONDS)
-    app = create_app(reports, keys, local=is_local and not keys)
+    app = create_app(data, vocabulary, keys, local=is_local and not keys)
     log.info("dashboard on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT):

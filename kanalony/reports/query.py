@@ -6,12 +6,14 @@ those are, the result is the same. Values are bound; names come from the vocabul
 """
 
 import logging
+import math
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +23,16 @@ import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
 from kanalony.aggregate.delta import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
-from kanalony.aggregate.measures import LOOK_AHEAD, LOOK_BEHIND, MEASURES, RAW_DIMENSIONS, Measure, facts, stored_as
+from kanalony.aggregate.measures import (
+    EVENTS,
+    LOOK_AHEAD,
+    LOOK_BEHIND,
+    MEASURES,
+    RAW_DIMENSIONS,
+    Measure,
+    facts,
+    stored_as,
+)
 from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
 from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse, is_disk_full
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
@@ -35,14 +46,24 @@ log = logging.getLogger("kanalony")
 EXACT_EVENTS = 50_000_000
 """Sessions of more events than this are counted by sketches, where these can tell: exactly would take seconds."""
 
+MOST_METRICS = 100
+MOST_DIMENSIONS = 20
+MOST_FILTERS = 20
+MOST_VALUES = 1_000
+"""Of a query; `MOST_VALUES` of all of its filters together. Planning takes longer, and more memory, with each."""
+
 _DAY = 86400  # seconds
+_KNOWN_FILES = 10_000  # of which it is remembered when the newest event of a partner was received
+_SILENCE = timedelta(minutes=5)
+_WATCH_INTERVAL = 0.05  # seconds between looks whether a query is to end
 
 
 @dataclass(frozen=True)
 class Query:
     """What is asked for. `start` and `end` have a time zone, and are the lake's own when None; of `filters`, each
     dimension must have one of its values; `order` has names and whether they descend. Without an order it is that of
-    time, or else of the first metric, the largest first."""
+    time, or else of the first metric, the largest first. `latest_of` is the partner whose newest event the answer's
+    `latest` is; that of all partners when None."""
 
     metrics: tuple[str, ...]
     dimensions: tuple[str, ...] = ()
@@ -53,6 +74,11 @@ class Query:
     order: tuple[tuple[str, bool], ...] = ()
     limit: int | None = None
     offset: int = 0
+    latest_of: str | None = None
+
+
+class Stopped(KanalonyError):
+    """A report was given up because nobody waits for it."""
 
 
 @dataclass
@@ -71,6 +97,12 @@ class Result:
     estimated: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there may be events that are not in the lake yet: there are no rows, or no event has come in the last
+        minutes."""
+        return not self.table.num_rows or self.latest is None or datetime.now(UTC) - self.latest > _SILENCE
+
 
 class Reports:
     """Answers queries about a data directory."""
@@ -83,22 +115,26 @@ class Reports:
         exact_events: int = EXACT_EVENTS,
         memory: int | None = None,
         seconds: float | None = None,
+        text_bytes: int | None = None,
     ) -> None:
         """A query may take so many bytes of memory, and so many seconds; four fifths of the memory there is, and any
-        time, when they are None."""
+        time, when they are None. `text_bytes` bounds the text of dimensions in an answer."""
         self._lake = data.lake
         self.vocabulary = vocabulary or Vocabulary()
         self._exact_events = exact_events
         self._memory = memory
         self._seconds = seconds
+        self._text_bytes = text_bytes
+        self._latest: dict[tuple[Path, str], int | None] = {}
 
-    def run(self, query: Query) -> Result:
-        """Answer a query, from the events that are in the lake now. Raises WrongUse, of which UnknownName is one, for a
-        query that makes no sense, FormatError when the lake cannot be read, StorageError when there is not enough
-        memory, room or time."""
+    def run(self, query: Query, stop: threading.Event | None = None) -> Result:
+        """Answer a query, from the events that are in the lake now; give it up once `stop` is set. Raises WrongUse, of
+        which UnknownName is one, for a query that makes no sense or whose answer is too large, FormatError when the
+        lake cannot be read, StorageError when there is not enough memory, room or time, Stopped after `stop`."""
+        stop = stop or threading.Event()
         tables = Tables(self._lake)
         try:
-            return self._ask(tables, query)
+            return self._ask(tables, query, stop)
         except duckdb.Error as error:
             failure, is_rollup = self._failure(tables, error)
             if not is_rollup:
@@ -106,7 +142,7 @@ class Reports:
             log.warning("a rollup cannot be read, the events answer instead: %s (%s)", failure, failure.hint)
         tables.drop_rollups()
         try:
-            return self._ask(tables, query)
+            return self._ask(tables, query, stop)
         except duckdb.Error as error:
             raise self._failure(tables, error)[0] from error
 
@@ -122,11 +158,11 @@ class Reports:
         is_rollup = found[0].is_relative_to(self._lake / DIRECTORY)
         return unreadable(*found, REMEDY if is_rollup else EVENTS_REMEDY), is_rollup
 
-    def _ask(self, tables: Tables, query: Query) -> Result:
+    def _ask(self, tables: Tables, query: Query, stop: threading.Event) -> Result:
         with (
             tempfile.TemporaryDirectory(prefix="kanalony-") as spill,
             connect(self._memory, spill=Path(spill)) as engine,
-            _interrupted(engine, self._seconds),
+            _interrupted(engine, self._seconds, stop),
         ):
             # The stubs know the names of these two choices in one release, and not in the next.
             engine.create_function(  # type: ignore[call-overload]
@@ -137,29 +173,60 @@ class Reports:
                 type="arrow",
                 null_handling="special",
             )
-            return _Statement(tables, self.vocabulary, query, self._exact_events).run(engine, Path(spill))
+            statement = _Statement(tables, self.vocabulary, query, self._exact_events, self._text_bytes)
+            result = statement.run(engine, Path(spill))
+            if query.latest_of is not None:
+                latest = self._find_latest(engine, tables.events, query.latest_of, Path(spill))
+                result.latest = None if latest is None else clock.moment(latest, UTC)
+            return result
+
+    def _find_latest(
+        self, engine: duckdb.DuckDBPyConnection, files: list[LakeFile], partner: str, spill: Path
+    ) -> int | None:
+        """When the newest event of a partner was received, in µs since 1970. Each file is read once: none ever
+        changes."""
+        if len(self._latest) > _KNOWN_FILES:
+            self._latest.clear()
+        newest: int | None = None
+        for file in sorted(files, key=lambda file: file.last, reverse=True):
+            if newest is not None and file.last <= newest:
+                break
+            known = file.path, partner
+            if known not in self._latest:
+                found = engine.execute(
+                    f"SELECT epoch_us(max(receivedAt)) FROM {EVENTS} WHERE {RAW_DIMENSIONS['partner']} = $partner",
+                    {"files": with_all_columns([file], spill), "partner": partner},
+                ).fetchall()
+                self._latest[known] = found[0][0]
+            latest = self._latest[known]
+            if latest is not None and (newest is None or latest > newest):
+                newest = latest
+        return newest
 
 
 @contextmanager
-def _interrupted(engine: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what the engine does after so many seconds."""
+def _interrupted(engine: duckdb.DuckDBPyConnection, seconds: float | None, stop: threading.Event) -> Iterator[None]:
+    """Interrupt what the engine does after so many seconds, or once `stop` is set. Raises Stopped then."""
     done = threading.Event()
+    end = time.monotonic() + (math.inf if seconds is None else seconds)
 
     def watch() -> None:
-        if not done.wait(seconds):
-            engine.interrupt()
-            while not done.wait(0.01):  # once more: what came between two statements was for none
+        # Again and again: what came between two statements was for none.
+        while not done.wait(max(0.001, min(_WATCH_INTERVAL, end - time.monotonic()))):
+            if stop.is_set() or time.monotonic() >= end:
                 engine.interrupt()
 
-    watching = threading.Thread(target=watch) if seconds is not None else None
-    if watching:
-        watching.start()
+    watching = threading.Thread(target=watch)
+    watching.start()
     try:
         yield
+    except duckdb.InterruptException as error:
+        if stop.is_set():
+            raise Stopped("nobody waits for this report any more") from error
+        raise
     finally:
         done.set()
-        if watching:
-            watching.join()
+        watching.join()
 
 
 def _told_error(error: duckdb.Error, seconds: float | None) -> KanalonyError:
@@ -177,11 +244,20 @@ def _told_error(error: duckdb.Error, seconds: float | None) -> KanalonyError:
 class _Statement:
     """A query on its way to SQL."""
 
-    def __init__(self, tables: Tables, vocabulary: Vocabulary, query: Query, exact_events: int) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        vocabulary: Vocabulary,
+        query: Query,
+        exact_events: int,
+        text_bytes: int | None,
+    ) -> None:
         self._tables = tables
         self._vocabulary = vocabulary
         self._exact_events = exact_events
+        self._text_bytes = text_bytes
         self._query = query
+        _check_size(query)
         for text in (*query.metrics, *query.dimensions, *query.filters, *sum(query.filters.values(), ())):
             try:
                 text.encode()
@@ -266,7 +342,7 @@ class _Statement:
                 bound[source.name] = [str(file.path) for file in _near(source)]
             else:
                 bound["files"] = with_all_columns(_near(source, LOOK_BEHIND, LOOK_AHEAD), spill)
-        table = engine.sql(sql, params=bound).to_arrow_table()
+        table = self._fetch(engine, sql, bound)
         if table.num_rows:
             # The total is the last row; without dimensions it is the only one.
             result.count = table["position"][-1].as_py() - bool(self._keys)
@@ -275,6 +351,17 @@ class _Statement:
             result.table = self._told(table.slice(0, on_page), with_dimensions=True)
         result.tables = list(self._read)
         return result
+
+    def _fetch(self, engine: duckdb.DuckDBPyConnection, sql: str, bound: dict[str, Any]) -> pa.Table:
+        """The rows of a statement. Raises WrongUse when there is too much text in them."""
+        if self._text_bytes is None or not self._keys:
+            return engine.sql(sql, params=bound).to_arrow_table()
+        engine.execute(f"CREATE TEMP TABLE page AS {sql}", bound)  # within the engine's memory, or on the disk
+        length = " + ".join(f"coalesce(strlen({key}::VARCHAR), 0)" for key in self._keys)
+        ((size,),) = engine.sql(f"SELECT coalesce(sum({length}), 0) FROM page").fetchall()
+        if size > self._text_bytes:
+            raise too_large(self._text_bytes)
+        return engine.sql("SELECT * FROM page ORDER BY position").to_arrow_table()
 
     def _told(self, table: pa.Table, *, with_dimensions: bool) -> pa.Table:
         """Columns by the names that were asked for, with times of the query's zone."""
@@ -456,6 +543,27 @@ class _Statement:
             f"SELECT {', '.join([*self._keys, f'kanalony_distinct({estimate}) AS {SESSIONS}'])} "
             f"FROM ({' UNION ALL '.join(parts)}) {self._grouped()}"
         )
+
+
+def too_large(most: int) -> WrongUse:
+    """The error for an answer of more than so many bytes."""
+    return WrongUse(
+        f"the answer has more than {most:,} bytes",
+        "ask for smaller pages (pageSize), or for fewer metrics and dimensions",
+    )
+
+
+def _check_size(query: Query) -> None:
+    """Raises WrongUse when there is too much in a query."""
+    for what, count, most in (
+        ("metrics", len(query.metrics), MOST_METRICS),
+        ("dimensions", len(query.dimensions), MOST_DIMENSIONS),
+        ("names to order by", len(query.order), MOST_METRICS + MOST_DIMENSIONS),
+        ("filters", len(query.filters), MOST_FILTERS),
+        ("values of filters", sum(map(len, query.filters.values())), MOST_VALUES),
+    ):
+        if count > most:
+            raise WrongUse(f"there are {count:,} {what} in this query, and {most:,} at most", "ask for less at a time")
 
 
 def _near(source: Source, before: int = 0, after: int = 0) -> list[LakeFile]:

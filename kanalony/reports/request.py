@@ -104,7 +104,10 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
     if given.get("partnerId") not in (None, ""):
         partner = str(_whole("partnerId", given["partnerId"], 10**18 - 1, least=0))
         filters["partner"] = tuple(value for value in filters.get("partner", (partner,)) if value == partner)
-    start, end = (_minute(name, given[name], zone) if given.get(name) else None for name in ("startDate", "endDate"))
+    start, end = (
+        _minute(name, given[name], zone) if given.get(name) not in (None, "") else None
+        for name in ("startDate", "endDate")
+    )
     check_order(start, end)
     size = _whole("pageSize", given.get("pageSize", 500), MOST_ROWS)
     return Query(

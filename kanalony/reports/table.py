@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from datetime import date, datetime
 from typing import Any
 
@@ -18,12 +19,26 @@ from kanalony.reports.query import Result
 
 _WIDEST = 60  # characters of a text in a table; the other formats have all of it
 _BARS = 30
+_CRLF = "\r\n"
 
 
-def _nothing(result: Result) -> str:
+def explain_nothing(result: Result, waiting: int | None) -> list[str]:
+    """Why there are no rows, line by line. So many requests wait to be compacted; None: nobody knows how many."""
     if result.count:
-        return f"There is no such page: there are {result.count:,} rows."
-    return "There are no events that answer this."
+        return [f"There is no such page: there are {result.count:,} rows."]
+    if result.latest is not None:
+        newest = f"{result.latest:%Y-%m-%d %H:%M:%S} UTC"
+        return ["There are no events that answer this.", f"The newest event was received at {newest}.", *_wait(waiting)]
+    if waiting != 0:
+        return ["No events have been compacted yet.", *_wait(waiting)]
+    return ["No events have arrived yet.", "Point players at the collector, or try `kanalony simulate`."]
+
+
+def _wait(waiting: int | None) -> list[str]:
+    if not waiting:
+        return []
+    requests = "1 request waits" if waiting == 1 else f"{waiting:,} requests wait"
+    return [f"{requests} to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes."]
 
 
 def _plain(text: str, widest: int) -> str:
@@ -54,10 +69,10 @@ def _spread(values: Any) -> list[Any]:
     return [label(value) if isinstance(value, date) else value for value in values]
 
 
-def as_table(result: Result) -> str:
-    """For people: aligned, with units and totals."""
+def as_table(result: Result, waiting: int | None) -> str:
+    """For people: aligned, with units and totals. So many requests wait to be compacted."""
     if not result.table.num_rows:
-        return _nothing(result)
+        return "\n".join(explain_nothing(result, waiting))
     titles = list(result.dimensions)
     titles += [f"{metric.name} ({metric.unit})" if metric.unit else metric.name for metric in result.metrics]
     columns = [column.to_pylist() for column in result.table.columns]
@@ -73,24 +88,45 @@ def as_table(result: Result) -> str:
     if result.table.num_rows < result.count:
         lines.append(f"{result.table.num_rows:,} of {result.count:,} rows; the total is of all")
     lines += [f"{name} is an estimate: within 3.2 % in 95 of 100 cases" for name in result.estimated]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_wait(waiting)])
+
+
+class _Lines:
+    """Where a CSV writer puts rows. It must believe that they end in CRLF to quote a value with either character, as
+    RFC 4180 has it; here they end in LF."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def write(self, row: str) -> None:
+        self.last = f"{row.removesuffix(_CRLF)}\n"
+
+
+def csv_lines(result: Result) -> Iterator[str]:
+    """A line of names and one for each row; nothing where there is nothing to divide by."""
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator=_CRLF)
+    for row in (result.table.schema.names, *_rows(result)):
+        writer.writerow(row)
+        yield lines.last
 
 
 def as_csv(result: Result) -> str:
-    """A line of names and one for each row; nothing where there is nothing to divide by."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(result.table.schema.names)
-    writer.writerows(zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True))
-    return text.getvalue()
+    """All of `csv_lines`."""
+    return "".join(csv_lines(result))
 
 
-def as_object(result: Result) -> dict[str, Any]:
-    """For JSON: rows as objects, totals, and how many rows there are on all pages."""
+def _rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    return zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True)
+
+
+def _objects(result: Result) -> Iterator[dict[str, Any]]:
     names = result.table.schema.names
-    rows = zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True)
+    return (dict(zip(names, row, strict=True)) for row in _rows(result))
+
+
+def _about(result: Result) -> dict[str, Any]:
     return {
-        "rows": [dict(zip(names, row, strict=True)) for row in rows],
         "totals": result.totals,
         "count": result.count,
         "units": {metric.name: metric.unit for metric in result.metrics if metric.unit},
@@ -98,6 +134,21 @@ def as_object(result: Result) -> dict[str, Any]:
         "tables": result.tables,
         "latest": result.latest and result.latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    """For JSON: rows as objects, totals, and how many rows there are on all pages."""
+    return {"rows": list(_objects(result)), **_about(result)}
+
+
+def json_parts(result: Result) -> Iterator[str]:
+    """`as_object` as JSON without spaces, a row at a time."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    before = '{"rows":['
+    for row in _objects(result):
+        yield before + encode(row)
+        before = ","
+    yield f"{before if before != ',' else ''}],{encode(_about(result))[1:]}"
 
 
 def as_json(result: Result) -> str:
@@ -112,13 +163,13 @@ def as_parquet(result: Result) -> bytes:
     return file.getvalue()
 
 
-def as_chart(result: Result, width: int) -> str:
-    """The first metric over time, or by the other dimensions, drawn with characters. Raises WrongUse when there is
-    nothing to draw it over."""
+def as_chart(result: Result, width: int, waiting: int | None) -> str:
+    """The first metric over time, or by the other dimensions, drawn with characters. So many requests wait to be
+    compacted. Raises WrongUse when there is nothing to draw it over."""
     if not result.dimensions:
         raise WrongUse("a chart needs a dimension", "name one with --dimensions, as hour or country")
     if not result.table.num_rows:
-        return _nothing(result)
+        return "\n".join(explain_nothing(result, waiting))
     metric = result.metrics[0]
     values = [value or 0 for value in result.table[metric.name].to_pylist()]
     title = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
@@ -145,7 +196,7 @@ def as_chart(result: Result, width: int) -> str:
         lines = [re.sub(r"(?<=\d)\.00$", "", line) for line in lines]
     if len(values) > _BARS and not (len(columns) == 1 and result.dimensions[0] in TIME_DIMENSIONS):
         lines.append(f"the first {_BARS} of {len(values):,}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_wait(waiting)])
 
 
 def _seconds(time: date) -> float:

@@ -21,6 +21,7 @@ from kanalony.aggregate.dedupe import WINDOW, Duplicates, Prints
 from kanalony.aggregate.delta import LakeFile, Table
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record, read_ledger
+from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal, tree
@@ -173,6 +174,7 @@ def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -
         patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (16 << 10))  # some 10 events a batch
         patch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (40, 1 << 30))
         model = Model(DataDirectory.writable(Path(temporary) / "data"))
+        waiting = Waiting(model.data)
         for name, *arguments in [*operations, ("compact",)]:
             if name == "compact":
                 compact(model.data)
@@ -184,6 +186,7 @@ def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -
                     segment.begun = True
             else:
                 getattr(model, name)(*arguments)
+            assert waiting.count() == read_ledger(model.data).pending
 
 
 def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> None:

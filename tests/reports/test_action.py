@@ -3,20 +3,29 @@
 import csv
 import io
 import json
+import socket
+import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+import uvicorn
 
 from kanalony.errors import StorageError, WrongUse
-from kanalony.reports.query import Query, Reports
+from kanalony.events import TIME_DIMENSIONS
+from kanalony.reports.api import create_app
+from kanalony.reports.query import Query, Reports, _Statement
 from kanalony.reports.request import read_action
 from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory
-from tests.reports.asking import ask
+from tests.aggregate.lakes import seal
+from tests.reports.asking import ask, event, store
 from tests.reports.conftest import dashboard
 from tests.serving import run
 
@@ -83,6 +92,16 @@ def test_csv(address: str) -> None:
     assert list(csv.DictReader(io.StringIO(text))) == [
         {name: str(value) for name, value in row.items()} for row in told
     ]
+
+
+def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
+    values = ["a\rplanted,9", "a\r\nplanted,9", 'say "x", please']
+    store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
+    with dashboard(data.root) as address:
+        status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "entry", "format": "csv"})
+    assert status == 200
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["entry", "play"], *([value, "1"] for value in sorted(values))]
 
 
 def test_times_are_of_the_offset_or_the_zone() -> None:
@@ -174,6 +193,238 @@ def test_other_actions_and_pages_are_not_there(address: str) -> None:
         assert json.load(raised.value)["kind"] == "notFound"
 
 
+OWN, OTHER = "http://{host}", "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),  # another port of this machine
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),  # typed into the address bar
+        ({"Origin": OTHER}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[x"}, 403),
+        ({"Origin": OWN}, 200),
+        ({"Origin": "https://reports.example", "Sec-Fetch-Site": "same-origin"}, 200),  # behind a proxy
+        ({"Origin": OTHER, "Sec-Fetch-Site": "cross-site", "Authorization": "Bearer x"}, 403),
+    ],
+)
+@pytest.mark.parametrize("body", [None, b""])
+def test_pages_of_other_sites_start_no_query(
+    address: str, headers: dict[str, str], status: int, body: bytes | None
+) -> None:
+    headers = {name: value.format(host=address.removeprefix("http://")) for name, value in headers.items()}
+    for action in ("query", "waiting"):
+        found, text = call(address, {**ACTION, "action": action, "metrics": "play"}, body=body, headers=headers)
+        assert found == status
+        assert status == 200 or json.loads(text)["kind"] == "forbidden"
+
+
+def test_a_link_from_another_site_opens_the_page(address: str) -> None:
+    link = urllib.request.Request(address, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
+    with urllib.request.urlopen(link, timeout=10) as page:
+        assert page.status == 200
+
+
+def filtered(count: int, values: int) -> str:
+    names = [name for name in Vocabulary().dimensions if name not in TIME_DIMENSIONS]
+    names += [f"extra{number}" for number in range(count - len(names))]
+    return json.dumps([{"dimension": name, "values": [str(n) for n in range(values)]} for name in names[:count]])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"metrics": ",".join(map(str, range(101)))}, "101 metrics"),
+        ({"metrics": ",".join(map(str, range(11_000)))}, "11,000 metrics"),
+        ({"metrics": ["play"] * 101}, "101 metrics"),
+        ({"metrics": "play", "dimensions": ["entry"] * 21}, "21 dimensions"),
+        ({"metrics": "play", "orderBy": ",".join(["play"] * 121)}, "121 names to order by"),
+        ({"metrics": "play", "filters": filtered(21, 1)}, "21 filters"),
+        ({"metrics": "play", "filters": filtered(1, 1001)}, "1,001 values"),
+        ({"metrics": "play", "filters": filtered(11, 100)}, "1,100 values"),
+    ],
+)
+def test_a_query_has_a_bounded_number_of_names_and_values(address: str, parameters: dict[str, Any], text: str) -> None:
+    body = json.dumps({**ACTION, **parameters}).encode()
+    status, answer = call(address, {}, body=body, headers={"Content-Type": "application/json"})
+    problem = json.loads(answer)
+    assert (status, problem["kind"]) == (400, "badRequest")
+    assert text in problem["data"]["message"]
+
+
+def test_a_query_of_the_most_names_and_values_is_answered(address: str) -> None:
+    dimensions = [*Vocabulary().dimensions][:20]
+    body = {
+        **ACTION,
+        "metrics": ",".join(map(str, range(100))),
+        "dimensions": dimensions,
+        "orderBy": [*map(str, range(100)), *dimensions],
+        "filters": filtered(18, 50),
+    }
+    status, text = call(address, {}, body=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    assert status == 200, text
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(
+    data: DataDirectory, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.reports.api._MOST_ANSWER", 20_000)
+    long = [f"{number:02}{'x' * 900}" for number in range(40)]
+    store(data, *(event("2026-06-01T12:00:00", 3, entryId=entry) for entry in long))
+    short = [f"s{number}" for number in range(200)]
+    store(data, *(event("2026-07-01T12:00:00", 3, customVar1=name) for name in short))
+    with served(data) as address:
+
+        def asked(**parameters: Any) -> tuple[int, str]:
+            return call(address, {**ACTION, "metrics": "play", "format": form, **parameters})
+
+        by_name = {"dimensions": "customVar1", "startDate": "07/01/2026 00:00"}
+        for wanted in (
+            {"dimensions": "entry", "endDate": "06/30/2026 00:00"},  # long values
+            {**by_name, "metrics": ",".join(["events", *map(str, range(90))])},  # many numbers
+        ):
+            status, text = asked(**wanted)
+            problem = json.loads(text)
+            assert (status, problem["kind"]) == (400, "badRequest")
+            assert "20,000 bytes" in problem["data"]["message"]
+            assert "pageSize" in problem["data"]["hint"]
+            status, text = asked(**wanted, pageSize=5)
+            assert status == 200
+            assert len(text) <= 20_000
+        assert asked(**by_name)[0] == 200
+
+
+class Endless:
+    """Makes queries for the metric `view` endless; `running` is how many of them run, `ended` how many have ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.running = self.ended = 0
+        self._lock = threading.Lock()
+        run, statement = Reports.run, _Statement._statement
+
+        def watched(reports: Reports, query: Query, *arguments: Any) -> Any:
+            if query.metrics != ("view",):
+                return run(reports, query, *arguments)
+            with self._lock:
+                self.running += 1
+            try:
+                return run(reports, query, *arguments)
+            finally:
+                with self._lock:
+                    self.running -= 1
+                    self.ended += 1
+
+        def endless(made: _Statement) -> str:
+            if made._query.metrics != ("view",):
+                return statement(made)
+            numbers = "range(1_000_000_000) a(x), range(1_000_000_000) b(y)"
+            bound = "".join(f" AND ${name} IS NOT NULL" for name in made._bound)
+            return f"SELECT count(*) AS m0, true AS is_total, 1 AS position FROM {numbers} WHERE (x * y) % 7 = 3{bound}"
+
+        monkeypatch.setattr(Reports, "run", watched)
+        monkeypatch.setattr(_Statement, "_statement", endless)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
+    return Endless(monkeypatch)
+
+
+@contextmanager
+def served(data: DataDirectory, *keys: str) -> Iterator[str]:
+    """The address of the application in this process, where tests can change it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        app = create_app(data, Vocabulary(), keys)
+        server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", http="h11", log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def asking(address: str, **parameters: Any) -> Iterator[None]:
+    """A client that has sent a query, and hangs up at the end."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 30) as connection:
+        query = urlencode({**ACTION, **parameters})
+        connection.sendall(f"GET /api_v3/index.php?{query} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        yield
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDirectory, endless: Endless) -> None:
+    with served(lake) as address:
+        with asking(address, metrics="view"), asking(address, metrics="view"):
+            wait_for(lambda: endless.running == 2)
+            with asking(address, metrics="view"):  # waits for its turn, and gives up
+                pass
+            assert (endless.running, endless.ended) == (2, 0)
+        wait_for(lambda: endless.ended == 2)
+        assert query(address, metrics="play")["count"] == 1
+        assert (endless.running, endless.ended) == (0, 2), "the one that gave up never ran"
+
+
+def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless) -> None:
+    with served(lake, "1=first-key", "2=second-key") as address:
+        with (
+            asking(address, metrics="view", apiKey="first-key"),
+            asking(address, metrics="view", apiKey="first-key"),
+        ):
+            wait_for(lambda: endless.running == 1)
+            assert query(address, metrics="play", apiKey="second-key")["count"] == 1
+            assert query(address, metrics="play", apiKey="second-key")["count"] == 1
+            assert (endless.running, endless.ended) == (1, 0)
+        wait_for(lambda: endless.ended == 1)
+
+
+def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
+    lake: DataDirectory, endless: Endless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanalony.reports.api._WAITING", 2)
+    with served(lake, "1=first-key", "2=second-key") as address, ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(asking(address, metrics="view", apiKey="first-key"))
+        busy = {**ACTION, "metrics": "play", "apiKey": "first-key"}
+        wait_for(lambda: endless.running == 1)
+        wait_for(lambda: call(address, busy)[0] == 503)
+        assert query(address, metrics="play", apiKey="second-key")["count"] == 1
+        clients.close()
+        wait_for(lambda: endless.running == 0)
+        assert query(address, metrics="play", apiKey="first-key")["count"] == 1
+
+
+def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory) -> None:
+    seal(data, [[event("2026-06-01T12:00:00", 3), event("2026-06-01T12:00:00", 3)]])
+    action = {"service": "analytics", "action": "waiting"}
+    with dashboard(data.root, "--api-key", "1=first-key", "--api-key", "*=master-key") as address:
+        assert call(address, action)[0] == 401
+        assert call(address, {**action, "apiKey": "first-key"}) == (200, '{"requests":null}')
+        assert call(address, {**action, "apiKey": "master-key"}) == (200, '{"requests":2}')
+
+
+def test_a_data_directory_that_is_gone_is_no_empty_one(data: DataDirectory) -> None:
+    with dashboard(data.root) as address:
+        data.root.rename(data.root.with_name("elsewhere"))
+        status, text = call(address, {"service": "analytics", "action": "waiting"})
+        assert (status, json.loads(text)["kind"]) == (503, "unavailable")
+        assert "is not a kanalony data directory" in text
+
+
 def test_pages_of_other_sites_cannot_read_it(address: str) -> None:
     status, _ = call(address, {**ACTION, "metrics": "play"}, headers={"Host": "evil.example"})
     assert status == 400
@@ -201,6 +452,15 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
         assert own["rows"] == [row for row in everything["rows"] if row["partner"] == "1"]
         assert own["totals"] == {"events": own["rows"][0]["events"]}
         assert asked("first-key", partnerId="1")[1]["totals"] == own["totals"]
+        nobody = '[{"dimension": "partner", "values": []}]'
+        own_filter, others_filter = nobody.replace("[]}", '["1"]}'), nobody.replace("[]}", '["2"]}')
+        for contradiction in (
+            {"filters": nobody},
+            {"partnerId": "1", "filters": others_filter},
+            {"partnerId": "2", "filters": own_filter},
+        ):
+            for key in ("first-key", "master-key"):
+                assert asked(key, **contradiction)[1]["rows"] == [], "no more than was asked for"
         for other in ({"partnerId": "2"}, {"filters": '[{"dimension": "partner", "values": ["1", "2"]}]'}):
             status, told = asked("first-key", **other)
             assert (status, told["kind"]) == (404, "unknownPartner")
@@ -217,6 +477,10 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
         (["--api-key", "0585231=long-enough"], ["--api-key", "585231=KEY"]),
         (["--api-key", "secret"], ["--api-key", "585231=KEY"]),
         (["--api-key", "1=short"], ["--api-key", "8 signs"]),
+        (
+            ["--api-key", "1=the-same-key", "--api-key", "3=another-key", "--api-key", "27=the-same-key"],
+            ["--api-key", "1 and 27 have the same"],
+        ),
         (["--port", "70000"], ["--port", "65535"]),
         (["--data", "/nonexistent"], ["/nonexistent"]),
     ],
@@ -238,10 +502,31 @@ def test_a_port_that_is_taken_is_told(lake: DataDirectory, address: str) -> None
 
 def test_a_key_is_not_repeated_when_it_is_wrong(lake: DataDirectory) -> None:
     assert "first" not in run("dashboard", "--data", lake.root, "--api-key", "1=first").stderr
+    same = ("--api-key", "1=first-key", "--api-key", "2=first-key")
+    assert "first" not in run("dashboard", "--data", lake.root, *same).stderr
+
+
+def test_latest_is_the_newest_event_of_the_partner_of_a_key(data: DataDirectory) -> None:
+    store(data, event("2026-06-01T12:00:00", 3, partnerId=1), event("2026-06-01T12:00:01", 3, partnerId=2))
+    with dashboard(data.root, *(f"--api-key={partner}=the-key-of-{partner}" for partner in "123*")) as address:
+
+        def latest(partner: str) -> Any:
+            parameters = {**ACTION, "metrics": "play", "apiKey": f"the-key-of-{partner}"}
+            return json.loads(call(address, parameters)[1])["latest"]
+
+        before = {partner: latest(partner) for partner in "123*"}
+        store(data, event("2026-06-03T12:00:00", 3, partnerId=3))
+        store(data, event("2026-06-02T12:00:00", 3, partnerId=1))
+        after = {partner: latest(partner) for partner in "123*"}
+    noon = "2026-06-0{}T12:00:0{}.000000Z"
+    assert before == {"1": noon.format(1, 0), "2": noon.format(1, 1), "3": None, "*": noon.format(1, 1)}
+    assert after == {"1": noon.format(2, 0), "2": noon.format(1, 1), "3": noon.format(3, 0), "*": noon.format(3, 0)}
 
 
 def test_values_of_a_wrong_type_are_refused() -> None:
-    wrongs: list[dict[str, Any]] = [{"metrics": 5}, {"metrics": ["play", 5]}, {"metrics": "play", "startDate": 5}]
+    wrongs: list[dict[str, Any]] = [{"metrics": 5}, {"metrics": ["play", 5]}]
+    dates: tuple[Any, ...] = (5, 0, False, [])
+    wrongs += [{"metrics": "play", name: value} for name in ("startDate", "endDate") for value in dates]
     for wrong in wrongs:
         with pytest.raises(WrongUse):
             read_action(wrong)
@@ -255,3 +540,10 @@ def test_a_query_that_takes_too_long_is_given_up(lake: DataDirectory) -> None:
 def test_a_query_that_takes_too_much_memory_is_told(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match="takes too much memory"):
         Reports(lake, memory=1 << 20).run(Query(("play", "lossRate"), ("tenSeconds", "userId", "referrer")))
+
+
+def test_text_that_is_too_long_does_not_leave_the_engine(lake: DataDirectory) -> None:
+    query = Query(("play",), ("entry",), limit=100)
+    with pytest.raises(WrongUse, match="more than 20 bytes"):
+        Reports(lake, text_bytes=20).run(query)
+    assert Reports(lake, text_bytes=200).run(query).table == Reports(lake).run(query).table

@@ -16,7 +16,9 @@ from selenium.webdriver.support.select import Select
 
 from kanalony.cli import main
 from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import seal
 from tests.chromium import WAIT, chromium
+from tests.reports.asking import event, store
 from tests.reports.conftest import dashboard
 
 TILES = ("play", "minutesWatched", "peakView", "playRatio", "uniqueSessions")
@@ -120,10 +122,62 @@ def test_a_period_without_events_says_so(browser: webdriver.Chrome, address: str
     assert "No events" in browser.find_element(By.ID, "empty").text
 
 
-def test_a_lake_without_events_says_so(browser: webdriver.Chrome, data: DataDirectory) -> None:
+def text_of(browser: webdriver.Chrome, name: str) -> str:
+    return str(browser.find_element(By.ID, name).text)
+
+
+COMPACT = "to be compacted: keep “kanalony compact --every 60s” running"
+
+
+def test_without_events_the_page_says_whether_any_wait_to_be_compacted(
+    browser: webdriver.Chrome, data: DataDirectory
+) -> None:
     with dashboard(data.root) as address:
         opened(browser, address, "empty")
-        assert "No events" in browser.find_element(By.ID, "empty").text
+        assert "Nothing has arrived so far." in text_of(browser, "empty")
+    now = time.time_ns() // 1000
+    seal(data, [[event(now - number, 3, eventIndex=number) for number in range(1, 1201)]])
+    with dashboard(data.root) as address:
+        opened(browser, address, "empty")
+        shown = text_of(browser, "empty")
+        assert "Events have arrived, and are stored." in shown
+        assert f"1,200 requests wait {COMPACT}" in shown
+        assert "Nothing has arrived" not in shown
+        store(data)
+        changed(browser, browser.refresh)
+        assert metric(browser, "play") == 1200
+        assert not browser.find_element(By.ID, "notice").is_displayed()
+
+
+def test_old_numbers_say_what_is_not_in_them(browser: webdriver.Chrome, data: DataDirectory) -> None:
+    hour_ago = time.time_ns() // 1000 - 3_600_000_000
+    store(data, event(hour_ago, 3))
+    seal(data, [[event(hour_ago, 3), event(hour_ago, 3)]])
+    with dashboard(data.root) as address:
+        opened(browser, address)
+        assert metric(browser, "play") == 1
+        assert text_of(browser, "notice").startswith(f"2 requests wait {COMPACT}")
+        changed(browser, lambda: browser.execute_script("location.hash = '#period=24h&entry=none'"), "empty")
+        assert "There are none of entry none." in text_of(browser, "empty")
+        assert f"2 requests wait {COMPACT}" in text_of(browser, "empty")
+
+
+def test_a_partner_without_events_learns_nothing_of_others(browser: webdriver.Chrome, data: DataDirectory) -> None:
+    now = time.time_ns() // 1000
+    store(data, event(now, 3, partnerId=2))
+    seal(data, [[event(now, 3, partnerId=2)]])
+    with dashboard(data.root, "--api-key", "1=the-first-key") as address:
+        opened(browser, address, "error")
+        field = browser.find_element(By.ID, "key")
+        changed(browser, lambda: field.send_keys("the-first-key", Keys.ENTER), "empty")
+        assert text_of(browser, "empty") == "No events yet\nNone of yours have been compacted so far."
+
+
+@pytest.mark.parametrize("period", ["__proto__", "constructor", "toString", "nonsense"])
+def test_a_period_that_is_none_is_the_usual_one(browser: webdriver.Chrome, address: str, period: str) -> None:
+    opened(browser, f"{address}/#period={period}")
+    assert Select(browser.find_element(By.ID, "period")).first_selected_option.text == "Last 24 hours"
+    assert "Invalid" not in text_of(browser, "scope")
 
 
 def test_what_players_send_is_text_and_nothing_else(browser: webdriver.Chrome, address: str) -> None:

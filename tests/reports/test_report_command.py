@@ -11,12 +11,18 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import duckdb
+import polars
 import pyarrow.parquet as pq
 import pytest
 
+from kanalony._frames import TRAILER_SIZE
+from kanalony.aggregate.ledger import FILE_NAME
 from kanalony.errors import WrongUse
 from kanalony.reports.clock import read_period
 from kanalony.segments.names import DataDirectory
+from tests.aggregate.lakes import seal
+from tests.files import fields, journal_file
 from tests.reports.asking import ask, event, store
 from tests.serving import KANALONY, run
 
@@ -110,17 +116,121 @@ def test_a_chart_over_time_and_bars_otherwise(small: DataDirectory) -> None:
     assert "a chart needs a dimension" in report(small, "--metrics", "play", "--chart").stderr
 
 
-@pytest.mark.parametrize("form", ["table", "chart", "csv", "json"])
-def test_an_empty_result_says_so_and_is_no_error(small: DataDirectory, form: str) -> None:
-    arguments = ["--metrics", "play", "--dimensions", "day", "--to", "2020"]
-    shown = printed(small, *arguments, *(["--chart"] if form == "chart" else ["--format", form]))
-    expected = {"csv": "day,play\n", "table": "There are no events that answer this.\n"}
-    expected["chart"] = expected["table"]
-    assert json.loads(shown)["rows"] == [] if form == "json" else shown == expected[form]
+COMPACT = "to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes."
 
 
-def test_a_data_directory_without_a_lake_has_no_events(data: DataDirectory) -> None:
-    assert "no events" in printed(data, "--metrics", "play")
+@pytest.mark.parametrize("form", ["table", "chart", "csv", "json", "parquet"])
+@pytest.mark.parametrize("has_lake", [True, False])
+def test_why_a_report_is_empty_is_said_where_it_spoils_no_output(
+    data: DataDirectory, has_lake: bool, form: str
+) -> None:
+    reasons = ["No events have arrived yet.", "Point players at the collector, or try `kanalony simulate`."]
+    if has_lake:
+        store(data, event(NOON, 3))
+        newest = "The newest event was received at 2026-06-01 12:00:00 UTC."
+        reasons = ["There are no events that answer this.", newest]
+    chosen = ["--chart"] if form == "chart" else ["--format", form]
+    command = [
+        *KANALONY,
+        "report",
+        "--data",
+        str(data.root),
+        "--metrics",
+        "play",
+        "--dimensions",
+        "day",
+        "--to",
+        "2020",
+    ]
+    done = subprocess.run([*command, *chosen], capture_output=True, cwd=data.root)
+    assert done.returncode == 0
+    if form in ("table", "chart"):
+        assert (done.stdout.decode().splitlines(), done.stderr) == (reasons, b"")
+        return
+    assert done.stderr.decode() == " ".join(reasons) + "\n"
+    if form == "csv":
+        assert done.stdout == b"day,play\n"
+    elif form == "json":
+        assert json.loads(done.stdout)["rows"] == []
+    else:
+        assert pq.read_table(io.BytesIO(done.stdout)).num_rows == 0
+
+
+def waiting_in(place: str, data: DataDirectory) -> None:
+    """Three requests that no compaction has seen."""
+    if place == "journal":
+        journal_file(data, [fields(number) for number in range(3)])
+        return
+    path = seal(data, [[event(NOON, 3), event(NOON, 3), event(NOON, 3)]])
+    if place == "open segment":
+        path.write_bytes(path.read_bytes()[:-TRAILER_SIZE])
+        path.rename(data.open / path.name)
+
+
+@pytest.mark.parametrize("place", ["sealed segment", "open segment", "journal"])
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_what_waits_to_be_compacted_is_counted_wherever_it_is(data: DataDirectory, place: str, form: str) -> None:
+    waiting_in(place, data)
+    done = report(data, "--metrics", "play", "--format", form)
+    said = done.stdout if form == "table" else done.stderr
+    assert said.split() == f"No events have been compacted yet. 3 requests wait {COMPACT}".split()
+    if form == "csv":
+        assert done.stdout == "play\n"
+
+
+def test_old_numbers_say_what_is_not_in_them(data: DataDirectory) -> None:
+    store(data, event(NOON, 3, eventIndex=1), event(NOON, 3, eventIndex=2))
+    waiting_in("sealed segment", data)
+    shown = printed(data, "--metrics", "play").splitlines()
+    assert shown[2].split() == ["2"]
+    assert shown[-1] == f"3 requests wait {COMPACT}"
+    assert printed(data, "--metrics", "play", "--format", "csv") == "play\n2\n"
+    elsewhere = printed(data, "--metrics", "play", "--to", "2020").splitlines()
+    assert elsewhere[0] == "There are no events that answer this."
+    assert elsewhere[-1] == f"3 requests wait {COMPACT}"
+
+
+def test_numbers_are_shown_though_what_waits_cannot_be_counted(data: DataDirectory) -> None:
+    store(data, event(NOON, 3))
+    (data.lake / FILE_NAME).write_text("no entry\n")
+    done = report(data, "--metrics", "play")
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "1")
+    assert "cannot count the requests that wait to be compacted" in done.stderr
+    done = report(data, "--metrics", "play", "--to", "2020")
+    assert done.returncode == 0
+    assert "There are no events that answer this." in done.stdout
+
+
+def test_without_a_data_directory_that_is_what_is_said(tmp_path: Path) -> None:
+    for command in (["report", "--metrics", "play"], ["dashboard", "--port", "0"]):
+        done = run(*command, "--data", tmp_path / "none", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"{tmp_path / 'none'} is not a kanalony data directory" in done.stderr
+
+
+HOSTILE = ["a\rplanted,9", "a\nb", 'say "x"', "a,b", "\r", "\r\n", '"', "=1+1", "plain", "\u2028", " x "]
+
+
+def test_csv_has_every_value_as_it_was_sent_and_no_row_more(data: DataDirectory) -> None:
+    store(data, *(event(NOON, 3, entryId=value) for value in HOSTILE))
+    command = [*KANALONY, "report", "--data", str(data.root), "--metrics", "play", "--format", "csv"]
+    done = subprocess.run([*command, "--dimensions", "entry"], capture_output=True, check=True)
+    expected = sorted((value, 1) for value in HOSTILE)
+    rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline="")))
+    assert rows[0] == ["entry", "play"]
+    assert sorted((entry, int(play)) for entry, play in rows[1:]) == expected
+    assert sorted(polars.read_csv(done.stdout, schema_overrides={"entry": polars.String}).rows()) == expected
+    assert sorted(read_with_duckdb(done.stdout, data.root / "report.csv")) == expected
+    outside = re.sub(rb'"(""|[^"])*"', b"", done.stdout)  # what is quoted, by RFC 4180
+    assert b"\r" not in outside
+    assert outside.count(b"\n") == len(HOSTILE) + 1
+
+
+def read_with_duckdb(content: bytes, path: Path) -> list[tuple[str, int]]:
+    path.write_bytes(content)
+    with duckdb.connect() as engine:
+        options = "header = true, auto_detect = false, columns = {'entry': 'VARCHAR', 'play': 'BIGINT'}"
+        return engine.execute(f"SELECT * FROM read_csv($path, {options})", {"path": str(path)}).fetchall()
 
 
 @pytest.mark.parametrize(
@@ -160,6 +270,10 @@ def test_registered_names_come_from_the_settings_file(data: DataDirectory) -> No
     )
     shown = printed(data, "--metrics", "quizAnswered", "--dimensions", "campaign", "--format", "csv")
     assert shown == "campaign,quizAnswered\nspring,1\n"
+    (data.root / "kanalony.toml").write_text('[custom_dimensions]\ncampaign = "event:utm_campaign"\n')
+    assert (
+        printed(data, "--metrics", "201", "--dimensions", "campaign", "--format", "csv") == "campaign,201\nspring,1\n"
+    )
     for line, texts in (
         ("play = 201", ["'play' is a metric or dimension already", "kanalony.toml"]),
         ('quiz = "x"', ["custom_events", "integer"]),

@@ -27,7 +27,7 @@ export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** Asks one question. `query` has the parameters of the query action. */
+/** Asks one question. `query` has the parameters of the query action, or names another action. */
 export async function ask(query, signal) {
   const key = sessionStorage.getItem(KEY);
   const parameters = new URLSearchParams({ service: "analytics", action: "query", ...query });

@@ -4,7 +4,7 @@ import { Refused, Unauthorized, keepKey } from "./api.js";
 import { TimeChart, followTheme } from "./charts.js";
 import { clockWithSeconds } from "./format.js";
 import { RELATIVE, forInput, periodOf, zone } from "./periods.js";
-import { drawChoices, drawEmpty, drawReport, scopeText } from "./render.js";
+import { drawChoices, drawEmpty, drawReport, scopeText, waitingText } from "./render.js";
 import { fetchReport } from "./report.js";
 
 const DEFAULTS = { period: "24h", partner: "", entry: "", from: "", to: "", view: "plays" };
@@ -140,7 +140,8 @@ function show(report, asked) {
   shown = { report, selection: asked };
   const { overview, now, period } = report;
   byId("unauthorized").hidden = true;
-  byId("notice").hidden = true;
+  byId("notice").textContent = overview ? waitingText(report) : "";
+  byId("notice").hidden = !byId("notice").textContent;
   byId("report").hidden = !overview;
   byId("empty").hidden = Boolean(overview);
   byId("scope").textContent = scopeText(period, zone);

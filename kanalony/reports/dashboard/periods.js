@@ -6,6 +6,7 @@ const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 
 export const RELATIVE = {
+  __proto__: null, // names come from the address: none but these is one
   "1h": { length: HOUR, bucket: "minute", every: 10_000 },
   "24h": { length: DAY, bucket: "hour", every: 30_000 },
   "7d": { length: 7 * DAY, bucket: "day", every: 30_000 },

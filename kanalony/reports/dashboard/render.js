@@ -188,21 +188,37 @@ export function scopeText({ start, end }, zone) {
   return `${from} – ${end === null ? "now" : moment(end)} · ${zone}`;
 }
 
-/** Says in words that there is nothing, and what might help. */
-export function drawEmpty({ latest, period }, { partner, entry }) {
-  if (latest === null) {
-    setText(byId("empty-title"), "No events yet");
-    setText(byId("empty-what"), "Nothing has arrived so far.");
-    const hint = "Point players at the collector, or try “kanalony simulate”; then wait a minute or so.";
-    setText(byId("empty-hint"), hint);
-    return;
-  }
+/** How many requests wait to be compacted, and what to do; nothing when none does, or when that is not shown. */
+export function waitingText({ waiting }) {
+  if (!waiting) return "";
+  const requests = waiting === 1 ? "1 request waits" : `${show(waiting, "count")} requests wait`;
+  return `${requests} to be compacted: keep “kanalony compact --every 60s” running, and allow two minutes.`;
+}
+
+/** Says in words that there is nothing, why, and what might help. */
+export function drawEmpty(report, { partner, entry }) {
+  const { latest, period, waiting } = report;
+  const [title, what, hint] = latest === null ? neverAny(waiting) : noneHere(latest, period, partner, entry);
+  setText(byId("empty-title"), title);
+  setText(byId("empty-what"), what);
+  setText(byId("empty-hint"), [waitingText(report), hint].filter(Boolean).join(" "));
+}
+
+function neverAny(waiting) {
+  if (waiting === null) return ["No events yet", "None of yours have been compacted so far.", ""];
+  if (waiting) return ["No events have been compacted yet", "Events have arrived, and are stored.", ""];
+  return ["No events yet", "Nothing has arrived so far.", "Point players at the collector, or try “kanalony simulate”."];
+}
+
+function noneHere(latest, period, partner, entry) {
   const of = [partner && `partner ${partner}`, entry && `entry ${entry}`].filter(Boolean).join(" and ");
   const newest = `The newest event came ${dayName(latest)} at ${clock(latest)}.`;
-  setText(byId("empty-title"), "No events in this period");
-  setText(byId("empty-what"), of ? `There are none of ${of}. ${newest}` : newest);
   const wanted = latest < (period.start ?? 0) ? "a longer period" : "another period";
-  setText(byId("empty-hint"), `Choose ${of ? "another partner or entry, or " : ""}${wanted}.`);
+  return [
+    "No events in this period",
+    of ? `There are none of ${of}. ${newest}` : newest,
+    `Choose ${of ? "another partner or entry, or " : ""}${wanted}.`,
+  ];
 }
 
 /** Fills the choices; those that are in use stay, whether or not they are in the report. */

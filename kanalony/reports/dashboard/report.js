@@ -1,6 +1,6 @@
 // All questions of one refresh, and their answers together.
 
-import { ask, inTurn } from "./api.js";
+import { Refused, ask, inTurn } from "./api.js";
 import { MINUTE, SILENCE, bucketTime, forQuery, periodOf, zone } from "./periods.js";
 
 export const AUDIENCE = ["country", "device", "browser"];
@@ -51,10 +51,13 @@ export async function fetchReport(selection, signal) {
     ...AUDIENCE.map((dimension) => () => top(dimension, selected, LISTED)),
   ]);
   const [whole, overTime, viewers, entries, partners, ...audience] = answers;
+  const latest = whole.latest === null ? null : Date.parse(whole.latest);
+  const isBehind = !whole.rows.length || latest === null || now - latest > SILENCE;
   return {
     now,
     period,
-    latest: whole.latest === null ? null : Date.parse(whole.latest),
+    latest,
+    waiting: isBehind ? await waitingRequests(whole.rows.length > 0, signal) : 0,
     overview: whole.rows[0] ?? null,
     estimated: whole.estimated,
     series: overTime.rows,
@@ -64,6 +67,16 @@ export async function fetchReport(selection, signal) {
     partners: partners.rows,
     audience: Object.fromEntries(AUDIENCE.map((dimension, number) => [dimension, audience[number]])),
   };
+}
+
+/** How many requests wait to be compacted; null when that is not shown. Numbers that are there need not wait for it. */
+async function waitingRequests(hasNumbers, signal) {
+  try {
+    return (await ask({ action: "waiting" }, signal)).requests;
+  } catch (problem) {
+    if (hasNumbers && problem instanceof Refused) return null;
+    throw problem;
+  }
 }
 
 /** How many watch: the views of the last whole ten seconds; null when events have ceased to come. */
