@@ -21,7 +21,7 @@ import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
 from kanalony.aggregate.delta import LakeFile
-from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, facts, stored_as
+from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, RUN_GAP, Measure, bounded, facts, stored_as
 from kanalony.aggregate.rollups import DIRECTORY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
 from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
@@ -191,7 +191,7 @@ class _Statement:
         self._keys = [f"d{number}" for number in range(len(self._dimensions))]
         self._values = [f"m{number}" for number in range(len(self._metrics))]
         self._conditions = " AND ".join(
-            ["true", *(f"list_contains({self._bind(list(values))}, {name})" for name, values in self._filters())]
+            ["true", *(f"list_contains({self._values_of(values)}, {name})" for name, values in self._filters())]
         )
         self._read: dict[str, Source] = {}
         self._estimated: list[str] = []
@@ -219,6 +219,10 @@ class _Statement:
     def _bind(self, value: Any) -> str:
         self._bound[f"p{len(self._bound)}"] = value
         return f"$p{len(self._bound) - 1}"
+
+    def _values_of(self, values: Iterable[str]) -> str:
+        """SQL for a filter's values as dimensions have them."""
+        return f"list_transform({self._bind(list(values))}, lambda value: {bounded('value')})"
 
     def _filters(self) -> list[tuple[str, tuple[str, ...]]]:
         """The aliases of filtered dimensions, and their values."""
