@@ -51,7 +51,8 @@ _LEAST_SIZES = (32, 256, 1024, 4096)
 _ROW_GROUP = 64 << 10  # rows
 _FETCHED = 2048  # rows that are taken from the engine at a time: some KiB each when their values are long
 _RETRY_INTERVAL = 3600.0  # seconds until an hour that did not fit in the memory is tried again
-_PENDING_SIZE = 32 << 20  # bytes of rows that wait for others of their day
+_PENDING_SIZE = 8 << 20  # bytes of a rollup's rows that wait for others of their day
+_BASE = 192 << 20  # bytes that a run takes without any rows
 _RETENTION_HOURS = 1  # how long readers of an older version find its files: the current hour's are replaced every run
 _VACUUM_COMMITS = 60
 
@@ -119,6 +120,7 @@ def connect(
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "preserve_insertion_order": False,
+        "allocator_flush_threshold": "8MiB",  # freed memory that it may keep: 128 MiB unless it is bounded
     }
     if memory is not None:
         config["memory_limit"] = f"{memory}B"
@@ -213,8 +215,8 @@ class Rollups:
 
     @property
     def _budget(self) -> int:
-        """Bytes for the engine; what it returns takes half of that again."""
-        return self._memory * 2 // 5
+        """Bytes for the engine: what it does not count, and what it returns, takes as much at the most."""
+        return max(self._memory - _BASE, self._memory // 4) // 2
 
     def _engine(self) -> duckdb.DuckDBPyConnection:
         return connect(self._budget, 1, self._spill)
