@@ -159,8 +159,7 @@ class Compaction:
         # Rollups come next, which need as much themselves.
         if self.duplicates.size > self._memory // _WINDOW_SHARE:
             self.duplicates.forget()
-        release_memory()
-        pa.default_memory_pool().release_unused()
+        _release_memory()
         return result
 
     def _take(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
@@ -319,9 +318,7 @@ class _Run:
         duplicates = self._duplicates.find(prints)
         kept = np.ones(batch.num_rows, bool)
         kept[duplicates] = False
-        events = pa.Table.from_batches([batch])
-        if len(duplicates):
-            events = _with_bodies_moved(batch, kept).filter(pa.array(kept))
+        events = _kept(batch, kept) if len(duplicates) else pa.Table.from_batches([batch])
         start = 0
         received = batch["receivedAt"].cast(pa.int64()).to_numpy()
         for entry, end in self._spans:
@@ -347,12 +344,18 @@ class _Run:
         self.result.misfits += misfits
         self._entries, self._spans = [], []
         del batch, events
-        release_memory()
+        _release_memory()
 
 
-def _with_bodies_moved(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.Table:
-    """Events whose requests' bodies stand with the first event of each that is kept: that of a batch goes with its
-    first event, which may be a duplicate when others are not."""
+def _release_memory() -> None:
+    """Give back to the system what batches do not use any more."""
+    release_memory()
+    pa.default_memory_pool().release_unused()
+
+
+def _kept(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.Table:
+    """The events that are kept. A request's body stands with the first of them: it came with the first of all its
+    events, which may be a duplicate when others are not."""
     bodies = batch["body"]
     has_body = pc.is_valid(bodies).to_numpy(zero_copy_only=False)
     order = np.arange(batch.num_rows)
@@ -364,5 +367,6 @@ def _with_bodies_moved(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa
                 order[other] = row
                 break
             other += 1
-    table = pa.Table.from_batches([batch])
-    return table.set_column(table.schema.get_field_index("body"), "body", bodies.take(pa.array(order)))
+    number = batch.schema.get_field_index("body")
+    events = pa.Table.from_batches([batch]).remove_column(number).filter(pa.array(kept))
+    return events.add_column(number, "body", bodies.take(pa.array(order[kept])))

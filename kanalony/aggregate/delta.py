@@ -180,15 +180,24 @@ class Table:
         """The application transaction that was committed last under a name; 0 when there was none."""
         return self._table.transaction_version(app) or 0
 
-    def write_file(self, rows: Iterable[pa.Table], day: date, *, row_group_size: int, **options: Any) -> LakeFile:
+    def write_file(
+        self,
+        rows: Iterable[pa.Table],
+        day: date,
+        *,
+        row_group_size: int,
+        span: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> LakeFile:
         """Write rows of a day, one table or more without the partition column, to a durable file; `options` are those
-        of Parquet. Not part of the table before it is committed. Raises StorageError when the disk refuses."""
+        of Parquet. `span` are the first and the last time, in µs, of a file without rows. Not part of the table before
+        it is committed. Raises StorageError when the disk refuses."""
         directory = self.root / f"{PARTITION}={day}"
         path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
         try:
             directory.mkdir(exist_ok=True)
             with path.open("wb") as file:
-                row_count, first, last = self._write_rows(file, rows, row_group_size, **options)
+                row_count, times = self._write_rows(file, rows, row_group_size, **options)
                 file.flush()
                 os.fsync(file.fileno())
             sync_directory(directory)
@@ -198,11 +207,12 @@ class Table:
             raise StorageError(
                 f"{path} cannot be written: {error.strerror or error}", "make room and run it again; nothing is lost"
             ) from error
+        first, last = span or (min(times), max(times))
         return LakeFile(path, day, row_count, path.stat().st_size, first, last)
 
     def _write_rows(
         self, file: IO[bytes], tables: Iterable[pa.Table], row_group_size: int, **options: Any
-    ) -> tuple[int, int, int]:
+    ) -> tuple[int, list[int]]:
         row_count, times = 0, []
         writer = None
         for rows in tables:
@@ -220,7 +230,7 @@ class Table:
             times += pc.min_max(rows[self._time_column].cast(pa.int64())).as_py().values()
         if writer is not None:
             writer.close()
-        return row_count, min(times), max(times)
+        return row_count, times
 
     def commit(
         self,

@@ -6,7 +6,9 @@ Everything is looked up once for each distinct value: a batch has few user agent
 import base64
 import hashlib
 import re
+import sys
 from collections.abc import Callable
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +16,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import maxminddb
 import pyarrow as pa
+import pyarrow.compute as pc
 import ua_parser
+from crawleruseragents import CRAWLER_USER_AGENTS_DATA as CRAWLERS
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from ua_parser_rs import UserAgentExtractor
 
 from kanalony.errors import WrongUse
 
@@ -39,13 +44,21 @@ SCHEMA = pa.schema(
 
 Secrets = dict[int, str]
 
-_CACHED = 50_000  # values of each kind that are remembered
-_CACHED_SIZE = 512  # characters of one that is: longer ones are made up, or read anew each time
+_CACHED_SIZE = 8 << 20  # bytes of the cache for one column
+_CACHED_ENTRY = 128  # bytes of an entry beyond its texts
+_CACHED_LENGTH = 512  # characters of a value in a cache: longer ones are made up, or read again each time
+_LONGEST = 16 << 10  # bytes of a value that is read: no browser sends longer ones, and each costs time for its length
+_LONGEST_HOST = 253  # characters (RFC 1035)
+_AT_ONCE = 512  # values that are Python objects at a time
 _DESKTOPS = {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Chrome OS", "FreeBSD"}
-_TOOL = re.compile(
-    r"\b(curl|wget|python|java|okhttp|go-http-client|libwww|ruby|perl|httpclient|axios|node-fetch|postman|bot|crawler"
-    r"|spider|monitor|scanner)\b|bot/",
-    re.I,
+# The list of crawlers has libraries and devices that apps name too: patterns that match these are left out.
+_NO_CRAWLERS = (
+    "okhttp/4.12.0",
+    "Jersey/2.25.1 (HttpUrlConnection 1.8.0_141)",
+    "Apache-HttpClient/UNAVAILABLE (java 1.4)",
+    "Dalvik/2.1.0 (Linux; U; Android 15; PKH120 Build/AP3A.240617.008)",
+    "Mozilla/5.0 (Linux; Android 5.1.1; SM-A520F) Chrome/68.0.3440.106 Mobile Safari/537.36 SogouMobileBrowser/5.22.8",
+    "Mozilla/5.0 (X11; Linux x86_64) Code/1.96.2 Chrome/128.0.6613.186 Electron/32.2.6 Safari/537.36",
 )
 _NOTHING = {"", "null", "undefined", "none", "about:blank"}
 _ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*%(25)*3a", re.I)
@@ -83,8 +96,21 @@ class Place(NamedTuple):
     city: str | None
 
 
+@cache
+def _crawlers() -> tuple[UserAgentExtractor, list[tuple[str, str]]]:
+    """Finds in a user agent the number of the first crawler that it names; and of each the kind and the pattern."""
+    chosen = [
+        ("tool" if "http-library" in crawler["tags"] else "crawler", crawler["pattern"])
+        for crawler in CRAWLERS
+        if not any(re.search(crawler["pattern"], agent) for agent in _NO_CRAWLERS)
+    ]
+    # ua-parser's engine takes 2 µs for 1,500 patterns, where a regular expression of Python's takes 900.
+    rules = ((pattern, str(number), None, None, None, None) for number, (_, pattern) in enumerate(chosen))
+    return UserAgentExtractor(rules), chosen
+
+
 def read_agent(user_agent: str | None) -> Agent:
-    """What ua-parser makes of a user agent; crawlers by its list, tools by their names."""
+    """What ua-parser makes of a user agent; crawlers and tools by its list and that of crawler-user-agents."""
     if not user_agent:
         return Agent(None, None, None, "no user agent")
     told = ua_parser.parse(user_agent)
@@ -92,12 +118,14 @@ def read_agent(user_agent: str | None) -> Agent:
     system = told.os.family if told.os else None
     device = told.device.family if told.device else None
     reason = None
-    if device == "Spider":
-        reason = f"crawler: {browser}"
-    elif "Headless" in user_agent:
+    if "Headless" in user_agent:
         reason = "headless browser"
-    elif tool := _TOOL.search(user_agent):
-        reason = f"tool: {tool[0].lower().rstrip('/')}"
+    elif device == "Spider":
+        reason = f"crawler: {browser}"
+    elif found := _crawlers()[0].extract(user_agent):
+        kind, pattern = _crawlers()[1][int(found.family)]
+        name = re.search(pattern, user_agent)
+        reason = f"{kind}: {name[0] if name else pattern}"
     if device is None and system in _DESKTOPS:
         device = "Desktop"
     return Agent(browser, system, device, reason)
@@ -121,7 +149,7 @@ def read_referrer(referrer: str | None) -> Page:
         host, port = parts.hostname, parts.port
     except ValueError:
         return Page(None, None)
-    if not host:
+    if not host or len(host) > _LONGEST_HOST:
         return Page(None, None)
     name = f"[{host}]" if ":" in host else host
     return Page(host, (f"{name}:{port}" if port is not None else name) + (parts.path.lower() or "/"))
@@ -154,7 +182,7 @@ def read_ks(ks: str | None, secrets: Secrets | None) -> Session:
     if secrets is not None:
         signed = hashlib.sha1(secrets.get(partner, "").encode() + info).hexdigest().encode()
         user = user if partner in secrets and signed == signature.lower() else ""
-    return Session(partner, user or None)
+    return Session(partner, _known_user(user))
 
 
 def _read_encrypted(content: bytes, secrets: Secrets) -> Session:
@@ -170,7 +198,12 @@ def _read_encrypted(content: bytes, secrets: Secrets) -> Session:
     # Of a wrong secret comes noise, which is no text.
     if not plain or not all(0x20 <= byte < 0x7F for byte in plain):
         return Session(partner, None)
-    return Session(partner, parse_qs(plain.decode()).get("_u", [""])[0] or None)
+    return Session(partner, _known_user(parse_qs(plain.decode()).get("_u", [""])[0]))
+
+
+def _known_user(user: str) -> str | None:
+    """None for the user 0, which a widget's session has: an anonymous viewer."""
+    return None if user in ("", "0") else user
 
 
 def read_secrets(path: Path) -> Secrets:
@@ -193,10 +226,13 @@ def read_secrets(path: Path) -> Secrets:
 
 def open_geoip(path: Path) -> maxminddb.Reader:
     """A database of places. Raises WrongUse when it is none."""
+    hint = "name a MaxMind database (.mmdb) with --geoip"
     try:
         return maxminddb.open_database(path)
-    except (OSError, maxminddb.InvalidDatabaseError) as error:
-        raise WrongUse(f"{path} cannot be read: {error}", "name a MaxMind database (.mmdb) with --geoip") from error
+    except OSError as error:
+        raise WrongUse(f"{path} cannot be read: {error.strerror}", hint) from error
+    except maxminddb.InvalidDatabaseError as error:
+        raise WrongUse(f"{path} is not a MaxMind database", hint) from error
 
 
 def read_place(address: str | None, database: maxminddb.Reader) -> Place:
@@ -249,27 +285,42 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
     def __init__(self, read: Callable[[Any], tuple[Any, ...]]) -> None:
         super().__init__()
         self._read = read
+        self._size = 0
 
     def __missing__(self, value: Any) -> tuple[Any, ...]:
-        told = self._read(value)
-        if value is None or len(value) <= _CACHED_SIZE:
-            if len(self) >= _CACHED:
+        found = self._read(value)
+        if value is None or len(value) <= _CACHED_LENGTH:
+            size = sum(map(sys.getsizeof, (value, *found)), _CACHED_ENTRY)
+            if self._size + size > _CACHED_SIZE:
                 self.clear()
-            self[value] = told
-        return told
+                self._size = 0
+            self._size += size
+            self[value] = found
+        return found
 
 
 def _looked_up(
     columns: dict[str, pa.ChunkedArray], name: str, read: _Remembered, parts: int, first: pa.DataType | None = None
 ) -> list[pa.Array]:
-    """For each part of what `read` tells about a value of a column, a column: of text, or the first of another type."""
+    """For each part of what `read` finds in a value of a column, a column: of text, or the first of another type.
+    Values longer than _LONGEST are not read, and all parts of them are null."""
     encoded = columns[name].combine_chunks().dictionary_encode()
-    told = [*(read[value] for value in encoded.dictionary.to_pylist()), read[None]]
-    at = encoded.indices.fill_null(len(told) - 1)
-    found = [pa.array([tell[0] for tell in told], first).take(at)] if first else []
-    for part in range(len(found), parts):
-        texts: dict[str, int] = {}
-        codes = [None if tell[part] is None else texts.setdefault(tell[part], len(texts)) for tell in told]
-        text = pa.array(texts, pa.string())
-        found.append(pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()).take(at), text))
-    return found
+    kinds = [first or pa.string(), *[pa.string()] * (parts - 1)]
+    unread = (None,) * parts
+    chunks: list[list[pa.Array]] = [[pa.array([part], kind)] for part, kind in zip(read[None], kinds, strict=True)]
+    for start in range(0, len(encoded.dictionary), _AT_ONCE):
+        texts = encoded.dictionary.slice(start, _AT_ONCE)
+        texts = pc.if_else(pc.less_equal(pc.binary_length(texts), _LONGEST), texts, None)
+        found = [unread if text is None else read[text] for text in texts.to_pylist()]
+        for chunk, values, kind in zip(chunks, zip(*found, strict=True), kinds, strict=True):
+            chunk.append(pa.array(values, kind))
+    at = pc.add(encoded.indices, 1).fill_null(0)  # of what is null comes first
+    arrays = []
+    for chunk, kind in zip(chunks, kinds, strict=True):
+        values = pa.concat_arrays(chunk)
+        if pa.types.is_string(kind):
+            words = values.dictionary_encode()
+            arrays.append(pa.DictionaryArray.from_arrays(words.indices.take(at), words.dictionary))
+        else:
+            arrays.append(values.take(at))
+    return arrays

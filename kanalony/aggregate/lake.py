@@ -1,10 +1,11 @@
 """The lake: one Delta table of events, as Parquet files that any tool opens. docs/lake.md describes its columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ _APP = "kanalony-compact"
 _ORDER = [(PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
 _DAY = 86_400_000_000  # µs
 _ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
+_ROW_GROUP_SIZE = 24 << 20  # bytes of one, uncompressed, unless a row alone has more: it is copied on its way
 _DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
 _MERGE_FILES = 8  # small files of a day that are worth a merge
 _RETENTION_HOURS = 7 * 24  # how long readers of an older version find its files
@@ -83,10 +85,7 @@ class Lake:
         time: in memory that is used again, and less of it."""
         fields = [field.with_type(pa.string()) if field.name in plain else field for field in events.schema]
         return self._table.write_file(
-            (
-                _taken(events, order.slice(start, _ROW_GROUP), pa.schema(fields))
-                for start in range(0, len(order), _ROW_GROUP)
-            ),
+            (_taken(events, rows, pa.schema(fields)) for rows in _row_groups(events, order)),
             day,
             row_group_size=_ROW_GROUP,
             use_dictionary=[field.name for field in fields if pa.types.is_dictionary(field.type)],
@@ -158,6 +157,38 @@ def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
             words = column.combine_chunks()
             columns[name] = pc.rank(words.dictionary).take(words.indices)
     return pc.sort_indices(pa.table(columns), sort_keys=keys)
+
+
+def _row_groups(events: pa.Table, order: pa.Array) -> Iterator[pa.Array]:
+    """The parts of an order of rows that go into one row group each."""
+    sizes = sum((_sizes(column.combine_chunks()) for column in events.columns), np.zeros(len(events), np.int64))
+    ends = np.cumsum(sizes[order.to_numpy()])
+    start, written = 0, 0
+    while start < len(order):
+        end = max(start + 1, int(np.searchsorted(ends, written + _ROW_GROUP_SIZE, "right")))
+        end = min(end, start + _ROW_GROUP)
+        yield order.slice(start, end - start)
+        start, written = end, int(ends[end - 1])
+
+
+def _sizes(values: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each value, about."""
+    kind = values.type
+    sizes = np.zeros(len(values), np.int64)
+    if values.null_count == len(values):
+        return sizes
+    if pa.types.is_dictionary(kind):
+        sizes += _sizes(values.dictionary)[values.indices.fill_null(0).to_numpy()]
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        sizes += pc.binary_length(values).fill_null(0).to_numpy()
+    elif pa.types.is_list(kind) or pa.types.is_map(kind):
+        items = _sizes(values.keys) + _sizes(values.items) if pa.types.is_map(kind) else _sizes(values.values)
+        ends = np.concatenate([[0], np.cumsum(items + 8)])
+        offsets = values.offsets.to_numpy()
+        sizes += ends[offsets[1:]] - ends[offsets[:-1]]
+    else:
+        sizes += 8
+    return sizes
 
 
 def _taken(events: pa.Table, indices: pa.Array, schema: pa.Schema) -> pa.Table:

@@ -100,7 +100,21 @@ def stored_as(measure: Measure) -> str:
     return f"coalesce({OTHER_TYPES.name}[{measure.name.removeprefix('type')}], 0)"
 
 
-_TEXT = {"partner": "coalesce(partnerId, ksPartnerId)::VARCHAR", "userId": "coalesce(nullif(userId, ''), ksUserId)"}
+MOST_BYTES = 1024
+"""UTF-8 of a dimension's value that is kept whole: tables, memory and answers grow with what a stranger sends."""
+
+_KEPT_CHARACTERS = 200  # of a longer one: at most 800 bytes, so that what comes of it is within MOST_BYTES
+
+
+def bounded(text: str) -> str:
+    """SQL for a text as dimensions have it: beyond MOST_BYTES its beginning and its SHA-256."""
+    shortened = f"left({text}, {_KEPT_CHARACTERS}) || '…' || sha256({text})"
+    return f"CASE WHEN strlen({text}) > {MOST_BYTES} THEN {shortened} ELSE {text} END"
+
+
+# The user 0 of a ks is an anonymous viewer: so it stands in rows of versions that did not know.
+_USER = "coalesce(nullif(userId, ''), nullif(ksUserId, '0'))"
+_TEXT = {"partner": "coalesce(partnerId, ksPartnerId)::VARCHAR", "userId": _USER}
 _COLUMNS = {"entry": "entryId", "referrer": "referrerPage"}
 
 
@@ -126,7 +140,7 @@ def parameter_dimension(parameter: str, bind: Callable[[str], str]) -> str:
     name, kind = _TYPED.get(parameter, (None, ""))
     if kind == "text":  # any text fits, so nothing is left beside the column
         return _known(str(name))
-    kept = f"parameters[{bind(name or parameter)}][1]"
+    kept = bounded(f"parameters[{bind(name or parameter)}][1]")
     return _known(f"coalesce({name}::VARCHAR, {kept})" if name else kept)
 
 
@@ -215,8 +229,14 @@ def _whole(value: str, most: int, *, scale: str = "1e6", event_type: str = "") -
     return f"CASE WHEN {of_type}{value} BETWEEN 0 AND {most} THEN round({value} * {scale})::BIGINT END"
 
 
-EVENTS = "read_parquet($files, union_by_name = true, hive_partitioning = false)"
-"""The events of files of the lake, some of which may be of a version that had fewer columns: see `with_all_columns`."""
+_TEXTS = (
+    *(parameter.name for parameter in PARAMETERS if parameter.kind == "text"),
+    *("ksUserId", "browser", "operatingSystem", "device", "syndicationDomain", "referrerPage"),
+)
+_BOUNDED = ", ".join(f"{bounded(name)} AS {name}" for name in _TEXTS)
+EVENTS = f"(SELECT * REPLACE ({_BOUNDED}) FROM read_parquet($files, union_by_name = true, hive_partitioning = false))"
+"""The events of files of the lake, with texts as dimensions have them. Some files may be of a version that had fewer
+columns: see `with_all_columns`. A text is bounded where it is read: joins and windows copy what is left of it."""
 
 _VALUES = {
     "bufferMicros": _whole("bufferTime", MOST_SECONDS),

@@ -3,8 +3,10 @@
 Each is a Delta table below DATA/lake/rollups-2. A rollup that has the lake's batch number has all its events; one that
 lags behind is not used by reports, so a run that dies between the lake's commit and the rollups' costs only time. The
 next one recomputes the hours that were touched since, from the lake, and comes to the same rows however often it does.
+An hour that does not fit in the memory is left out: a file without rows stands for it, and reports read its events.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +36,8 @@ from kanalony.aggregate.measures import (
 )
 from kanalony.errors import FormatError, StorageError, is_disk_full
 
+log = logging.getLogger("kanalony")
+
 DIRECTORY = "rollups-2"
 """Below the lake; its number grows when the columns below, or what they mean, change: rollups are made anew then."""
 
@@ -56,7 +60,10 @@ _ROW_SIZE = 2 << 10  # bytes of memory that an event may take on its way: 1.7 Ki
 # since each part reads the whole hour again; more when every event has values of its own.
 _LEAST_SIZES = (32, 256, 1024, 4096)
 _ROW_GROUP = 64 << 10  # rows
-_PENDING_SIZE = 32 << 20  # bytes of rows that wait for others of their day
+_FETCHED = 2048  # rows that are taken from the engine at a time: some KiB each when their values are long
+_RETRY_INTERVAL = 3600.0  # seconds until an hour that did not fit in the memory is tried again
+_PENDING_SIZE = 8 << 20  # bytes of a rollup's rows that wait for others of their day
+_BASE = 192 << 20  # bytes that a run takes without any rows
 _RETENTION_HOURS = 1  # how long readers of an older version find its files: the current hour's are replaced every run
 _VACUUM_COMMITS = 60
 
@@ -110,6 +117,9 @@ class ReadOnlyRollup(ReadOnlyTable):
         self.batch = self.number(_BATCH)
         self.lake = self.number(_LAKE)
         self.kept_from = self.number(_KEPT_FROM) * HOUR
+        self.gaps = sorted(hour * HOUR for hour in _gaps(self.files))
+        """When the hours begin that it leaves out, in µs since 1970."""
+        self.files = [file for file in self.files if file.rows]
 
 
 def connect(
@@ -121,6 +131,7 @@ def connect(
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "preserve_insertion_order": False,
+        "allocator_flush_threshold": "8MiB",  # freed memory that it may keep: 128 MiB unless it is bounded
     }
     if memory is not None:
         config["memory_limit"] = f"{memory}B"
@@ -153,6 +164,7 @@ class Rollups:
         self._memory = memory
         self._keep = keep
         self._tables = {rollup: Table(self._root / rollup.name, rollup.schema, TIME, REMEDY) for rollup in ROLLUPS}
+        self._retry_at = time.monotonic()
         now = int(time.time() // 3600)
         for table in self._tables.values():
             is_other = table.number(_LAKE) not in (0, lake.number_of)
@@ -162,20 +174,20 @@ class Rollups:
 
     def refresh(self, lake: Lake, record: Record, progress: Callable[[int, int], object] = lambda *_: None) -> int:
         """Recompute the hours that were touched since, and drop what is too old. How many hours that were. `progress`
-        is told hours done and hours in all. Raises StorageError when the disk refuses, FormatError when a file of the
-        lake or of a rollup cannot be read."""
+        is told hours done and hours in all. An hour that does not fit in the memory is logged and left out, and tried
+        again an hour later. Raises StorageError when the disk refuses, FormatError when a file of the lake or of a
+        rollup cannot be read."""
         lag = min(table.number(_BATCH) for table in self._tables.values())
-        if lag == lake.batch:
+        gaps = {hour for table in self._tables.values() for hour in _gaps(table.files)} if lag else set()
+        is_due = time.monotonic() >= self._retry_at
+        if lag == lake.batch and not (gaps and is_due):
             self._expire()
             return 0
         touched = record.hours_since(lag) if lag else None
+        if touched is not None and is_due:
+            touched = touched | gaps
         try:
-            for size in _LEAST_SIZES:
-                try:
-                    return self._recompute(lake, touched, progress, size)
-                except duckdb.OutOfMemoryException:
-                    continue  # what was written is nobody's; once more, in smaller parts
-            raise StorageError("rollups of these events do not fit in the memory", "give more with --memory")
+            return self._recompute(lake, touched, set() if is_due else gaps, progress)
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
             if is_disk_full(error):
@@ -186,39 +198,82 @@ class Rollups:
             raise FormatError(f"the lake cannot be read: {message}", "put it back from a backup") from error
 
     def _recompute(
-        self, lake: Lake, touched: set[int] | None, progress: Callable[[int, int], object], least_size: int
+        self, lake: Lake, touched: set[int] | None, left_out: set[int], progress: Callable[[int, int], object]
     ) -> int:
+        """Recompute the hours that were touched, or all if that is None, but not those that stay left out."""
         files = lake.files
-        budget = self._memory * 2 // 5  # for the engine, and half of that again for what it returns
         shutil.rmtree(self._spill, ignore_errors=True)  # of a run that was killed
         self._spill.mkdir()
-        with connect(budget, 1, self._spill) as engine:
+        with self._engine() as engine:
             counts = self._count(engine, files, touched)
-            hours = sorted(counts)
-            changes = {rollup: _Change(table, hours, touched is None) for rollup, table in self._tables.items()}
-            cutoffs = {rollup: self._cutoff(rollup) for rollup in ROLLUPS}
-            done = 0
-            for chunk in _chunks(hours, counts, budget // _ROW_SIZE):
-                first, end = chunk[0] * HOUR, (chunk[-1] + 1) * HOUR
-                near = [file for file in files if file.last >= first - LOOK_BEHIND and file.first < end + LOOK_AHEAD]
-                parts = -(-sum(counts.get(hour, 0) for hour in chunk) * least_size // budget)
-                for part in range(parts):
-                    self._load(engine, near, first, end, f"{SEQUENCE_KEY} % {parts} = {part}")
-                    for rollup in ROLLUPS:
-                        if end > cutoffs[rollup] * HOUR:
-                            for rows in _aggregate(engine, rollup, cutoffs[rollup] * HOUR):
-                                changes[rollup].add(rows)
-                done += len(chunk)
-                progress(done, len(hours))
-            for rollup, table in self._tables.items():
-                added, removed = changes[rollup].finish(cutoffs[rollup])
-                table.commit(added, removed, {_BATCH: lake.batch, _LAKE: lake.number_of, _KEPT_FROM: cutoffs[rollup]})
+        hours = sorted(counts.keys() - left_out)
+        changes = {
+            rollup: _Change(table, hours, touched is None, self._cutoff(rollup))
+            for rollup, table in self._tables.items()
+        }
+        done = 0
+        for chunk in _chunks(hours, counts, self._budget // _ROW_SIZE):
+            self._add_hours(changes, files, chunk, counts)
+            done += len(chunk)
+            progress(done, len(hours))
+        for rollup, table in self._tables.items():
+            change = changes[rollup]
+            added, removed = change.finish()
+            table.commit(added, removed, {_BATCH: lake.batch, _LAKE: lake.number_of, _KEPT_FROM: change.cutoff})
         shutil.rmtree(self._spill, ignore_errors=True)
         name, _, number = DIRECTORY.rpartition("-")
         for earlier in range(1, int(number)):  # versions that nothing reads any more
             shutil.rmtree(self._root.with_name(f"{name}-{earlier}"), ignore_errors=True)
         self._vacuum()
         return len(hours)
+
+    @property
+    def _budget(self) -> int:
+        """Bytes for the engine: what it does not count, and what it returns, takes as much at the most."""
+        return max(self._memory - _BASE, self._memory // 4) // 2
+
+    def _engine(self) -> duckdb.DuckDBPyConnection:
+        return connect(self._budget, 1, self._spill)
+
+    def _add_hours(
+        self, changes: dict[Rollup, "_Change"], files: list[LakeFile], hours: list[int], counts: dict[int, int]
+    ) -> None:
+        """Add the rows of hours in a row; one by one, and in ever smaller parts, if they do not fit in the memory. An
+        hour that does not fit in any is left out."""
+        for least_size in _LEAST_SIZES if len(hours) == 1 else _LEAST_SIZES[:1]:
+            parts = -(-sum(counts.get(hour, 0) for hour in hours) * least_size // self._budget)
+            try:
+                self._add_parts(changes, files, hours, parts)
+                return
+            except duckdb.OutOfMemoryException as error:
+                problem = str(error).splitlines()[0]
+                for change in changes.values():
+                    change.drop(hours)
+        if len(hours) > 1:
+            for hour in hours:
+                self._add_hours(changes, files, [hour], counts)
+            return
+        log.warning(
+            "the rollups of %s do not fit in the memory (%s): reports read its events, and it is tried again in an "
+            "hour; give more with --memory",
+            datetime.fromtimestamp(hours[0] * 3600, UTC).strftime("%Y-%m-%dT%H:00Z"),
+            problem,
+        )
+        self._retry_at = time.monotonic() + _RETRY_INTERVAL
+        for change in changes.values():
+            change.leave_out(hours[0])
+
+    def _add_parts(self, changes: dict[Rollup, "_Change"], files: list[LakeFile], hours: list[int], parts: int) -> None:
+        """Add the rows of hours in a row in so many parts."""
+        first, end = hours[0] * HOUR, (hours[-1] + 1) * HOUR
+        near = [file for file in files if file.last >= first - LOOK_BEHIND and file.first < end + LOOK_AHEAD]
+        with self._engine() as engine:
+            for part in range(parts):
+                self._load(engine, near, first, end, f"{SEQUENCE_KEY} % {parts} = {part}")
+                for rollup, change in changes.items():
+                    if end > change.cutoff * HOUR:
+                        for rows in _aggregate(engine, rollup, change.cutoff * HOUR):
+                            change.add(rows)
 
     def _count(
         self, engine: duckdb.DuckDBPyConnection, files: list[LakeFile], touched: set[int] | None
@@ -287,10 +342,11 @@ class Rollups:
 
 
 class _Change:
-    """What becomes of a rollup's files while hours are computed anew."""
+    """What becomes of a rollup's files while hours are computed again, from the hour `cutoff` on."""
 
-    def __init__(self, table: Table, hours: list[int], everything: bool) -> None:
+    def __init__(self, table: Table, hours: list[int], everything: bool, cutoff: int) -> None:
         self._table = table
+        self.cutoff = cutoff
         recomputed = set(hours)
         self._removed = [
             file
@@ -298,12 +354,17 @@ class _Change:
             if everything or not recomputed.isdisjoint(range(file.first // HOUR, file.last // HOUR + 1))
         ]
         self._added: list[LakeFile] = []
-        self._pending: dict[date, list[pa.Table]] = {}
+        self._pending: dict[tuple[date, int | None], list[pa.Table]] = {}  # by day, and today by hour
         for file in [] if everything else self._removed:
-            if not recomputed.issuperset(range(file.first // HOUR, file.last // HOUR + 1)):
-                for rows in _row_groups(file):
-                    hour = pc.divide(rows[TIME].cast(pa.int64()), HOUR)
-                    self._write(file.day, rows.filter(pc.invert(pc.is_in(hour, pa.array(hours, pa.int64())))))
+            self._write_without(file, recomputed)
+
+    def _write_without(self, file: LakeFile, hours: set[int]) -> None:
+        """Write the rows of a file but those of some hours again."""
+        if hours.issuperset(range(file.first // HOUR, file.last // HOUR + 1)):
+            return
+        for rows in _row_groups(file):
+            hour = pc.divide(rows[TIME].cast(pa.int64()), HOUR)
+            self.add(rows.filter(pc.invert(pc.is_in(hour, pa.array(hours, pa.int64())))))
 
     def add(self, rows: pa.Table) -> None:
         """Rows of some hours."""
@@ -311,34 +372,57 @@ class _Change:
         for day in pc.unique(days).to_pylist():
             of_day = rows.filter(pc.equal(days, day))
             if day.date() < _today():
-                self._write(day.date(), of_day)
+                self._write((day.date(), None), of_day)
                 continue
             # The hour that is going on is written again and again: a file of its own keeps that cheap.
             hours = pc.floor_temporal(of_day[TIME], unit="hour")
             for hour in pc.unique(hours).to_pylist():
-                self._write(day.date(), of_day.filter(pc.equal(hours, hour)))
+                self._write((day.date(), hour.hour), of_day.filter(pc.equal(hours, hour)))
 
-    def _write(self, day: date, rows: pa.Table) -> None:
-        for earlier in [other for other in self._pending if other != day]:
+    def drop(self, hours: list[int]) -> None:
+        """Take back the rows of hours that were added."""
+        self._flush_all()
+        added, self._added = self._added, []
+        for file in added:
+            if set(hours).isdisjoint(range(file.first // HOUR, file.last // HOUR + 1)):
+                self._added.append(file)
+            else:
+                self._write_without(file, set(hours))
+                file.path.unlink()  # no commit has named it
+
+    def leave_out(self, hour: int) -> None:
+        """Note that the rollup has nothing of an hour, whose events there are."""
+        if hour >= self.cutoff:
+            day = datetime.fromtimestamp(hour * 3600, UTC).date()
+            nothing = pa.schema([field for field in self._table.schema if field.name != PARTITION]).empty_table()
+            span = (hour * HOUR, (hour + 1) * HOUR - 1)
+            self._added.append(self._table.write_file([nothing], day, row_group_size=_ROW_GROUP, span=span))
+
+    def _write(self, key: tuple[date, int | None], rows: pa.Table) -> None:
+        for earlier in [other for other in self._pending if other != key]:
             self._flush(earlier)
-        pending = self._pending.setdefault(day, [])
+        pending = self._pending.setdefault(key, [])
         pending.append(rows)
-        if day >= _today() or sum(rows.nbytes for rows in pending) >= _PENDING_SIZE:
-            self._flush(day)
+        if sum(rows.nbytes for rows in pending) >= _PENDING_SIZE:
+            self._flush(key)
 
-    def _flush(self, day: date) -> None:
-        rows = [rows for rows in self._pending.pop(day) if rows.num_rows]
-        if rows:
-            self._added.append(self._table.write_file(rows, day, row_group_size=_ROW_GROUP))
+    def _flush(self, key: tuple[date, int | None]) -> None:
+        rows = pa.concat_tables(self._pending.pop(key))
+        if rows.num_rows:
+            self._added.append(self._table.write_file([rows], key[0], row_group_size=_ROW_GROUP))
 
-    def finish(self, cutoff: int) -> tuple[list[LakeFile], list[LakeFile]]:
+    def _flush_all(self) -> None:
+        for key in list(self._pending):
+            self._flush(key)
+
+    def finish(self) -> tuple[list[LakeFile], list[LakeFile]]:
         """The files to add and to remove: those of a day that is over are put into one."""
-        for day in list(self._pending):
-            self._flush(day)
+        self._flush_all()
         removed = {file.path for file in self._removed}
         by_day: dict[date, list[LakeFile]] = {}
-        for file in self._table.files + self._added:
-            if file.path not in removed:
+        left = [file for file in self._table.files + self._added if file.path not in removed]
+        for file in left:
+            if file.rows:
                 by_day.setdefault(file.day, []).append(file)
         new = {file.path for file in self._added}
         for day, files in by_day.items():
@@ -349,13 +433,19 @@ class _Change:
                     if file.path in new:
                         file.path.unlink()  # no commit has named it
                 by_day[day] = [merged]
-        kept = [file for files in by_day.values() for file in files if file.last >= cutoff * HOUR]
+        kept = [file for files in by_day.values() for file in files] + [file for file in left if not file.rows]
+        kept = [file for file in kept if file.last >= self.cutoff * HOUR]
         before = {file.path for file in self._table.files}
         after = {file.path for file in kept}
         return (
             [file for file in kept if file.path not in before],
             [file for file in self._table.files if file.path not in after],
         )
+
+
+def _gaps(files: list[LakeFile]) -> set[int]:
+    """The hours since 1970 that a rollup leaves out."""
+    return {file.first // HOUR for file in files if not file.rows}
 
 
 def _row_groups(file: LakeFile) -> Iterator[pa.Table]:
@@ -412,7 +502,7 @@ sums AS (
   WHERE t >= {since} GROUP BY ALL
 )
 SELECT {", ".join(columns).replace(TIME, f"make_timestamptz(micros) AS {TIME}", 1)}
-FROM sums JOIN named USING (number) {sketched} ORDER BY {order}""").to_arrow_reader(_ROW_GROUP)
+FROM sums JOIN named USING (number) {sketched} ORDER BY {order}""").to_arrow_reader(_FETCHED)
     schema = pa.schema([field for field in rollup.schema if field.name != PARTITION])
     for batch in found:
         rows = pa.Table.from_batches([batch])

@@ -30,6 +30,7 @@ from kanalony.aggregate.measures import (
     MEASURES,
     RAW_DIMENSIONS,
     Measure,
+    bounded,
     facts,
     stored_as,
 )
@@ -277,7 +278,7 @@ class _Statement:
         self._keys = [f"d{number}" for number in range(len(self._dimensions))]
         self._values = [f"m{number}" for number in range(len(self._metrics))]
         self._conditions = " AND ".join(
-            ["true", *(f"list_contains({self._bind(list(values))}, {name})" for name, values in self._filters())]
+            ["true", *(f"list_contains({self._values_of(values)}, {name})" for name, values in self._filters())]
         )
         self._read: dict[str, Source] = {}
         self._estimated: list[str] = []
@@ -305,6 +306,10 @@ class _Statement:
     def _bind(self, value: Any) -> str:
         self._bound[f"p{len(self._bound)}"] = value
         return f"$p{len(self._bound) - 1}"
+
+    def _values_of(self, values: Iterable[str]) -> str:
+        """SQL for a filter's values as dimensions have them."""
+        return f"list_transform({self._bind(list(values))}, lambda value: {bounded('value')})"
 
     def _filters(self) -> list[tuple[str, tuple[str, ...]]]:
         """The aliases of filtered dimensions, and their values."""

@@ -105,10 +105,18 @@ class Tables:
                 plan(first, end, finer)
                 return
             plan(first, begin, finer)
-            if any(file.last >= begin and file.first < stop for file in coarsest.files):
-                name = coarsest.rollup.name
-                sources.setdefault(name, Source(coarsest.rollup, coarsest.files)).spans.append((begin, stop))
+            for gap in coarsest.gaps:
+                if begin < gap + HOUR and gap < stop:
+                    use(coarsest, begin, gap)
+                    plan(max(begin, gap), min(stop, gap + HOUR), finer)
+                    begin = gap + HOUR
+            use(coarsest, begin, stop)
             plan(stop, end, finer)
+
+        def use(rollup: ReadOnlyRollup, first: int, end: int) -> None:
+            if any(file.last >= first and file.first < end for file in rollup.files) and first < end:
+                name = rollup.rollup.name
+                sources.setdefault(name, Source(rollup.rollup, rollup.files)).spans.append((first, end))
 
         plan(*span, able)
         return list(sources.values()) or [Source(None, self.events, [span])]

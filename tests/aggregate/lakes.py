@@ -21,7 +21,16 @@ NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z, in µs
 SECOND = 1_000_000
 MEMORY = 256 << 20
 
-TAGS = {"method": 1, "path": 2, "address": 3, "user_agent": 5, "query": 7, "body": 8, "content_type": 9}
+TAGS = {
+    "method": 1,
+    "path": 2,
+    "address": 3,
+    "user_agent": 5,
+    "query": 7,
+    "body": 8,
+    "content_type": 9,
+    "content_encoding": 10,
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,13 @@ class Sent:
     body: bytes = b""
     user_agent: bytes = b"Mozilla/5.0"
     address: bytes = b"\xcb\x00q\x07"
+    content_encoding: bytes = b""
 
     def record(self, worker: int, sequence: int) -> bytes:
         """As docs/segment-format.md has it."""
         parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "address": self.address}
         parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
+        parts |= {"content_encoding": self.content_encoding}
         fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
         rest = struct.pack("<IQQ", 28 + len(fields), sequence, self.at) + fields
         return b"KNEV" + struct.pack("<I", crc32c(struct.pack("<Q", worker) + rest)) + rest
