@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kanalony._redact import Redactor
 from kanalony.bodies import read_events
 from kanalony.collector.app import Collector, create_app
-from kanalony.collector.privacy import AddressKeys, truncated
+from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request
 from kanalony.settings import Settings
@@ -71,11 +72,26 @@ def test_truncate_keeps_the_network_and_nothing_of_the_host(make: Any) -> None:
     assert four.forwarded_for == b"203.0.113.0, 2001:db8:1::, unknown, unknown, unknown"
 
 
-@given(st.ip_addresses())
+HOLD_IPV4 = [ip_network(text) for text in ("2002::/16", "2001::/32", "::ffff:0:0/96", "64:ff9b::/96")]
+
+
+@given(st.ip_addresses().filter(lambda address: not any(address in network for network in HOLD_IPV4)))
 def test_truncation_is_to_24_bits_of_ipv4_and_48_of_ipv6(address: Any) -> None:
     kept = int(ip_address(truncated(address.packed)))
     dropped = 8 if address.version == 4 else 80
     assert kept == int(address) >> dropped << dropped
+
+
+@given(st.ip_addresses(v=4), st.binary(min_size=10, max_size=10))
+def test_an_ipv6_address_that_holds_an_ipv4_address_is_truncated_as_that(four: Any, more: bytes) -> None:
+    turned = bytes(byte ^ 0xFF for byte in four.packed)  # as Teredo has it (RFC 4380, section 4)
+    for six in (
+        b"\x20\x02" + four.packed + more,  # 6to4 (RFC 3056)
+        b"\x20\x01\0\0" + more[:8] + turned,
+        bytes(10) + b"\xff\xff" + four.packed,
+        b"\0\x64\xff\x9b" + bytes(8) + four.packed,  # NAT64 (RFC 6052)
+    ):
+        assert truncated(six) == four.packed[:3] + b"\0"
 
 
 def test_drop_keeps_nothing(make: Any) -> None:
@@ -170,7 +186,11 @@ def test_a_disk_that_refuses_the_key_costs_no_event(make: Any, monkeypatch: pyte
         ("ks=S=&ks=S2%3D", "ks=redacted&ks=redacted"),
         ("%6bs=S&event%3Aks=S&event:ks=S", "%6bs=redacted&event%3Aks=redacted&event:ks=redacted"),
         ("event[ks]=S&ks%5B%5D=S&event:ks=", "event[ks]=redacted&ks%5B%5D=redacted&event:ks="),
-        ("ks=&ks&xks=1&ksx=1&KS=1&&a=ks", "ks=&ks&xks=1&ksx=1&KS=1&&a=ks"),
+        ("ks=&ks&xks=1&ksx=1&my_ks=1&&a=ks", "ks=&ks&xks=1&ksx=1&my_ks=1&&a=ks"),
+        ("1:ks=S&ks[0]=S&KS=S&a[b][Ks]=S", "1:ks=redacted&ks[0]=redacted&KS=redacted&a[b][Ks]=redacted"),
+        ("%256bs=S&%25256bs=S&%2525%36b%73=S", "%256bs=redacted&%25256bs=redacted&%2525%36b%73=redacted"),
+        ("a=1;ks=S&b=2", "a=1;ks=redacted&b=2"),
+        ("ks=S;S&b=2", "ks=redacted&b=2"),
         ("", None),
     ],
 )
@@ -267,15 +287,118 @@ def test_a_body_of_many_short_secrets_is_stored_though_it_grows(make: Any, pair:
     assert set(values) == {b"redacted"}
 
 
-def test_what_is_too_large_to_redact_while_a_player_waits_is_not_kept(make: Any) -> None:
+def test_every_referer_of_several_is_redacted(make: Any) -> None:
     app = make(redact=["ks"])
-    for size in (4 * app.settings.max_body, 4 * app.settings.max_body + 1):
-        body = b'{"a":"' + b"x" * (size - 8) + b'"}'
-        post(app, gzip.compress(body), HTTP_CONTENT_ENCODING="gzip")
-    small, large = stored(app.settings)
-    assert gzip.decompress(small.body or b"")[:6] == b'{"a":"'
-    assert large.body == b"redacted"
-    assert read_events(large).problem
+    for joined in (f"https://a.example/?x=1, https://b.example/?ks={SECRET}", f"https://a.example/#ks={SECRET}"):
+        call(app, HTTP_REFERER=joined)
+    assert [request.referer for request in stored(app.settings)] == [
+        b"https://a.example/?x=1, https://b.example/?ks=redacted",
+        b"https://a.example/#ks=redacted",
+    ]
+
+
+@pytest.mark.parametrize("server", ["meinheld", "granian"])
+def test_a_header_that_is_sent_twice_is_redacted_by_the_real_server(tmp_path: Path, server: str) -> None:
+    with serving(tmp_path / "data", "--redact", "ks", "--server", server) as running:
+        headers = ["Referer: https://a.example/?x=1", f"Referer: https://b.example/?ks={SECRET}"]
+        assert b" 200 " in running.get(f"/collect?a=1;KS={SECRET}", *headers)
+        (event,) = cat(running.data)
+    assert SECRET not in json.dumps(event)
+    assert event["query"] == "a=1;KS=redacted"
+
+
+def bits(*fields: tuple[int, int]) -> tuple[int, int]:
+    """(number, length) of bits of deflate: numbers of so many bits, from the lowest on."""
+    value = length = 0
+    for number, size in fields:
+        value |= number << length
+        length += size
+    return value, length
+
+
+def empty_blocks(count: int) -> bytes:
+    """A gzip file of nothing, in a multiple of 8 blocks of deflate with Huffman codes of their own: what takes longest
+    to decompress, by the byte."""
+    # Length codes 18 and 1 have one bit; 138 and 118 zeros; then the end of block and one distance have one bit.
+    lengths = [
+        (1, 3) if symbol in (18, 1) else (0, 3)
+        for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
+    ]
+    block = [(2, 2), (0, 5), (0, 5), (14, 4), *lengths, (1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)]
+    value, length = bits(*[(0, 1), *block] * 8)
+    last, last_length = bits((1, 1), *block)
+    deflated = value.to_bytes(length // 8, "little") * (count // 8) + last.to_bytes(-(-last_length // 8), "little")
+    return gzip.compress(b"")[:10] + deflated + bytes(8)
+
+
+def test_what_is_too_costly_to_redact_while_a_player_waits_is_not_kept(make: Any) -> None:
+    app = make(redact=["ks"])
+    limit = app.settings.max_body
+
+    def padded(size: int) -> bytes:
+        return b'{"a":"' + b"x" * (size - 8) + b'"}'
+
+    kept = [
+        gzip.compress(padded(limit)),  # as much as may come uncompressed
+        gzip.compress(b"[" + b"{}," * (limit // 64) + b"{}]"),
+    ]
+    for body in kept:
+        post(app, body, HTTP_CONTENT_ENCODING="gzip")
+    assert [request.body for request in stored(app.settings)] == kept
+    costly = [
+        gzip.compress(padded(limit + 1)),
+        gzip.compress(os.urandom(limit // 4)),
+        empty_blocks(limit // 32),
+        gzip.compress(empty_blocks(limit // 32)),
+    ]
+    assert gzip.decompress(costly[2]) == b""
+    for body in costly:
+        assert len(body) <= limit
+        post(app, body, HTTP_CONTENT_ENCODING="gzip, gzip" if body is costly[3] else "gzip")
+    for request in stored(app.settings)[len(kept) :]:
+        assert request.body == b"redacted"
+        assert read_events(request).problem
+    post(app, b"[" + b'{"a":1},' * (limit // 64 + 1) + b'{"ks":"' + SECRET.encode() + b'"}]')
+    beyond = stored(app.settings)[-1]
+    assert beyond.body == b'{"a":1}\n' * (limit // 64 + 1) + b"{redacted}"
+
+
+def test_bodies_that_are_not_stored_whole_are_counted(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    app = make(redact=["ks"])
+    for body in (b'{"ks": "torn', b"no form", b'{"a":1}', b"{}{"):
+        post(app, body)
+    app.close()
+    assert "bodies that could not be read to be redacted" in caplog.text
+    assert "2 requests, 3 since the start" in caplog.text
+
+
+def test_the_work_on_a_hostile_body_is_bounded_by_that_on_an_honest_one() -> None:
+    """Work is what is decompressed, looked at and compressed again, in bytes; `python -m benchmarks redact` measures
+    the time."""
+    limit = 1 << 20
+    seen: list[int] = []
+
+    class Counting(Redactor):
+        def json(self, text: bytes, start: int, end: int) -> bytes:
+            seen.append(end - start)
+            return super().json(text, start, end)
+
+        def query(self, text: bytes) -> bytes:
+            seen.append(len(text))
+            return super().query(text)
+
+    def work(body: bytes, encoding: str | None) -> int:
+        seen.clear()
+        _redact_body(body, "application/json", encoding, Counting(["ks"], b"redacted"), limit)
+        return sum(seen)
+
+    honest = b"[" + b",".join([b'{"ks":"%b","a":%d}' % (SECRET.encode(), n) for n in range(limit // 50)]) + b"]"
+    assert work(honest, None) <= limit
+    for unit in (b'{"ks":1}\n', b"[]\n", b'{"a":' * 60 + b"1" + b"}" * 60 + b"\n", b"{},"):
+        for size in (limit, 4 * limit, 16 * limit):
+            hostile = gzip.compress((unit * (size // len(unit)))[:size])
+            assert work(hostile, "gzip") <= limit
+            assert work(gzip.compress(hostile), "gzip, gzip") <= limit
 
 
 def test_a_body_without_secrets_stays_as_it_was_sent(make: Any) -> None:
