@@ -4,9 +4,12 @@ import gzip
 import io
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -428,6 +431,96 @@ def test_no_secret_and_no_address_is_anywhere_on_the_disk(tmp_path: Path) -> Non
             assert server.stop() == 0
     assert SECRET not in server.log.read_text()
     assert [event["params"]["ks"] for event in cat(data)] == ["redacted"] * 20
+
+
+PRIVATE = 'redact = ["ks"]\nanonymize_ip = "drop"\nkeepalive = 1\n'
+LOST: dict[str, Callable[[Path], object]] = {
+    "the file is missing": Path.unlink,
+    "it is empty": lambda path: path.write_text(""),
+    "it is a link to nothing": lambda path: link(path, "gone.toml"),
+    "it is a device": lambda path: link(path, "/dev/null"),
+    "it ends early": lambda path: path.write_text(PRIVATE[: PRIVATE.index("anonymize_ip")]),
+    "its first line is lost": lambda path: path.write_text(PRIVATE[PRIVATE.index("anonymize_ip") :]),
+    "it is not TOML": lambda path: path.write_text(PRIVATE[:9]),
+    "it is binary": lambda path: path.write_bytes(bytes(100)),
+}
+
+
+def link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def put(path: Path, content: str) -> None:
+    """Make it a file again, whatever it is."""
+    path.unlink(missing_ok=True)
+    path.write_text(content)
+
+
+def test_a_reload_never_drops_privacy_by_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "kanalony.toml"
+    put(config, PRIVATE)
+    with serving(tmp_path / "data") as server:
+        for refused, break_it in enumerate(LOST.values(), 1):
+            break_it(config)
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for(lambda: server.log.read_text().count("settings not reloaded") == refused)  # noqa: B023
+            put(config, PRIVATE)
+        before = server.workers()
+        server.wait_for(lambda: b" 200 " in server.get(f"/collect?ks={SECRET}"))
+        (event,) = cat(server.data)
+        assert (event["params"]["ks"], event["remote_addr"]) == ("redacted", None)
+
+        put(config, 'redact = []\nanonymize_ip = "no"\nkeepalive = 2\nport = 1\n')
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: set(server.workers()).isdisjoint(before))
+        assert b" 200 " in server.get(f"/collect?on=purpose&ks={SECRET}")
+        log = server.log.read_text()
+        event = next(event for event in cat(server.data) if "on" in event["params"])
+    assert (event["params"]["ks"], event["remote_addr"]) == (SECRET, "127.0.0.1")
+    assert "WARNING reloaded, redact: ks → none" in log
+    assert "WARNING reloaded, anonymize_ip: drop → no" in log
+    assert "INFO reloaded, keepalive: 1 → 2" in log
+    assert "INFO reloaded, port: 0 → 1, from the next start on" not in log, "the command line wins"
+
+
+def test_granian_goes_on_with_the_settings_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "kanalony.toml"
+    put(config, PRIVATE)
+    with serving(tmp_path / "data", "--server", "granian") as server:
+        for content in ("", 'redact = []\nanonymize_ip = "no"\n'):
+            before = server.workers()
+            config.write_text(content)
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for(lambda: server.workers() and set(server.workers()).isdisjoint(before))  # noqa: B023
+            server.wait_for(server.answers)
+            assert b" 200 " in server.get(f"/collect?ks={SECRET}")
+        assert [event["params"]["ks"] for event in cat(server.data)] == ["redacted"] * 2
+
+
+def test_a_worker_leaves_no_core_dump_while_something_is_private(tmp_path: Path) -> None:
+    code = """import ctypes, resource, sys; from pathlib import Path
+from kanalony.collector.app import create_app; from kanalony.settings import Settings
+resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+before = resource.getrlimit(resource.RLIMIT_CORE)[0]
+create_app(Settings(data=Path(sys.argv[1]), journal_blocks=2, **eval(sys.argv[2]))).close()
+print(resource.getrlimit(resource.RLIMIT_CORE)[0] == before, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"""
+    for options, expected in ({}, "True 1"), ({"redact": ["ks"]}, None), ({"anonymize_ip": "truncate"}, None):
+        command = [sys.executable, "-c", code, str(tmp_path / "data"), repr(options)]
+        limit, dumpable = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert dumpable == ("1" if expected else "0")
+        assert expected is None or limit == "True"
+
+
+@pytest.mark.parametrize("server", ["meinheld", "granian"])
+def test_the_limit_of_core_dumps_is_zero_in_every_serving_process(tmp_path: Path, server: str) -> None:
+    with serving(tmp_path / "data", "--redact", "ks", "--server", server) as running:
+        for pid in running.workers():
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
+            assert core[4] == "0"
 
 
 def test_views_are_shed_only_when_told_to_and_only_while_the_journal_is_nearly_full(
