@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.redact import empty_blocks
 from kanalony._redact import Redactor
 from kanalony.bodies import read_events
 from kanalony.collector.app import Collector, create_app
@@ -308,30 +309,6 @@ def test_a_header_that_is_sent_twice_is_redacted_by_the_real_server(tmp_path: Pa
         (event,) = cat(running.data)
     assert SECRET not in json.dumps(event)
     assert event["query"] == "a=1;KS=redacted"
-
-
-def bits(*fields: tuple[int, int]) -> tuple[int, int]:
-    """(number, length) of bits of deflate: numbers of so many bits, from the lowest on."""
-    value = length = 0
-    for number, size in fields:
-        value |= number << length
-        length += size
-    return value, length
-
-
-def empty_blocks(count: int) -> bytes:
-    """A gzip file of nothing, in a multiple of 8 blocks of deflate with Huffman codes of their own: what takes longest
-    to decompress, by the byte."""
-    # Length codes 18 and 1 have one bit; 138 and 118 zeros; then the end of block and one distance have one bit.
-    lengths = [
-        (1, 3) if symbol in (18, 1) else (0, 3)
-        for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
-    ]
-    block = [(2, 2), (0, 5), (0, 5), (14, 4), *lengths, (1, 1), (127, 7), (1, 1), (107, 7), (0, 1), (0, 1), (0, 1)]
-    value, length = bits(*[(0, 1), *block] * 8)
-    last, last_length = bits((1, 1), *block)
-    deflated = value.to_bytes(length // 8, "little") * (count // 8) + last.to_bytes(-(-last_length // 8), "little")
-    return gzip.compress(b"")[:10] + deflated + bytes(8)
 
 
 def test_what_is_too_costly_to_redact_while_a_player_waits_is_not_kept(make: Any) -> None:
