@@ -411,8 +411,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         return FromFile(**given)
     except ValidationError as error:
         # A default that follows from a value which is wrong is no mistake of its own.
-        told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
-        problems = "; ".join(_describe(problem, path or DEFAULT_CONFIG, given) for problem in told)
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(_describe(problem, path or DEFAULT_CONFIG, given) for problem in found)
         raise WrongUse(problems, "see the command's --help") from error
     except SettingsError as error:
         name = str(error).partition('"')[2].partition('"')[0].upper()

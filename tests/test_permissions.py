@@ -40,7 +40,7 @@ def assert_private(root: Path) -> None:
 
 
 def assert_shared(root: Path) -> None:
-    """Directories are the group's to list and files to read, but for those that are locked, and for keys."""
+    """The group can list directories and read files, except locked ones and keys."""
     for path, mode in modes(root).items():
         place = root / path
         closed = {root / "journal", root / "segments" / "open", root / "address-keys"}
@@ -73,7 +73,7 @@ def test_a_group_may_read_what_is_sealed_and_lock_nothing(tmp_path: Path, server
     with serving(data, *options) as running:
         assert b" 200 " in running.get("/collect?eventType=3")
         running.stop()
-    for command in ("compact", "recover"):  # which are not told the group
+    for command in ("compact", "recover"):  # without --group
         assert run(command, "--data", data).returncode == 0
     assert any(path.endswith(".parquet") for path in modes(data))
     assert {"lake/compact.lock", "recovery.lock", "address-keys"} <= set(modes(data))
@@ -98,6 +98,14 @@ def test_a_data_directory_of_other_modes_gets_the_right_ones_at_a_start(
     assert_shared(root)
     DataDirectory.for_collector(root, [], None)
     assert_private(root)
+
+
+def test_a_data_directory_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    for group, assert_modes in ((GROUP, assert_shared), (None, assert_private)):
+        DataDirectory.for_collector(tmp_path / "link", [], group)
+        assert_modes(tmp_path / "data")
 
 
 def test_links_in_a_data_directory_are_not_followed(tmp_path: Path) -> None:

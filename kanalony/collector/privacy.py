@@ -40,15 +40,15 @@ Append = Callable[..., int]
 
 
 def forbid_core_dumps() -> None:
-    """Keep what this process has in memory off the disk: addresses and parameters stand there before they are replaced.
-    The kernel minds the limit when it writes the file, the other when it pipes it to a program."""
+    """Keep the memory of this process off the disk: it holds addresses and parameters before they are replaced. The
+    limit covers core files; a core_pattern that pipes to a program ignores it, and needs a process not dumpable."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def private(append: Append, data: DataDirectory, settings: Settings, counts: Counts) -> Append:
-    """`append`, told less: what the settings want left out is replaced first. Bodies that are not stored whole for it
-    are counted."""
+    """Wrap `append` so that it stores nothing the settings want left out. `counts` gets the bodies that are not stored
+    whole for it."""
     if settings.redact:
         redactor = Redactor((name.removeprefix("event:") for name in settings.redact), REPLACEMENT)
         append = _redacting(append, redactor, settings.max_body, counts)

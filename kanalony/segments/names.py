@@ -111,19 +111,24 @@ class DataDirectory:
 
     @classmethod
     def writable(cls, root: Path) -> "DataDirectory":
-        """A data directory to write, made when missing. From then on the files that this process makes are its user's
-        only, or its group's to read when the directory is: Arrow and Delta, which make files too, know the umask only.
+        """A data directory to write, created when missing. Sets the umask of the process: files are private to its
+        user, or readable by the group of a directory that is shared. Arrow and Delta, which create files too, know
+        nothing else.
 
         Raises WrongUse when the path holds something else, FormatError when a later version made it, StorageError when
         it cannot be written.
         """
         cls(root)._set_umask()
-        return cls._prepared(root)
+        data = cls._prepared(root)
+        if root.stat().st_uid != os.geteuid():
+            log.warning("%s belongs to another user, who cannot read all of what this one makes in it", root)
+        return data
 
     @classmethod
     def for_collector(cls, root: Path, spools: Iterable[Path], group: str | None) -> "DataDirectory":
-        """The same, with spool directories, for the process that decides who may read: nobody else, or the members of a
-        group. Raises as `writable` and `add_spools` do, and WrongUse when files cannot be given to that group."""
+        """The same, with spool directories, and with the modes that `group` asks for: None makes everything private to
+        the user of this process. Raises as `writable` and `add_spools` do, and WrongUse when there is no such group or
+        files cannot be given to it."""
         data = cls.writable(root)
         data.add_spools(spools)
         group_id = _group_id(group)
@@ -143,8 +148,8 @@ class DataDirectory:
                 data._mark()
             for directory in (data.journal, data.open, data.sealed, data.quarantine):
                 directory.parent.mkdir(exist_ok=True)
-                # Whoever can read a journal or an open segment can lock it, and so keep its worker from being made, or
-                # recovery from adopting it.
+                # Read permission is enough to lock a file, and a lock on a journal or an open segment keeps its worker
+                # from starting, or recovery from adopting it.
                 directory.mkdir(mode=_PRIVATE if directory in data._locked_in() else 0o777, exist_ok=True)
                 with tempfile.TemporaryFile(dir=directory):
                     pass
@@ -179,7 +184,7 @@ class DataDirectory:
         sync_directory(self.root)
 
     def _locked_in(self) -> tuple[Path, ...]:
-        """Directories of files that are locked, or that hold keys: nobody else's to read, whatever the group."""
+        """Directories of files that are locked, and of keys: private to their owner, even with a group."""
         return self.journal, self.open, self.address_keys
 
     def _set_umask(self) -> None:
@@ -189,7 +194,7 @@ class DataDirectory:
         os.umask(~mode & 0o777)
 
     def _share(self, group: str | None, group_id: int | None) -> None:
-        """Let the members of a group read what is stored, or with None nobody else."""
+        """Set the modes of the directory and everything in it, unless it has them already."""
         mode = _PRIVATE if group_id is None else _SHARED
         before = _mode(self.root)
         if before == mode and group_id in (None, self.root.stat().st_gid):
@@ -201,7 +206,7 @@ class DataDirectory:
                     # What another user has made here, say root by `kanalony recover`, is behind a shut door.
                     with suppress(FileNotFoundError, *([PermissionError] if group_id is None else [])):
                         self._set_mode(Path(where) / name, mode, group_id)
-            self._set_mode(self.root, mode, group_id)
+            self._set_mode(self.root.resolve(), mode, group_id)
         except PermissionError as error:
             if group_id is not None:
                 reason = f"{error.filename} cannot be given to the group {group}: {error.strerror}"
@@ -216,7 +221,8 @@ class DataDirectory:
                 log.warning("members of %s cannot reach %s; allow it with chmod o+x %s", group, self.root, parent)
 
     def _set_mode(self, path: Path, mode: int, group_id: int | None) -> None:
-        """Raises FileNotFoundError when another process has renamed or deleted it."""
+        """Set the mode and group of one file or directory. Raises FileNotFoundError when another process has renamed
+        or deleted it."""
         kind = path.lstat().st_mode
         if group_id is not None and not stat.S_ISLNK(kind):
             os.chown(path, -1, group_id)
@@ -323,7 +329,7 @@ def _listed(directory: Path) -> list[Path]:
 
 
 def open_lock(path: Path) -> IO[str]:
-    """A file to lock, made when missing and its owner's only: whoever can read it can lock it."""
+    """Open a lock file, created when missing. Only its owner can open it: read permission is enough to lock a file."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
 
 
