@@ -303,7 +303,8 @@ class DataDirectory:
         # Open ones first: a segment sealed in between is seen twice, never missed.
         places = self.places()
         directories = [place.open for place in places] + [place.sealed for place in places]
-        found = {path.name: path for directory in directories for path in _listed(directory) if path.suffix == ".lz4"}
+        listed = [path for directory in directories if directory.is_dir() for path in _listed(directory)]
+        found = {path.name: path for path in listed if path.suffix == ".lz4"}
         return [found[name] for name in sorted(found)]
 
 
