@@ -16,7 +16,7 @@ from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import MARKER, DataDirectory
-from kanalony.settings import Settings, describe_reload
+from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.files import JournalFile, fields, journal_file, segment_file
 from tests.serving import KANALONY, cat, run
 
@@ -206,6 +206,19 @@ def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
     guarded, others = describe_reload(before, changed)
     assert guarded == ["data: elsewhere → data", "redact: ks → none"]
     assert others == ["host: 127.0.0.1 → ::1, from the next start on", "workers: 2 → 1", "api_key: changed"]
+
+
+def test_a_settings_file_that_was_read_must_be_there_at_a_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read = SettingsReader()
+    assert read().workers == 1
+    Path("kanalony.toml").write_text("workers = 2\n")
+    assert read().workers == 2
+    Path("kanalony.toml").unlink()
+    with pytest.raises(WrongUse, match="no settings file kanalony.toml"):
+        read()
 
 
 def test_help_shows_defaults_as_people_write_them() -> None:
