@@ -217,7 +217,7 @@ def test_a_settings_file_that_was_read_must_be_there_at_a_reload(
     Path("kanalony.toml").write_text("workers = 2\n")
     assert read().workers == 2
     Path("kanalony.toml").unlink()
-    with pytest.raises(WrongUse, match="no settings file kanalony.toml"):
+    with pytest.raises(WrongUse, match=r"no settings file kanalony\.toml"):
         read()
 
 
