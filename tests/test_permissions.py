@@ -1,5 +1,6 @@
 """Who may read what kanalony makes, and that nobody else can hold its locks."""
 
+import contextlib
 import fcntl
 import grp
 import os
@@ -29,9 +30,14 @@ def _usual_umask() -> Iterator[None]:
 
 
 def modes(root: Path) -> dict[str, int]:
-    """The mode of everything below a directory, links aside, and of itself."""
-    found = [root, *(path for path in root.rglob("*") if not path.is_symlink())]
-    return {str(path.relative_to(root)): stat.S_IMODE(path.lstat().st_mode) for path in found}
+    """The mode of everything below a directory, links aside, and of itself. Files may vanish meanwhile."""
+    found = {}
+    for path in (root, *root.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISLNK(mode):
+                found[str(path.relative_to(root))] = stat.S_IMODE(mode)
+    return found
 
 
 def assert_private(root: Path) -> None:
