@@ -451,7 +451,7 @@ def test_a_reload_never_drops_privacy_by_accident(tmp_path: Path, monkeypatch: p
 
         put(config, 'redact = []\nanonymize_ip = "no"\nkeepalive = 2\nport = 1\n')
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for(lambda: set(server.workers()).isdisjoint(before))
+        server.wait_for(lambda: set(server.workers()).isdisjoint(before), 60)
         assert b" 200 " in server.get(f"/collect?on=purpose&ks={SECRET}")
         log = server.log.read_text()
         event = next(event for event in cat(server.data) if "on" in event["params"])
