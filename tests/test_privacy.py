@@ -23,9 +23,10 @@ from kanalony._redact import Redactor
 from kanalony.bodies import read_events
 from kanalony.collector.app import Collector, create_app
 from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
+from kanalony.errors import WrongUse
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request
-from kanalony.settings import Settings
+from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.serving import cat, serving
 from tests.wsgi import SMALL, call, stored
 
@@ -434,13 +435,29 @@ def put(path: Path, content: str) -> None:
     path.write_text(content)
 
 
+@pytest.mark.parametrize("accident", LOST)
+def test_settings_that_an_accident_left_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Path("kanalony.toml")
+    put(config, PRIVATE)
+    read = SettingsReader()
+    before = read()
+    LOST[accident](config)
+    with pytest.raises(WrongUse):
+        describe_reload(before, read())
+    put(config, PRIVATE)
+    assert describe_reload(before, read()) == ([], [])
+
+
 def test_a_reload_never_drops_privacy_by_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "kanalony.toml"
     put(config, PRIVATE)
     with serving(tmp_path / "data") as server:
-        for refused, break_it in enumerate(LOST.values(), 1):
-            break_it(config)
+        for refused, accident in enumerate(("the file is missing", "it is empty", "it ends early"), 1):
+            LOST[accident](config)
             server.process.send_signal(signal.SIGHUP)
             server.wait_for(lambda: server.log.read_text().count("settings not reloaded") == refused)  # noqa: B023
             put(config, PRIVATE)
