@@ -9,11 +9,12 @@ HEADERS = [
     "ext/record.h",
     "ext/querystring.h",
     "ext/json.h",
+    "ext/redact.h",
     "ext/columns.h",
     "ext/core.pxd",
 ]
 
-NAMES = ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_short_path")
+NAMES = ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_redact", "_short_path")
 
 
 def extension(name: str) -> Extension:

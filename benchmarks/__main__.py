@@ -17,6 +17,7 @@ from benchmarks import compact as compact_benchmark
 from benchmarks import connections as connections_benchmark
 from benchmarks import environment, faults
 from benchmarks import ingest as ingest_benchmark
+from benchmarks import redact as redact_benchmark
 from benchmarks import replay as replay_benchmark
 from benchmarks import report as report_benchmark
 from benchmarks import segments as segments_benchmark
@@ -216,6 +217,13 @@ def soak(seconds: int, directory: Path | None) -> Outcome:
 def abuse(mutated: int) -> Outcome:
     """Hostile clients against meinheld alone, granian, and nginx in front: what each withstands."""
     return abuse_benchmark.measure(mutated)
+
+
+@benchmark(redact_benchmark.CAVEATS)
+@rounds(5)
+def redact(rounds: int) -> Outcome:
+    """What one body costs a worker with --redact: hostile ones beside honest ones."""
+    return redact_benchmark.measure(rounds)
 
 
 @benchmark()

@@ -6,8 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 
 from core cimport (
-    cursor, json_next_member, json_next_object, json_objects, json_skip, json_space, json_string, json_text, json_unescape,
-    query_pair,
+    cursor, json_next_member, json_next_object, json_objects, json_text, json_unescape, query_pair,
 )
 
 
@@ -54,39 +53,3 @@ def members(body, size_t start, size_t end):
     finally:
         PyBuffer_Release(&view)
     return pairs
-
-
-def redact(bytes body, size_t start, size_t end, frozenset names, bytes replacement):
-    cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(body)
-    cdef const uint8_t *name
-    cdef const uint8_t *name_end
-    cdef const uint8_t *value
-    cdef size_t copied = start
-    cdef cursor c
-    cdef list parts = []
-    if not start < end <= <size_t>len(body):
-        raise ValueError(f"object [{start}, {end}) is not within {len(body)} bytes")
-    c.p = base + start
-    c.end = base + end
-    while c.p < c.end:
-        # In a valid object a quote that is met outside of strings begins one, and only a name has a colon behind it.
-        if c.p[0] != c'"':
-            c.p += 1
-            continue
-        name = c.p + 1
-        if not json_string(&c):
-            raise ValueError("not a valid object")
-        name_end = c.p - 1
-        json_space(&c)
-        if c.p < c.end and c.p[0] == c':' and _text(name, name_end, True) in names:
-            c.p += 1
-            json_space(&c)
-            value = c.p
-            if not json_skip(&c):
-                raise ValueError("not a valid object")
-            if value[0] != c'n' and not (value[0] == c'"' and c.p - value == 2):  # neither null nor ""
-                parts.append(body[copied:value - base])
-                parts.append(replacement)
-                copied = c.p - base
-    parts.append(body[copied:end])
-    return b"".join(parts)

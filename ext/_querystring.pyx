@@ -47,23 +47,6 @@ def parse(query):
     return pairs
 
 
-def redact(bytes query, frozenset names, bytes replacement):
-    cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(query)
-    cdef size_t copied = 0
-    cdef query_pair pair
-    cdef cursor c
-    cdef list parts = []
-    c.p = base
-    c.end = base + len(query)
-    while query_next(&c, &pair):
-        if pair.value < pair.value_end and _decode(pair.name, pair.name_end) in names:
-            parts.append(query[copied:pair.value - base])
-            parts.append(replacement)
-            copied = pair.value_end - base
-    parts.append(query[copied:])
-    return b"".join(parts)
-
-
 def event_type(query):
     cdef Py_buffer view
     PyObject_GetBuffer(query, &view, PyBUF_SIMPLE)

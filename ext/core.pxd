@@ -77,6 +77,19 @@ cdef extern from "json.h":
     size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
     size_t json_text(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
 
+cdef extern from "redact.h":
+    ctypedef struct redact_span:
+        size_t start
+        size_t end
+    ctypedef struct redact_spans:
+        redact_span *items
+        size_t count
+        size_t room
+    int redact_query(const uint8_t *base, const uint8_t *p, const uint8_t *end, cursor names, uint8_t *scratch,
+                     redact_spans *spans) noexcept nogil
+    int redact_json(const uint8_t *base, const uint8_t *p, const uint8_t *end, cursor names, uint8_t *scratch,
+                    redact_spans *spans) noexcept nogil
+
 cdef extern from "columns.h":
     enum:
         COLUMN_INT

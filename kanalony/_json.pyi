@@ -12,7 +12,3 @@ def members(body: Buffer, start: int, end: int) -> list[tuple[bytes, bytes]]:
     """(name, text of the value) of every member of an object that `split` found, in order: strings without quotes and
     escapes, nothing for null, everything else as it stands in the body. Raises ValueError when the object is not within
     the body."""
-
-def redact(body: bytes, start: int, end: int, names: frozenset[bytes], replacement: bytes) -> bytes:
-    """An object that `split` found, with `replacement` in place of the value of every member, at any depth, whose name
-    is among these; `null` and "" stay, and all other bytes. Raises ValueError when there is no valid object."""

@@ -10,9 +10,5 @@ def tokenize(query: Buffer) -> list[tuple[int, int, int, int]]:
 def parse(query: Buffer) -> list[tuple[bytes, bytes]]:
     """(name, value) of every pair, in order, percent-decoded: `+` is a space, an escape that is none stays as it is."""
 
-def redact(query: bytes, names: frozenset[bytes], replacement: bytes) -> bytes:
-    """The query with `replacement` in place of every value whose name, decoded, is among these, unless it is empty; all
-    other bytes as they are."""
-
 def event_type(query: Buffer) -> int:
     """The event type as frame statistics count it: 0 to 254, or 255 for none or anything else."""

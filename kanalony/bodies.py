@@ -5,6 +5,7 @@ the parameters of the query first, then its own. Every request is at least one e
 """
 
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -86,10 +87,12 @@ def read_body(
     content_encoding: bytes,
     max_events: int = MAX_EXPANDED // _EVENT_COST,
     max_expanded: int = MAX_EXPANDED,
+    max_compressed: int = sys.maxsize,
 ) -> Body:
-    """What a body holds. Its first bytes decide more than its type, since players send JSON under any name."""
+    """What a body holds. Its first bytes decide more than its type, since players send JSON under any name. The limits
+    are for its events, its bytes decompressed, and the bytes that are decompressed, by all of its codings."""
     try:
-        text = _decompress(body, content_encoding, max_expanded)
+        text = _decompress(body, content_encoding, max_expanded, max_compressed)
     except UnreadableError as error:
         return Body(b"", [], None, str(error))
     start = len(_BOM) if text.startswith(_BOM) else 0
@@ -128,9 +131,9 @@ def _is_form(content_type: bytes) -> bool:
     return content_type.partition(b";")[0].strip().lower() == _FORM
 
 
-def _decompress(body: bytes, content_encoding: bytes, limit: int) -> bytes:
-    """Undo the content codings. Raises UnreadableError for damage, for what decompresses to more than `limit` bytes,
-    and for codings other than gzip and deflate."""
+def _decompress(body: bytes, content_encoding: bytes, limit: int, max_compressed: int) -> bytes:
+    """Undo the content codings. Raises UnreadableError for damage, for what decompresses to more than `limit` bytes or
+    is more than `max_compressed` of them before, and for codings other than gzip and deflate."""
     codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
     if len(codings) > _MAX_CODINGS:
@@ -138,6 +141,9 @@ def _decompress(body: bytes, content_encoding: bytes, limit: int) -> bytes:
     for coding in reversed(codings):
         if not body:
             break
+        max_compressed -= len(body)
+        if max_compressed < 0:
+            raise UnreadableError("more bytes than are decompressed")
         if coding in (b"gzip", b"x-gzip"):
             body = _inflate(body, zlib.MAX_WBITS | 16, limit)
         elif coding == b"deflate":

@@ -18,7 +18,7 @@ import click
 from kanalony import __version__
 from kanalony.errors import KanalonyError, WrongUse
 from kanalony.segments.names import DataDirectory, to_iso, worker_name
-from kanalony.settings import Settings, load_settings, seconds
+from kanalony.settings import Settings, SettingsReader, load_settings, seconds, to_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -115,11 +115,8 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{text}  [default: no]")
-    default = (
-        "none, may be given more than once"
-        if multiple
-        else field.get_default(call_default_factory=True, validated_data={})
-    )
+    default = to_text(field.get_default(call_default_factory=True, validated_data={}))
+    default += ", may be given more than once" if multiple else ""
     return click.option(flag, metavar="VALUE", multiple=multiple, help=f"{text}  [default: {default}]")
 
 
@@ -127,6 +124,7 @@ def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
 @_setting("host")
 @_setting("port")
 @_setting("data")
+@_setting("group")
 @_setting("workers")
 @_setting("server")
 @_setting("ack")
@@ -149,7 +147,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     """
     from kanalony.collector.server import serve
 
-    serve(lambda: load_settings(config, **flags))
+    serve(SettingsReader(config, **flags))
 
 
 @main.command(

@@ -3,13 +3,16 @@
 What is set later wins: defaults, kanalony.toml, environment (KANALONY_ and the name in capitals), command line.
 """
 
+import difflib
 import json
 import logging
 import math
 import os
 import re
 import socket
+import stat
 import sys
+import tomllib
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -18,11 +21,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, ValidationInfo
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from kanalony.errors import WrongUse
@@ -33,6 +36,11 @@ DEFAULT_CONFIG = Path("kanalony.toml")
 _BLOCK_UNIT = 4096
 _REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
 _TAKEN_PATHS = ("/robots.txt", "/favicon.ico")
+_GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to something else
+_READ_AT_START = ("host", "port", "server")
+_SECRET = ("api_key",)
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))  # of times: their seconds, from the longest on
+_RESEMBLANCE = 0.7  # of an unknown variable to an option; SERVICE_PORT, which Kubernetes sets, resembles server by 0.67
 
 
 def _host_name() -> str:
@@ -150,7 +158,23 @@ def seconds(text: object) -> object:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
     if not match:
         raise ValueError("must be a length of time like 60s, 15m, 12h or 7d")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    return float(match[1]) * {name: unit for unit, name in _UNITS}[match[2] or "s"]
+
+
+def to_text(value: object) -> str:
+    """The value of an option as people write it. Numbers that are not whole are times, in seconds."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, ByteSize):
+        return value.human_readable().replace(".0", "")
+    if not isinstance(value, float):
+        return str(value)
+    if value == math.inf:
+        return "forever"
+    unit, name = next((unit, name) for unit, name in _UNITS if value % unit == 0 or unit == 1)
+    return f"{value / unit:g}{name}"
 
 
 def _one_or_several(value: object) -> object:
@@ -188,6 +212,9 @@ class Settings(BaseSettings):
 
     data: Annotated[Path, BeforeValidator(_named)] = Path("data")
     """Data directory, on a local disk; made when missing."""
+
+    group: str | None = Field(None, min_length=1)
+    """Group whose members may read what is stored. Without one only the collector's own user can."""
 
     spool: Annotated[
         tuple[Annotated[Path, BeforeValidator(_named)], ...], NoDecode, BeforeValidator(_one_or_several)
@@ -298,7 +325,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings
 
 
 def to_environment(settings: Settings) -> dict[str, str]:
@@ -311,37 +338,118 @@ def to_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+class SettingsReader:
+    """Reads the settings of a serving process: at its start, and again at each reload."""
+
+    def __init__(self, config: Path | None = None, **flags: Any) -> None:
+        """The arguments are those of `load_settings`."""
+        self._config = config
+        self._flags = flags
+
+    def __call__(self) -> Settings:
+        """The settings as they are now. Raises WrongUse as `load_settings` does, and when kanalony.toml was there at an
+        earlier call and is not any more."""
+        config = self._config or _default_config()
+        settings = load_settings(config, **self._flags)
+        self._config = config  # read once, it must be there
+        return settings
+
+
+def describe_reload(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
+    """What a reload changes, a line for each option, keys not shown: (of privacy and the data directory, of others).
+
+    Raises WrongUse when privacy or the data directory would change only because an option is not set any more: that is
+    what a truncated file looks like.
+    """
+    lost = [name for name in _GUARDED if name in old.model_fields_set - new.model_fields_set]
+    if any(getattr(old, name) != getattr(new, name) for name in lost):
+        default = {name: Settings.model_fields[name].get_default() for name in lost}
+        example = ", ".join(f"{name} = {json.dumps(value, default=str)}" for name, value in default.items())
+        raise WrongUse(f"{', '.join(lost)} was set and is not any more", f"to change it on purpose write {example}")
+    guarded: list[str] = []
+    others: list[str] = []
+    for name in Settings.model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            change = "changed" if name in _SECRET else f"{to_text(before)} → {to_text(after)}"
+            when = ", from the next start on" if name in _READ_AT_START else ""
+            (guarded if name in _GUARDED else others).append(f"{name}: {change}{when}")
+    return guarded, others
+
+
+def _default_config() -> Path | None:
+    """kanalony.toml when there is one, be it a link to nowhere."""
+    return DEFAULT_CONFIG if os.path.lexists(DEFAULT_CONFIG) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The options in a settings file. Raises WrongUse when it cannot be read, or is empty: no editor leaves it so, but
+    a full disk and a power loss do, and then every option would silently be its default."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise WrongUse(f"the settings file {path} is not a regular file", "name a file with --config")
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except FileNotFoundError as error:
+        what = f"the settings file {path} is a link to nothing" if path.is_symlink() else f"no settings file {path}"
+        raise WrongUse(what, "name an existing file with --config") from error
+    except OSError as error:
+        reason = f"the settings file {path} cannot be read: {error.strerror}"
+        raise WrongUse(reason, "check its permissions") from error
+    except WrongUse:
+        raise
+    except ValueError as error:
+        raise WrongUse(f"{path} is not valid TOML: {error}", "fix that line") from error
+    if not text.strip():
+        raise WrongUse(f"the settings file {path} is empty", "put it back, or delete it; a comment is enough")
+    return values
+
+
+def _check_environment() -> None:
+    """Raises WrongUse for a variable that resembles an option. Other unknown ones are a warning: cluster managers put
+    names of their own there (KANALONY_SERVICE_HOST)."""
+    prefixed = [name for name in os.environ if name.upper().startswith("KANALONY_")]
+    unknown = {name: name.upper().removeprefix("KANALONY_").lower() for name in prefixed}
+    unknown = {name: option for name, option in unknown.items() if option not in Settings.model_fields}
+    for name, option in unknown.items():
+        for near in difflib.get_close_matches(option, Settings.model_fields, 1, _RESEMBLANCE):
+            raise WrongUse(f"{name} is no option", f"did you mean KANALONY_{near.upper()}?")
+    if unknown:
+        log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
+
+
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Settings from all sources; flags that are None or () were not given.
 
     `config` must exist when named; otherwise kanalony.toml in the current directory is read if there is one. Raises
     WrongUse naming the option, where it came from if that is known, and what it must be.
     """
-    if config is not None and not config.is_file():
-        raise WrongUse(f"no settings file {config}", "name an existing file with --config")
-    path = config or DEFAULT_CONFIG
-    known = {f"KANALONY_{name.upper()}" for name in Settings.model_fields}
-    unknown = [name for name in os.environ if name.upper().startswith("KANALONY_") and name.upper() not in known]
-    if unknown:
-        # Not an error: cluster managers put names of their own there (KANALONY_SERVICE_HOST).
-        log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
+    path = config or _default_config()
+    in_file = _read_config(path) if path else {}
+    _check_environment()
 
     class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=path)
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            *args: PydanticBaseSettingsSource,
+            **named: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = super().settings_customise_sources(settings_cls, *args, **named)
+            return *sources, InitSettingsSource(settings_cls, in_file)
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
         return FromFile(**given)
     except ValidationError as error:
         # A default that follows from a value which is wrong is no mistake of its own.
-        told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
-        problems = "; ".join(_describe(problem, path, given) for problem in told)
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = "; ".join(_describe(problem, path or DEFAULT_CONFIG, given) for problem in found)
         raise WrongUse(problems, "see the command's --help") from error
     except SettingsError as error:
         name = str(error).partition('"')[2].partition('"')[0].upper()
         raise WrongUse(f"KANALONY_{name} is not JSON", 'write it like {"quizAnswered": 201}') from error
-    except ValueError as error:  # not TOML
-        raise WrongUse(f"{path} is not valid TOML: {error}", "mend that line") from error
 
 
 def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:

@@ -1,11 +1,14 @@
 """The command line: help, clear errors, exit codes."""
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import MARKER, DataDirectory
-from kanalony.settings import Settings
+from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.files import JournalFile, fields, journal_file, segment_file
 from tests.serving import KANALONY, cat, run
 
@@ -147,6 +150,83 @@ def test_two_starts_at_once_on_a_new_directory_both_succeed(tmp_path: Path) -> N
 def test_a_wrong_settings_file_is_told_with_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "kanalony.toml").write_text(text)
     assert_told(run("serve", cwd=tmp_path), "kanalony.toml")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda path: path.write_text(" \n"), "is empty"),
+        (lambda path: path.symlink_to("gone.toml"), "is a link to nothing"),
+        (lambda path: path.mkdir(), "is not a regular file"),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.write_bytes(b"host = '\xff'\n"), "is not valid TOML"),
+    ],
+)
+def test_an_odd_settings_file_is_an_error(tmp_path: Path, make: Any, text: str) -> None:
+    make(tmp_path / "kanalony.toml")
+    assert_told(run("serve", cwd=tmp_path), "kanalony.toml", text)
+    assert_told(run("serve", "--config", "kanalony.toml", cwd=tmp_path), "kanalony.toml", text)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_settings_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "kanalony.toml").touch(mode=0)
+    assert_told(run("serve", cwd=tmp_path), "kanalony.toml cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("name", ["REDCAT", "redacted", "ANONYMISE_IP", "PROT", "DATADIR", "WORKER"])
+def test_a_misspelt_variable_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"KANALONY_{name}", "x")
+    assert_told(run("serve", cwd=tmp_path), f"KANALONY_{name} is no option", "did you mean KANALONY_")
+
+
+def test_what_cluster_managers_set_is_no_misspelt_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataDirectory
+) -> None:
+    monkeypatch.setenv("KANALONY_DATA", str(data.root))
+    names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP"]
+    names += ["PORT_8000_TCP", "PORT_8000_TCP_ADDR", "PORT_8000_TCP_PORT", "PORT_8000_TCP_PROTO"]
+    for name in names:
+        monkeypatch.setenv(f"KANALONY_{name}", "tcp://10.0.0.1:8000")
+    done = run("cat", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(f"KANALONY_{name}" in done.stderr for name in names)
+
+
+def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
+    before = Settings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, api_key=("*=SECRET12",))
+    for lost in ("data", "redact", "anonymize_ip"):
+        with pytest.raises(WrongUse, match=f"{lost} was set and is not any more"):
+            describe_reload(before, Settings(**before.model_dump(include=before.model_fields_set - {lost})))
+    kept = before.model_dump(include={"data", "redact", "anonymize_ip"})
+    assert describe_reload(before, Settings(**kept)) == ([], ["workers: 2 → 1", "api_key: changed"])
+    changed = Settings(**{**kept, "data": Path("data"), "redact": (), "host": "::1"})
+    guarded, others = describe_reload(before, changed)
+    assert guarded == ["data: elsewhere → data", "redact: ks → none"]
+    assert others == ["host: 127.0.0.1 → ::1, from the next start on", "workers: 2 → 1", "api_key: changed"]
+
+
+def test_a_settings_file_that_was_read_must_be_there_at_a_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    read = SettingsReader()
+    assert read().workers == 1
+    Path("kanalony.toml").write_text("workers = 2\n")
+    assert read().workers == 2
+    Path("kanalony.toml").unlink()
+    with pytest.raises(WrongUse, match=r"no settings file kanalony\.toml"):
+        read()
+
+
+def test_help_shows_defaults_as_people_write_them() -> None:
+    text = " ".join(run("compact", "--help").stdout.split()) + " ".join(run("serve", "--help").stdout.split())
+    defaults = re.findall(r"\[default: ([^\]]*)\]", text)
+    assert {"7d", "180d", "forever", "1GiB", "1MiB", "none", "none, may be given more than once"} <= set(defaults)
+    assert not {"inf", "None", "()", "604800.0"} & set(defaults)
+    assert not any(re.search(r"^[0-9]+\.[0-9]+$|^[0-9]{5,}$", default) for default in defaults)
 
 
 @pytest.mark.parametrize("command", ["cat", "verify", "recover"])

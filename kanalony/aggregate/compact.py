@@ -29,7 +29,7 @@ from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of, read_lake
 from kanalony.aggregate.measures import touched_hours
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import DataDirectory, sync_directory, worker_name
+from kanalony.segments.names import DataDirectory, open_lock, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
 from kanalony.segments.recovery import in_some_place, quarantine
 
@@ -85,7 +85,7 @@ def _alone(data: DataDirectory) -> Iterator[None]:
     path = data.lake / "compact.lock"
     try:
         data.lake.mkdir(exist_ok=True)
-        file = path.open("a+")
+        file = open_lock(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}", "check permissions and free space") from error
     with file:

@@ -14,7 +14,7 @@ from falcon.routing import CompiledRouter
 from kanalony._short_path import ShortPath
 from kanalony.collector.clients import Cors, client_address
 from kanalony.collector.counts import Counts
-from kanalony.collector.privacy import private
+from kanalony.collector.privacy import forbid_core_dumps, private
 from kanalony.collector.resources import (
     TRACKING_PATHS,
     Environ,
@@ -43,12 +43,13 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         """Raises WrongUse or StorageError when the data directory cannot be used."""
         self.settings = settings
-        self._data = DataDirectory.writable(settings.data)
-        self._data.add_spools(settings.spool)
+        if settings.redact or settings.anonymize_ip != "no":
+            forbid_core_dumps()
+        self._data = DataDirectory.for_collector(settings.data, settings.spool, settings.group)
         self._store: Store | None = Store(self._data, settings)
         self._counts = Counts()
         self._intake = Intake(
-            private(self._store.append, self._data, settings),
+            private(self._store.append, self._data, settings, self._counts),
             client_address(settings.trusted_proxy),
             max_body=settings.max_body,
             cors=Cors(settings.allow_origin),
@@ -103,13 +104,13 @@ class Collector:
             self._store.forget()
         self._store = None
         self._opening = threading.Lock()
-        self._intake.append = private(self._append_first, self._data, self.settings)
+        self._intake.append = private(self._append_first, self._data, self.settings, self._counts)
 
     def _append_first(self, *fields: object) -> int:
         with self._opening:
             if self._store is None:
                 self._store = Store(self._data, self.settings)
-                self._intake.append = private(self._store.append, self._data, self.settings)
+                self._intake.append = private(self._store.append, self._data, self.settings, self._counts)
         return self._store.append(*fields)
 
 

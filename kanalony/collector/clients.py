@@ -10,12 +10,23 @@ from kanalony._peer import remote_address
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+
 
 def parse_address(told: str | bytes) -> IPv4Address | IPv6Address:
     """An address of text, or of 4 or 16 bytes; IPv4 also when it is mapped into IPv6, as dual-stack sockets tell it.
     Raises ValueError when it is none."""
     address = ip_address(told)
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def held_ipv4(address: bytes) -> bytes | None:
+    """The IPv4 address of the client that an IPv6 address of 16 bytes holds: mapped, 6to4, Teredo or NAT64."""
+    six = IPv6Address(address)
+    four = six.ipv4_mapped or six.sixtofour or (six.teredo[1] if six.teredo else None)
+    if four:
+        return four.packed
+    return address[12:] if six in _NAT64 else None
 
 
 def client_address(trusted: Networks) -> Callable[[dict[str, Any]], bytes | None]:

@@ -17,7 +17,7 @@ from meinheld import server
 
 from kanalony.errors import KanalonyError
 from kanalony.segments.names import DataDirectory
-from kanalony.settings import Settings
+from kanalony.settings import Settings, describe_reload
 
 if TYPE_CHECKING:
     from kanalony.collector.app import Collector
@@ -193,10 +193,16 @@ class Application(BaseApplication):  # type: ignore[misc]
         if self._started:
             try:
                 settings = self._reload_settings()
-                DataDirectory.writable(settings.data).add_spools(settings.spool)
+                guarded, others = describe_reload(self._settings, settings)
+                DataDirectory.for_collector(settings.data, settings.spool, settings.group)
                 self._settings = settings
+                for change in guarded:
+                    log.warning("reloaded, %s", change)
+                for change in others:
+                    log.info("reloaded, %s", change)
             except (KanalonyError, OSError, ValueError) as error:
-                log.error("settings not reloaded: %s; the old ones stay in force", error)
+                hint = getattr(error, "hint", "")
+                log.error("settings not reloaded: %s; the old ones stay in force%s", error, hint and f" ({hint})")
         self._started = True
         options: dict[str, Any] = {
             "bind": self._bind,

@@ -5,25 +5,26 @@ else; docs/requests.md says it to people.
 """
 
 import contextlib
+import ctypes
 import gzip
 import hmac
 import logging
 import os
+import resource
 import secrets
 import time
 from collections.abc import Callable
 
-from kanalony._json import redact as redact_object
-from kanalony._querystring import redact as redact_query
+from kanalony._redact import Redactor
 from kanalony.bodies import is_plain_form, read_body
-from kanalony.collector.clients import parse_address
+from kanalony.collector.clients import held_ipv4, parse_address
+from kanalony.collector.counts import Counts
 from kanalony.segments.names import DataDirectory, sync_directory
 from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")
 
 REPLACEMENT = b"redacted"
-_JSON_REPLACEMENT = b'"redacted"'
 _UNREADABLE = (
     b"{redacted}"  # neither JSON nor a form, whatever the body's type: it still counts as one that cannot be read
 )
@@ -31,17 +32,26 @@ _UNREADABLE = (
 _KEY_SIZE = 32
 _TOKEN_SIZE = 16
 _DAY = 86400
-_SPELLINGS = ("%s", "event:%s", "event[%s]", "%s[]")
-_MAX_EXPANSION = 4  # times max_body: what a body may decompress to while a player waits for it to be redacted
+_LEAST_EVENT = 64  # bytes of max_body for each event that is redacted while a player waits
+_COMPRESSION = 4  # bytes of max_body for each byte that is decompressed: blocks that hold nothing take the longest
+_PR_SET_DUMPABLE = 4
 
 Append = Callable[..., int]
 
 
-def private(append: Append, data: DataDirectory, settings: Settings) -> Append:
-    """`append`, told less: what the settings want left out is replaced first."""
+def forbid_core_dumps() -> None:
+    """Keep the memory of this process off the disk: it holds addresses and parameters before they are replaced. The
+    limit covers core files; a core_pattern that pipes to a program ignores it, and needs a process not dumpable."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def private(append: Append, data: DataDirectory, settings: Settings, counts: Counts) -> Append:
+    """Wrap `append` so that it stores nothing the settings want left out. `counts` gets the bodies that are not stored
+    whole for it."""
     if settings.redact:
-        names = frozenset((spelling % name).encode() for name in settings.redact for spelling in _SPELLINGS)
-        append = _redacting(append, names, settings.max_body)
+        redactor = Redactor((name.removeprefix("event:") for name in settings.redact), REPLACEMENT)
+        append = _redacting(append, redactor, settings.max_body, counts)
     keys = AddressKeys(data)
     if settings.anonymize_ip == "truncate":
         append = _truncating(append)
@@ -53,7 +63,10 @@ def private(append: Append, data: DataDirectory, settings: Settings) -> Append:
 
 
 def truncated(address: bytes) -> bytes:
-    """An address's network: the first 24 bits of IPv4, 48 of IPv6, zeros behind."""
+    """An address's network: the first 24 bits of IPv4, 48 of IPv6, zeros behind. Of an IPv6 address that holds the
+    client's IPv4 address, that one's: the first 48 bits of a 6to4 address are all of it."""
+    if len(address) == 16:
+        address = held_ipv4(address) or address
     return address[:3] + bytes(1) if len(address) == 4 else address[:6] + bytes(10)
 
 
@@ -149,7 +162,7 @@ def _date(day: int) -> str:
     return time.strftime("%Y%m%d", time.gmtime(day * _DAY))
 
 
-def _redacting(append: Append, names: frozenset[bytes], max_body: int) -> Append:
+def _redacting(append: Append, redactor: Redactor, max_body: int, counts: Counts) -> Append:
     def store(
         method: str,
         path: str,
@@ -163,10 +176,14 @@ def _redacting(append: Append, names: frozenset[bytes], max_body: int) -> Append
         content_encoding: str | None = None,
         **named: object,
     ) -> int:
-        kept_query = redact_query(query.encode("latin-1"), names, REPLACEMENT) if query else None
-        kept_referer = _redact_url(referer, names) if referer else None
+        kept_query = redactor.query(query.encode("latin-1")) if query else None
+        kept_referer = _redact_url(referer, redactor) if referer else None
         if body:
-            body, content_encoding = _redact_body(body, content_type or "", content_encoding, names, max_body)
+            body, content_encoding, is_whole = _redact_body(
+                body, content_type or "", content_encoding, redactor, max_body
+            )
+            if not is_whole:
+                counts.add("bodies that could not be read to be redacted, and are not stored, or not all of them")
         return append(
             method,
             path,
@@ -184,49 +201,49 @@ def _redacting(append: Append, names: frozenset[bytes], max_body: int) -> Append
     return store
 
 
-def _redact_url(url: str, names: frozenset[bytes]) -> bytes:
-    start, mark, query = url.encode("latin-1").partition(b"?")
-    return start + mark + redact_query(query, names, REPLACEMENT)
+def _redact_url(url: str, redactor: Redactor) -> bytes:
+    raw = url.encode("latin-1")
+    start = min((place for mark in b"?#" if (place := raw.find(mark)) >= 0), default=len(raw))
+    return raw[:start] + redactor.query(raw[start:])
 
 
 def _redact_body(
-    body: bytes, content_type: str, content_encoding: str | None, names: frozenset[bytes], max_body: int
-) -> tuple[bytes, str | None]:
-    """(body, content encoding) without secret values. Whatever holds none stays as it was sent. Of a body that cannot
-    be read to its end only the events that can be are kept: nobody can tell what the rest says."""
+    body: bytes, content_type: str, content_encoding: str | None, redactor: Redactor, max_body: int
+) -> tuple[bytes, str | None, bool]:
+    """(body, content encoding) without secret values, and whether nothing else is missing. Whatever holds none stays as
+    it was sent. Of a body that cannot be read to its end only the events that can be are kept: nobody can tell what the
+    rest says. A compressed body may be as large as one that is not, so that it costs no more to redact."""
     found = read_body(
         body,
         content_type.encode("latin-1"),
         (content_encoding or "").encode("latin-1"),
-        max_expanded=_MAX_EXPANSION * max_body,
+        max_events=1 + max_body // _LEAST_EVENT,
+        max_expanded=max_body,
+        max_compressed=max_body // _COMPRESSION,
     )
     text = found.text
     if not text and found.problem:
-        return REPLACEMENT, content_encoding  # which it still does not keep to, so readers find the same problem
+        # It still does not keep to its content encoding, so readers find the same problem.
+        return REPLACEMENT, content_encoding, False
+    is_whole = found.problem is None
     if found.form:
         start, end = found.form
         pairs = text[start:end]
         # Pairs in name only may hold anything.
-        pairs = redact_query(pairs, names, REPLACEMENT) if is_plain_form(pairs) else REPLACEMENT
-        redacted = text[:start] + pairs + text[end:]
+        is_whole = is_plain_form(pairs)
+        redacted = text[:start] + (redactor.query(pairs) if is_whole else REPLACEMENT) + text[end:]
     elif found.problem:
-        objects = [redact_object(text, start, end, names, _JSON_REPLACEMENT) for start, end in found.objects]
-        redacted = b"\n".join([*objects, _UNREADABLE])
+        redacted = b"\n".join([*(redactor.json(text, start, end) for start, end in found.objects), _UNREADABLE])
     else:
-        parts = []
-        copied = 0
-        for start, end in found.objects:
-            parts.append(text[copied:start])
-            parts.append(redact_object(text, start, end, names, _JSON_REPLACEMENT))
-            copied = end
-        redacted = b"".join([*parts, text[copied:]])
+        redacted = redactor.json(text, 0, len(text))
     if redacted == text:
-        return body, content_encoding
+        return body, content_encoding, is_whole
     is_compressed = text is not body
     if is_compressed or len(redacted) > max_body:  # many short values may become longer than a journal block
-        for level in (1, 6):
-            compressed = gzip.compress(redacted, level, mtime=0)
-            if len(compressed) <= max_body:
-                return compressed, "gzip"
-        return REPLACEMENT, "gzip"  # which it is not, so readers count it as one that cannot be read
-    return redacted, content_encoding
+        compressed = gzip.compress(redacted, 1, mtime=0)
+        if len(compressed) <= max_body:
+            return compressed, "gzip", is_whole
+        if len(redacted) > max_body:
+            return REPLACEMENT, "gzip", False  # which it is not, so readers count it as one that cannot be read
+        content_encoding = None
+    return redacted, content_encoding, is_whole

@@ -48,8 +48,7 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     if settings.server == "meinheld":
         check_meinheld()
     listener = _listen(settings)
-    data = DataDirectory.writable(settings.data)
-    data.add_spools(settings.spool)
+    data = DataDirectory.for_collector(settings.data, settings.spool, settings.group)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
     if all(shutil.disk_usage(place.root).free < needed for place in data.places()):
         raise StorageError(

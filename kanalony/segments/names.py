@@ -1,15 +1,22 @@
 """Where things are in a data directory, and what segments are called: docs/segment-format.md, section 3."""
 
+import grp
 import hashlib
+import logging
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from kanalony.errors import FormatError, StorageError, WrongUse
+
+log = logging.getLogger("kanalony")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MARKER = "kanalony-data"
@@ -17,6 +24,8 @@ LAYOUT = 1
 _YOUNG_MARKER = f".{MARKER}."
 _MARKER_TEXT = "kanalony data directory, layout {}\n"
 _SEGMENT_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z_([A-Za-z0-9.-]{0,63})_([0-9a-f]{16})_([0-9a-f]{16})\.lz4")
+_PRIVATE = 0o700  # modes of directories, which files and the umask follow from
+_SHARED = 0o2750  # what is made in it gets its group
 JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
 
 
@@ -102,11 +111,34 @@ class DataDirectory:
 
     @classmethod
     def writable(cls, root: Path) -> "DataDirectory":
-        """A data directory to write, made when missing.
+        """A data directory to write, created when missing. Sets the umask of the process: files are private to its
+        user, or readable by the group of a directory that is shared. Arrow and Delta, which create files too, know
+        nothing else.
 
         Raises WrongUse when the path holds something else, FormatError when a later version made it, StorageError when
         it cannot be written.
         """
+        cls(root)._set_umask()
+        data = cls._prepared(root)
+        if root.stat().st_uid != os.geteuid():
+            log.warning("%s belongs to another user, who cannot read all of what this one makes in it", root)
+        return data
+
+    @classmethod
+    def for_collector(cls, root: Path, spools: Iterable[Path], group: str | None) -> "DataDirectory":
+        """The same, with spool directories, and with the modes that `group` asks for: None makes everything private to
+        the user of this process. Raises as `writable` and `add_spools` do, and WrongUse when there is no such group or
+        files cannot be given to it."""
+        data = cls.writable(root)
+        data.add_spools(spools)
+        group_id = _group_id(group)
+        for place in data.places():
+            place._share(group, group_id)
+        data._set_umask()
+        return data
+
+    @classmethod
+    def _prepared(cls, root: Path) -> "DataDirectory":
         data = cls(root)
         try:
             if not data._marked():
@@ -115,7 +147,10 @@ class DataDirectory:
                     raise WrongUse(f"{root} {what}", "name an empty or a new directory with --data")
                 data._mark()
             for directory in (data.journal, data.open, data.sealed, data.quarantine):
-                directory.mkdir(parents=True, exist_ok=True)
+                directory.parent.mkdir(exist_ok=True)
+                # Read permission is enough to lock a file, and a lock on a journal or an open segment keeps its worker
+                # from starting, or recovery from adopting it.
+                directory.mkdir(mode=_PRIVATE if directory in data._locked_in() else 0o777, exist_ok=True)
                 with tempfile.TemporaryFile(dir=directory):
                     pass
             for directory in (data.open.parent, root):
@@ -131,7 +166,11 @@ class DataDirectory:
 
     def _mark(self) -> None:
         """Make the directory, and its marker whole or not at all, whoever else does the same."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        for directory in reversed(missing):
+            directory.mkdir(mode=_PRIVATE, exist_ok=True)
+        for directory in missing or [self.root]:
+            sync_directory(directory.resolve().parent)
         young = self.root / f"{_YOUNG_MARKER}{os.getpid()}"
         try:
             with young.open("w") as file:
@@ -143,7 +182,55 @@ class DataDirectory:
             young.unlink(missing_ok=True)
             raise
         sync_directory(self.root)
-        sync_directory(self.root.resolve().parent)
+
+    def _locked_in(self) -> tuple[Path, ...]:
+        """Directories of files that are locked, and of keys: private to their owner, even with a group."""
+        return self.journal, self.open, self.address_keys
+
+    def _set_umask(self) -> None:
+        mode = _PRIVATE
+        with suppress(OSError):  # it is not there yet, or cannot be used, as is said elsewhere
+            mode = _SHARED if _mode(self.root) == _SHARED else _PRIVATE
+        os.umask(~mode & 0o777)
+
+    def _share(self, group: str | None, group_id: int | None) -> None:
+        """Set the modes of the directory and everything in it, unless it has them already."""
+        mode = _PRIVATE if group_id is None else _SHARED
+        before = _mode(self.root)
+        if before == mode and group_id in (None, self.root.stat().st_gid):
+            return
+        try:
+            self.root.chmod(_PRIVATE)  # shut until everything in it is right
+            for where, directories, files in os.walk(self.root):
+                for name in [*directories, *files]:
+                    # What another user has made here, say root by `kanalony recover`, is behind a shut door.
+                    with suppress(FileNotFoundError, *([PermissionError] if group_id is None else [])):
+                        self._set_mode(Path(where) / name, mode, group_id)
+            self._set_mode(self.root.resolve(), mode, group_id)
+        except PermissionError as error:
+            if group_id is not None:
+                reason = f"{error.filename} cannot be given to the group {group}: {error.strerror}"
+                raise WrongUse(reason, "run it as the owner of --data and as a member of --group") from error
+            log.warning("%s has the mode %o, and this user may not make it private", self.root, before)
+            return
+        level = logging.WARNING if before & ~mode & 0o077 else logging.INFO
+        log.log(level, "changed the mode of %s from %o to %o, and of what is in it", self.root, before, mode)
+        for parent in self.root.resolve().parents if group_id is not None else ():
+            state = parent.stat()
+            if not state.st_mode & (stat.S_IXOTH | (stat.S_IXGRP if state.st_gid == group_id else 0)):
+                log.warning("members of %s cannot reach %s; allow it with chmod o+x %s", group, self.root, parent)
+
+    def _set_mode(self, path: Path, mode: int, group_id: int | None) -> None:
+        """Set the mode and group of one file or directory. Raises FileNotFoundError when another process has renamed
+        or deleted it."""
+        kind = path.lstat().st_mode
+        if group_id is not None and not stat.S_ISLNK(kind):
+            os.chown(path, -1, group_id)
+        if stat.S_ISDIR(kind):
+            path.chmod(mode & ~0o077 if path in self._locked_in() else mode)
+        elif stat.S_ISREG(kind):
+            is_locked = path.suffix == ".lock" or path.parent in self._locked_in()
+            path.chmod(0o666 & (_PRIVATE if is_locked else mode))
 
     def _marked(self) -> bool:
         try:
@@ -164,7 +251,7 @@ class DataDirectory:
         this one find them. Raises as `writable` does, and WrongUse for a directory that is this one or belongs to
         another."""
         for root in spools:
-            spool = DataDirectory.writable(root)
+            spool = DataDirectory._prepared(root)
             if spool.root.resolve() == self.root.resolve():
                 raise WrongUse(f"{root} is the data directory itself", "name another directory with --spool")
             spool._belong_to(self)
@@ -208,7 +295,7 @@ class DataDirectory:
 
     def journals(self) -> list[Path]:
         """All journals, of all places."""
-        found = [path for place in self.places() for path in place.journal.iterdir()]
+        found = [path for place in self.places() for path in _listed(place.journal)]
         return sorted(path for path in found if JOURNAL_NAME.fullmatch(path.name))
 
     def segments(self) -> list[Path]:
@@ -216,8 +303,35 @@ class DataDirectory:
         # Open ones first: a segment sealed in between is seen twice, never missed.
         places = self.places()
         directories = [place.open for place in places] + [place.sealed for place in places]
-        found = {path.name: path for directory in directories for path in directory.glob("*.lz4")}
+        listed = [path for directory in directories if directory.is_dir() for path in _listed(directory)]
+        found = {path.name: path for path in listed if path.suffix == ".lz4"}
         return [found[name] for name in sorted(found)]
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _group_id(group: str | None) -> int | None:
+    try:
+        return None if group is None else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise WrongUse(f"there is no group {group!r}", "name a group of this machine with --group") from None
+
+
+def _listed(directory: Path) -> list[Path]:
+    """What is in a directory. Raises StorageError when this user may not know."""
+    try:
+        return list(directory.iterdir())
+    except PermissionError as error:
+        raise StorageError(
+            f"{directory} can be read by the user of the collector only", "name sealed segments, or do it as that user"
+        ) from error
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a lock file, created when missing. Only its owner can open it: read permission is enough to lock a file."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
 
 
 def segments_of(directories: Iterable[Path], worker_id: int) -> list[Path]:

@@ -71,7 +71,7 @@ def _recovering(data: DataDirectory) -> Iterator[None]:
     """Be the only one who seals what others left in a data directory: two would take each other's half-written copies
     for a dead recovery's."""
     while True:
-        data.recovery_lock.touch()
+        data.recovery_lock.touch(mode=0o600)  # read permission is enough to lock a file
         with _locked(data.recovery_lock, wait=True) as same:
             if same:
                 yield
