@@ -521,11 +521,11 @@ def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[
     return verdicts, len(honest.acknowledged), len(honest.acknowledged - stored)
 
 
-def measure(attacks: dict[str, Attack], ways: tuple[str, ...] = WAYS) -> Outcome:
-    """Attacks against ways of serving."""
+def measure(names: tuple[str, ...]) -> Outcome:
+    """Some of the attacks against every way of serving."""
     outcome = Outcome()
-    for way in ways:
-        verdicts, acknowledged, missing = run_attacks(way, attacks)
+    for way in WAYS:
+        verdicts, acknowledged, missing = run_attacks(way, {name: ATTACKS[name] for name in names})
         for verdict in verdicts:
             growth = "" if verdict.growth is None else f"{verdict.growth / 1000:8.2f} KB"
             outcome.lines.append(
