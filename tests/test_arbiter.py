@@ -92,6 +92,20 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, function
         assert server.stop() == 0
 
 
+def test_a_worker_that_fails_while_it_starts_does_not_end_the_others(tmp_path: Path) -> None:
+    """gunicorn takes an error of its own part of a worker's start for a reason to stop everything."""
+    fault = Fault(tmp_path, "os.pipe")
+    with serving_with(fault, tmp_path / "data") as server:
+        (victim,) = server.workers()
+        fault.begin(24)
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(lambda: fault.hits >= 3)
+        fault.end()
+        server.wait_for(server.answers)
+        assert "worker not started: [Errno 24] it was made to fail" in server.log.read_text()
+        assert server.stop() == 0
+
+
 def test_a_reload_that_cannot_start_workers_leaves_the_old_ones_serving_and_is_done_later(tmp_path: Path) -> None:
     fault = Fault(tmp_path, "os.fork")
     with serving_with(fault, tmp_path / "data") as server:
