@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -266,14 +267,16 @@ ATTACKS = {
 class Verdict:
     """What an attack did in `attempts`, among honest requests with their `fates`.
 
-    `deaths` of workers; `growth` of their anonymous memory, bytes per attempt, None when it was not one worker from
-    start to end; `journal_bytes` is the most disk that journals took; `back` the seconds until an honest client was
-    answered after the end; `complaint` what an attempt itself found wrong.
+    `deaths` of workers; how many were `replaced` since they had grown; `growth` of a worker's anonymous memory, bytes
+    per attempt, None when it was not one worker from start to end; `journal_bytes` is the most disk that journals took;
+    `back` the seconds until an honest client was answered after the end; `complaint` what an attempt itself found
+    wrong.
     """
 
     attack: str
     attempts: int = 0
     deaths: int = 0
+    replaced: int = 0
     fates: Counter[str] = field(default_factory=Counter)
     growth: float | None = None
     journal_bytes: int = 0
@@ -292,6 +295,8 @@ class Verdict:
         parts = [self.complaint] if self.complaint else []
         if self.deaths:
             parts.append(f"{self.deaths} workers died, back after {self.back:.1f} s")
+        if self.replaced:
+            parts.append(f"{self.replaced} workers replaced since they had grown")
         if self.failed:
             fates = ", ".join(f"{count} {fate}" for fate, count in self.fates.items() if fate != "acknowledged")
             parts.append(
@@ -343,11 +348,11 @@ class Honest:
 
 
 class Watch:
-    """Looks at workers and journals until the end of the `with`: `deaths`, and `journal_bytes`, the most that journals
-    took."""
+    """Looks at workers and journals until the end of the `with`: workers that have `ended`, and `journal_bytes`, the
+    most that journals took."""
 
     def __init__(self, server: Server) -> None:
-        self.deaths = 0
+        self.ended: set[int] = set()
         self.journal_bytes = 0
         self._server = server
         self._stopping = threading.Event()
@@ -366,7 +371,7 @@ class Watch:
         while True:
             last = self._stopping.is_set()
             running = set(self._server.workers())
-            self.deaths += len(known - running)
+            self.ended |= known - running
             known = running
             sizes = []
             for path in (self._server.data / "journal").iterdir():
@@ -378,10 +383,15 @@ class Watch:
             self._stopping.wait(0.02)
 
 
+def _replaced(server: Server) -> set[int]:
+    """Workers that had grown too large, and end when their connections do."""
+    return {int(pid) for pid in re.findall(r"worker (\d+) has grown", server.log.read_text())}
+
+
 def _memory(server: Server) -> dict[int, int]:
     """Anonymous memory of each worker, bytes: what was allocated, without the journal's pages."""
     found = {}
-    for pid in server.workers():
+    for pid in set(server.workers()) - _replaced(server):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
                 if line.startswith("RssAnon:"):
@@ -475,6 +485,7 @@ def target_of(way: str, work: Path, *arguments: str) -> Iterator[Target]:
 def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
     verdict = Verdict(name)
     before = _memory(target.server)
+    replaced = _replaced(target.server)
     honest.take()
     with Watch(target.server) as watch:
         start = time.monotonic()
@@ -490,11 +501,13 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
             assert time.monotonic() - end < 30, f"it does not answer any more after: {name}"
             time.sleep(0.02)
         verdict.back = time.monotonic() - end
-        target.server.wait_for(lambda: len(target.server.workers()) == WORKERS, 30)
+        target.server.wait_for(lambda: len(_memory(target.server)) == WORKERS, 30)
     verdict.fates = honest.take()
-    verdict.deaths, verdict.journal_bytes = watch.deaths, watch.journal_bytes
+    verdict.journal_bytes = watch.journal_bytes
+    verdict.deaths = len(watch.ended - _replaced(target.server))
+    verdict.replaced = len(_replaced(target.server) - replaced)
     after = _memory(target.server)
-    if before.keys() == after.keys() and not verdict.deaths:
+    if before.keys() == after.keys():
         verdict.growth = (sum(after.values()) - sum(before.values())) / verdict.attempts
     return verdict
 

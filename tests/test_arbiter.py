@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -143,10 +144,72 @@ def test_a_worker_that_has_grown_is_replaced_and_no_request_is_lost(tmp_path: Pa
     assert keys_of(cat(data)) == dict.fromkeys(load.sent, 1)
 
 
-def has_journal(pid: int) -> bool:
+def open_files(pid: int) -> list[str]:
+    """What the file descriptors of a process stand for; nothing when it has ended."""
+    found = []
     with contextlib.suppress(OSError):
-        return any(str(fd.readlink()).endswith(".journal") for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return False
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.append(str(descriptor.readlink()))
+    return found
+
+
+def worker_behind(server: Server, connection: socket.socket) -> int | None:
+    """The worker that has accepted a connection."""
+    ports = f":{server.port:04X}", f":{connection.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(ports[0]) and fields[2].endswith(ports[1]):
+            return next((pid for pid in server.workers() if f"socket:[{fields[9]}]" in open_files(pid)), None)
+    return None
+
+
+def answer_to(connection: socket.socket) -> bytes:
+    connection.sendall(b"GET /collect?sessionId=one HTTP/1.1\r\nHost: t\r\n\r\n")
+    return connection.recv(4096)
+
+
+def test_a_connection_that_comes_while_a_worker_retires_is_answered_though_no_other_comes(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server, server.connect() as idle, server.connect() as probe:
+        for connection in (idle, probe):  # which keep the worker for as long as `keepalive`
+            assert b" 200 " in answer_to(connection)
+        server.process.send_signal(signal.SIGHUP)
+        is_retiring = False
+        after = 0
+        while after < 3:
+            with server.connect(8) as connection:
+                assert b" 200 " in answer_to(connection)
+            is_retiring = is_retiring or b"Connection: close" in answer_to(probe)
+            after += is_retiring
+        assert server.stop() == 0
+
+
+def test_workers_that_retire_are_stopped_when_there_are_many(tmp_path: Path) -> None:
+    """Each is kept by an idle connection, for as long as `keepalive`."""
+    with serving(tmp_path / "data") as server, contextlib.ExitStack() as stack:
+        kept: list[int] = []
+
+        def keep_another() -> bool:
+            idle = stack.enter_context(server.connect())
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert idle.recv(4096)
+            worker = worker_behind(server, idle)
+            if worker is None or worker in kept:
+                return False
+            kept.append(worker)
+            return True
+
+        for number in range(5):
+            if number:
+                server.process.send_signal(signal.SIGHUP)
+            server.wait_for(keep_another)
+        server.wait_for(lambda: len(server.workers()) == 3)
+        assert set(server.workers()) == set(kept[-3:])
+        assert server.stop() == 0
+
+
+def has_journal(pid: int) -> bool:
+    return any(name.endswith(".journal") for name in open_files(pid))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

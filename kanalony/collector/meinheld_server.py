@@ -124,6 +124,19 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
         self.notify()
         if self.ppid != os.getppid():
             self._stop()  # the arbiter is dead
+        if self._leaving is None:
+            for listener in self.sockets:
+                if listener.get_backlog() > 0:
+                    self._wake_somebody(listener)
+
+    def _wake_somebody(self, listener: Any) -> None:
+        """The kernel wakes one worker for a connection. When that one retires or dies without accepting it, the
+        connection would wait until another comes: so another comes."""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(listener.getsockname(), timeout=0.1),
+        ):
+            pass
 
     def handle_quit(self, *_: object) -> None:
         self.alive = False  # gunicorn's own would leave the journal to the next start
