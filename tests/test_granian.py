@@ -79,7 +79,7 @@ def test_a_reload_of_granians_refuses_no_connection(tmp_path: Path) -> None:
         (before,) = server.workers()
         load = Load(server, limit=1_000_000)
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for(lambda: before not in server.workers())
+        server.wait_for(lambda: before not in server.workers(), 60)
         load.stop()
         assert load.errors["ConnectionRefusedError"] == 0
         assert server.stop() == 0

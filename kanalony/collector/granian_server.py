@@ -13,7 +13,7 @@ from kanalony.settings import Settings, to_environment
 if TYPE_CHECKING:
     from kanalony.collector.app import Collector
 
-OVERLAP_SECONDS = 3  # between the start of a worker and the end of the one it replaces; it must listen by then
+OVERLAP_SECONDS = 5  # between the start of a worker and the end of the one it replaces; it must listen by then
 STOP_SECONDS = 10  # how long stopping may take; granian loses a signal that comes while a worker starts
 
 
