@@ -39,9 +39,10 @@ WORKERS = 1
 HONEST_CLIENTS = 4
 HONEST_INTERVAL = 0.1  # seconds between two requests of an honest client
 PIECE = 1_400  # bytes that a network passes on at a time
-PIECE_INTERVAL = 0.001  # seconds between two pieces
+PIECE_INTERVAL = 0.001  # seconds between two of the first pieces
+PIECES = 32  # of what is sent at a time, as many as the largest headers have
 SMALL_GROWTH = 1_024  # bytes per attempt, and
-SMALL_TOTAL = 1 << 20  # bytes in all that a worker may grow by without having leaked
+SMALL_TOTAL = 512 << 10  # bytes in all that a worker may grow by without having leaked
 PATIENCE = 10  # seconds after which an attack that has killed no worker ends
 
 
@@ -177,12 +178,12 @@ def _idle(target: Target, _: int) -> None:
 
 
 def _oversized(target: Target, _: int) -> None:
-    target.send(b"GET /collect?" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: t\r\n\r\n")
-    target.send(GET + b"X-Big: " + b"x" * 200_000 + b"\r\n\r\n")
-    target.send(GET + b"".join(b"X-%d: y\r\n" % n for n in range(5_000)) + b"\r\n")
-    target.send(POST + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 1_000_000)
-    target.send(POST + b"Content-Length: 99999999999999999999999999\r\n\r\n")
-    target.send(b"X" * 100_000 + b" / HTTP/1.1\r\n\r\n")
+    target.send(b"GET /collect?" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", timeout=0.3)
+    target.send(GET + b"X-Big: " + b"x" * 200_000 + b"\r\n\r\n", timeout=0.3)
+    target.send(GET + b"".join(b"X-%d: y\r\n" % n for n in range(5_000)) + b"\r\n", timeout=0.3)
+    target.send(POST + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 1_000_000, timeout=0.3)
+    target.send(POST + b"Content-Length: 99999999999999999999999999\r\n\r\n", timeout=0.3)
+    target.send(b"X" * 100_000 + b" / HTTP/1.1\r\n\r\n", timeout=0.3)
 
 
 @functools.cache
@@ -216,10 +217,10 @@ def _hostile_body(target: Target, number: int) -> None:
 
 
 def _other_protocols(target: Target, _: int) -> None:
-    target.send(bytes.fromhex("16030100c8010000c40303") + bytes(190))  # a TLS ClientHello
-    target.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
-    target.send(bytes(range(256)) * 20)
-    target.send(b"\r\n" * 1000)
+    target.send(bytes.fromhex("16030100c8010000c40303") + bytes(190), timeout=0.3)  # a TLS ClientHello
+    target.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"), timeout=0.3)
+    target.send(bytes(range(256)) * 20, timeout=0.3)
+    target.send(b"\r\n" * 1000, timeout=0.3)
 
 
 def _mutated(target: Target, number: int) -> None:
@@ -270,9 +271,9 @@ class Verdict:
     """What an attack did in `attempts`, among honest requests with their `fates`.
 
     `deaths` of workers; how many were `replaced` since they had grown; `growth` of a worker's anonymous memory, bytes
-    per attempt in the second half of them (what is allocated once is no leak), None when it was not one worker all the
-    time; `journal_bytes` is the most disk that journals took; `back` the seconds until an honest client was answered
-    after the end; `complaint` what an attempt itself found wrong.
+    per attempt, None when it was not one worker all the time; `journal_bytes` is the most disk that journals took;
+    `back` the seconds until an honest client was answered after the end; `complaint` what an attempt itself found
+    wrong.
     """
 
     attack: str
@@ -415,7 +416,7 @@ class _Relay(socketserver.BaseRequestHandler):
             with contextlib.suppress(OSError):
                 while content := self.request.recv(65536):
                     for start in range(0, len(content), PIECE):
-                        if start:
+                        if 0 < start < PIECES * PIECE:
                             time.sleep(PIECE_INTERVAL)
                         upstream.sendall(content[start : start + PIECE])
             with contextlib.suppress(OSError):
@@ -508,9 +509,17 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
     verdict.deaths = len(watch.ended - _replaced(target.server))
     verdict.replaced = len(_replaced(target.server) - replaced)
     if all(memory.keys() == memories[0].keys() for memory in memories):
-        half = len(memories) // 2
-        verdict.growth = (sum(memories[-1].values()) - sum(memories[half].values())) / max(1, verdict.attempts - half)
+        verdict.growth = _growth([sum(memory.values()) for memory in memories])
     return verdict
+
+
+def _growth(memories: list[int]) -> float:
+    """Bytes per attempt from the least in the second quarter to the least in the last: what is allocated once, or given
+    back, is no leak."""
+    quarter = len(memories) // 4
+    if not quarter:
+        return memories[-1] - memories[0]
+    return (min(memories[-quarter:]) - min(memories[quarter : 2 * quarter])) / (2 * quarter)
 
 
 def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[list[Verdict], int, int]:
