@@ -297,6 +297,10 @@ class Settings(BaseSettings):
     heartbeat: int = Field(30, ge=2, le=600)
     """Seconds after which a worker that does not respond is killed and replaced."""
 
+    worker_memory: ByteSize = Field(ByteSize(256 << 20), ge=16 << 20)
+    """Bytes by which a worker's memory may grow before another takes its place (meinheld only, which leaks some of what
+    it refuses). Smaller replaces workers more often, which costs a start of half a second each."""
+
     journal_block_size: Annotated[ByteSize, AfterValidator(_holds_a_request)] = Field(
         default_factory=lambda known: _block_for(known.get("max_body", 0)), ge=64 << 10, le=64 << 20
     )

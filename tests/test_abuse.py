@@ -1,8 +1,8 @@
-"""Hostile clients: what each way of serving withstands. `python -m benchmarks abuse` sends more and prints a table."""
+"""Hostile clients among honest ones: what each way of serving withstands. `python -m benchmarks abuse` repeats more."""
 
 import pytest
 
-from benchmarks.abuse import ATTACKS, WAYS, mutated, run_attacks
+from benchmarks.abuse import ATTACKS, WAYS, run_attacks
 from tests.serving import tool
 
 
@@ -10,10 +10,22 @@ from tests.serving import tool
 def test_no_attack_ends_the_service_or_costs_an_acknowledged_event(way: str) -> None:
     if way == "nginx":
         tool("nginx")
-    verdicts, acknowledged, missing = run_attacks(way, {**ATTACKS, "mutated requests": mutated(500)})
+    verdicts, acknowledged, missing = run_attacks(
+        way, {name: attack.shortened(count=20, seconds=1.5) for name, attack in ATTACKS.items()}
+    )
     assert [verdict.attack for verdict in verdicts] == list(ATTACKS)
-    assert acknowledged == 20 * len(ATTACKS)
+    assert acknowledged > 0
     assert missing == 0
-    assert [verdict.complaint for verdict in verdicts if verdict.complaint] == []
     if way != "meinheld":  # which is documented to die of some
-        assert [verdict.attack for verdict in verdicts if verdict.died or verdict.failed] == []
+        assert [str(verdict) for verdict in verdicts if verdict.complaint or verdict.deaths or verdict.failed] == []
+
+
+def test_headers_that_nginx_joins_or_repeats_neither_kill_a_worker_nor_leak() -> None:
+    tool("nginx")
+    names = ("two X-Forwarded-For of 8,000 bytes", "three other headers of 8,000 bytes")
+    attacks = {name: ATTACKS[name].shortened(count=300, seconds=30) for name in names}
+    verdicts, acknowledged, missing = run_attacks("nginx", attacks)
+    assert [verdict.attempts for verdict in verdicts] == [attacks[name].count for name in names]
+    assert [str(verdict) for verdict in verdicts] == ["withstood"] * 2
+    assert acknowledged > 0
+    assert missing == 0

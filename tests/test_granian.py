@@ -87,6 +87,20 @@ def test_a_worker_of_granians_is_replaced_whatever_has_become_of_the_settings_fi
         assert len(cat(server.data)) == 2
 
 
+def test_a_reload_of_granians_refuses_no_connection(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, *GRANIAN) as server:
+        (before,) = server.workers()
+        load = Load(server, limit=1_000_000)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: before not in server.workers(), 60)
+        load.stop()
+        assert load.errors["ConnectionRefusedError"] == 0
+        assert server.stop() == 0
+    counted = keys_of(cat(data))
+    assert load.acked - set(counted) == set()
+
+
 def answers(server: Server, target: str) -> bool:
     with contextlib.suppress(OSError):
         return b" 200 " in server.get(target)

@@ -1,5 +1,6 @@
 """Adopting what dead workers left, with every crash in between."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -16,7 +17,7 @@ from kanalony.segments.check import check_data
 from kanalony.segments.journal import Journal, is_in_use
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Damage, read_data
-from kanalony.segments.recovery import STAGED, Adopted, adopt_journals
+from kanalony.segments.recovery import STAGED, Adopted, adopt_journals, adopt_surplus
 from kanalony.segments.writer import SegmentWriter
 from tests.files import Fields, fields, new_journal, told
 
@@ -76,6 +77,15 @@ def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
     check = check_data(data)
     assert (check.damaged, check.torn, check.journals) == ([], [], 0)
     assert check.requests == len(events)
+    assert [*data.open.iterdir(), *data.journal.iterdir()] == []
+
+
+def assert_recovered_of_several(data: DataDirectory, events: list[Fields]) -> None:
+    """The same of events in another order."""
+    found, damaged = read(data)
+    assert (sorted(found, key=str), damaged) == (events, [])
+    check = check_data(data)
+    assert (check.damaged, check.torn, check.journals) == ([], [], 0)
     assert [*data.open.iterdir(), *data.journal.iterdir()] == []
 
 
@@ -310,14 +320,70 @@ def test_a_tail_of_zeros_after_a_power_loss_is_torn_not_damaged(data: DataDirect
     assert_recovered(data, dead.events)
 
 
-def test_what_a_worker_left_before_its_journal_was_ready_is_cleared_in_time(data: DataDirectory) -> None:
+@pytest.mark.parametrize("adopt", [adopt_journals, lambda data: adopt_surplus(data, 5)])
+def test_what_a_worker_left_before_its_journal_was_ready_is_cleared(
+    data: DataDirectory, adopt: Callable[[DataDirectory], Iterator[Adopted]]
+) -> None:
     young = data.journal / "0123456789abcdef.new"
-    young.write_bytes(b"")
-    assert list(adopt_journals(data)) == []
-    assert young.exists(), "a worker may be making it just now"
-    os.utime(young, (1, 1))
-    assert list(adopt_journals(data)) == []
+    with young.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert list(adopt(data)) == []
+        assert young.exists(), "a worker is making it just now"
+    assert list(adopt(data)) == []
     assert not young.exists()
+
+
+def test_surplus_journals_are_adopted_without_their_open_segments_and_the_rest_later(data: DataDirectory) -> None:
+    dead = [DeadWorker(data, 20, 5, freed=False) for _ in range(4)]
+    events = sorted((event for worker in dead for event in worker.events), key=str)
+    assert len(list(adopt_surplus(data, 1))) == 3
+    assert len(data.journals()) == 1
+    assert len(list(data.open.iterdir())) == 4
+    found, damaged = read(data)
+    assert (sorted(found, key=str), damaged) == (events, [])
+    assert {adopted.lost for adopted in adopt_journals(data)} == {0}
+    assert_recovered_of_several(data, events)
+
+
+def test_a_torn_tail_whose_events_were_sealed_from_the_journal_is_dropped(data: DataDirectory) -> None:
+    dead = DeadWorker(data, 20, 5, freed=False)
+    assert dead.segment
+    dead.segment.write_bytes(dead.segment.read_bytes()[:-7])
+    assert len(list(adopt_surplus(data, 0))) == 1
+    assert data.journals() == []
+    adopted = recover(data)
+    assert (adopted.lost, adopted.damaged) == (0, [])
+    assert_recovered_of_several(data, sorted(dead.events, key=str))
+
+
+def test_surplus_is_adopted_while_another_process_recovers(data: DataDirectory) -> None:
+    """It may be at a large segment, and a worker cannot serve before its journal is made."""
+    dead = DeadWorker(data, 0, 5)
+    with data.recovery_lock.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert [adopted.requests for adopted in adopt_surplus(data, 0)] == [5]
+    assert_recovered(data, dead.events)
+
+
+def test_a_journal_that_the_disk_refuses_keeps_no_other_from_being_adopted(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others took of a full disk is free then, so it is tried again."""
+    dead = [DeadWorker(data, 0, 5) for _ in range(3)]
+    real = SegmentWriter.add
+    refusals = 0
+
+    def add(self: SegmentWriter, records: bytes, first_sequence: int) -> None:
+        nonlocal refusals
+        if len(data.journals()) == 3 and not refusals:
+            refusals += 1
+            raise OSError(errno.ENOSPC, "no space left")
+        real(self, records, first_sequence)
+
+    monkeypatch.setattr(SegmentWriter, "add", add)
+    assert len(list(adopt_journals(data))) == 3
+    assert refusals == 1
+    assert_recovered_of_several(data, sorted((event for worker in dead for event in worker.events), key=str))
 
 
 class Crash(BaseException):

@@ -13,6 +13,7 @@ from kanalony.settings import Settings, to_environment
 if TYPE_CHECKING:
     from kanalony.collector.app import Collector
 
+OVERLAP_SECONDS = 5  # between the start of a worker and the end of the one it replaces; it must listen by then
 STOP_SECONDS = 10  # how long stopping may take; granian loses a signal that comes while a worker starts
 
 
@@ -40,7 +41,7 @@ def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> N
         http1_settings=HTTP1Settings(header_read_timeout=settings.keepalive * 1000, keep_alive=True),
         websockets=False,
         respawn_failed_workers=True,
-        respawn_interval=0,
+        respawn_interval=OVERLAP_SECONDS,
         workers_kill_timeout=STOP_SECONDS,
         log_enabled=False,
     ).serve()

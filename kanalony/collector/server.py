@@ -1,6 +1,7 @@
 """Serving: the address, the data directory, and the server that answers."""
 
 import logging
+import multiprocessing
 import os
 import resource
 import shutil
@@ -38,6 +39,19 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
 
 
+def _has_room(data: DataDirectory, needed: int) -> bool:
+    return any(shutil.disk_usage(place.root).free >= needed for place in data.places())
+
+
+def _make_room(data: DataDirectory, needed: int) -> None:
+    """Adopt the journals of dead workers that are too many, or in the way."""
+    from kanalony.segments.store import make_room
+
+    make_room(data)
+    if not _has_room(data, needed):
+        make_room(data, leave=0)
+
+
 def serve(reload_settings: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT; does not return. Settings are asked for now and at each SIGHUP.
 
@@ -50,7 +64,12 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     listener = _listen(settings)
     data = DataDirectory.for_collector(settings.data, settings.spool, settings.group)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
-    if all(shutil.disk_usage(place.root).free < needed for place in data.places()):
+    if data.journals():
+        # In a process of its own: a reload brings no new code for modules that this one has imported.
+        adopter = multiprocessing.get_context("fork").Process(target=_make_room, args=(data, needed))
+        adopter.start()
+        adopter.join()
+    if not _has_room(data, needed):
         raise StorageError(
             f"{data.root} has less than {needed / 2**20:,.0f} MiB free for the journals of {settings.workers} workers",
             "free some disk space, or make journals smaller with --journal-blocks",

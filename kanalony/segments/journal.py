@@ -4,6 +4,7 @@ The layout is docs/segment-format.md, section 4.
 """
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -63,7 +64,9 @@ class Journal:
         except OSError as error:
             raise StorageError(f"{young} cannot be made: {os.strerror(error.errno or 0)}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # whoever has it looks for files that dead workers left unfinished,
+            if self.is_deleted():  # and takes this one for one of these
+                raise FileNotFoundError(errno.ENOENT, "deleted while it was made", str(young))
             os.posix_fallocate(self._file.fileno(), 0, size)
             header = _HEADER.pack(
                 MAGIC,

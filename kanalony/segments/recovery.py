@@ -8,9 +8,8 @@ to quarantine first.
 
 import fcntl
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +23,6 @@ from kanalony.segments.writer import SegmentWriter
 
 _T = TypeVar("_T")
 
-_YOUNG_SECONDS = 60  # how long making a journal may take
 STAGED = ".recovering"  # behind the name of a segment that recovery has not finished
 
 
@@ -86,30 +84,79 @@ def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
     """
     foreign: FormatError | None = None
     with _recovering(data):
-        for path in data.journals():
-            with _locked(path) as free:
-                try:
-                    if free:
-                        journal = read_journal(path)
-                        yield _adopt(data, journal.worker_id, journal)
-                except FormatError as error:
-                    foreign = foreign or error
-        for place in data.places():
-            for path in place.journal.glob("*.new"):
-                with suppress(FileNotFoundError):  # it is ready now
-                    # A worker died before its journal was ready, and never stored a request; or it is just making it.
-                    if time.time() - path.stat().st_mtime > _YOUNG_SECONDS:
-                        path.unlink()
+        _clear_unfinished(data)
+        waiting = data.journals()
+        while waiting:
+            refused: OSError | None = None
+            refusing = []
+            for path in waiting:
+                with _locked(path) as free:
+                    try:
+                        if free:
+                            journal = read_journal(path)
+                            yield _adopt(data, journal, _left_open(data, journal.worker_id))
+                    except FormatError as error:
+                        foreign = foreign or error
+                    except OSError as error:
+                        refused = error
+                        refusing.append(path)
+            if refused and len(refusing) == len(waiting):
+                raise refused
+            waiting = refusing  # what the others took of the disk is free now
         orphans = {name.worker_id for path in _open_segments(data) if (name := SegmentName.parse(path.name))}
         workers = {path.stem for path in data.journals()}
         for worker_id in sorted(orphans):
             try:
                 if worker_name(worker_id) not in workers:
-                    yield _adopt(data, worker_id, None)
+                    yield _adopt(data, worker_id, _left_open(data, worker_id))
             except FormatError as error:
                 foreign = foreign or error
     if foreign:
         raise foreign
+
+
+def adopt_surplus(data: DataDirectory, leave: int) -> Iterator[Adopted]:
+    """Adopt dead workers' journals until at most `leave` of them are left: before another one is made, so that workers
+    that die fast do not fill the disk.
+
+    Their open segments stay for `adopt_journals`, and no other process is waited for, since a worker cannot serve
+    before this is done: the lock of a journal is enough while only what the journal holds is sealed. Files that are not
+    ours are left alone. Raises OSError of the last journal that the disk refused to seal, when all others are adopted.
+    """
+    refused: OSError | None = None
+    _clear_unfinished(data)
+    for path in data.journals():
+        with _locked(path) as free:
+            if free and leave > 0:
+                leave -= 1
+            elif free:
+                try:
+                    yield _adopt(data, read_journal(path), [])
+                except FormatError:
+                    pass
+                except OSError as error:
+                    refused = error
+    if refused:
+        raise refused
+
+
+def _clear_unfinished(data: DataDirectory) -> None:
+    """Remove what workers left that died before their journals were ready: they never stored a request."""
+    for place in data.places():
+        for path in place.journal.glob("*.new"):
+            with _locked(path) as free:
+                if free:
+                    path.unlink()
+
+
+def _left_open(data: DataDirectory, worker_id: int) -> list[Path]:
+    """A dead worker's open segments; those that are locked have a living writer, whatever it looks like from here."""
+    left = []
+    for path in segments_of((place.open for place in data.places()), worker_id):
+        with _locked(path) as free:
+            if free and SegmentName.parse(path.name):
+                left.append(path)
+    return left
 
 
 def _open_segments(data: DataDirectory) -> list[Path]:
@@ -128,14 +175,10 @@ def in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _
     raise refused
 
 
-def _adopt(data: DataDirectory, worker_id: int, journal: JournalContents | None) -> Adopted:
-    """Move one worker's requests from open segments and journal to sealed segments. Its journal is locked by the
-    caller; segments that are locked have a living writer, whatever it looks like from here."""
-    left = []
-    for path in segments_of((place.open for place in data.places()), worker_id):
-        with _locked(path) as free:
-            if free and SegmentName.parse(path.name):
-                left.append(path)
+def _adopt(data: DataDirectory, of: JournalContents | int, left: list[Path]) -> Adopted:
+    """Move one worker's requests from its journal, or from none when only its id is known, and from the open segments
+    `left` to sealed segments. The journal is locked by the caller."""
+    journal, worker_id = (None, of) if isinstance(of, int) else (of, of.worker_id)
     damaged = []
     if journal and journal.damaged:
         content = journal.path.read_bytes()
@@ -279,8 +322,12 @@ class _Copy:
                 for part in pending_runs([run], self._worker_id, self._covered):
                     self.take(part, name.created_at)
             content = path.read_bytes() if segment.torn or segment.damaged else b""
-            if segment.torn and (self._journal is None or segment.next_sequence <= self._journal.watermark):
-                # Else the journal still holds these requests.
+            # Else the journal still holds these requests, or a sealed segment does that was made of it.
+            if (
+                segment.torn
+                and (self._journal is None or segment.next_sequence <= self._journal.watermark)
+                and self._covered.missing(self._worker_id, segment.next_sequence, segment.next_sequence + 1)
+            ):
                 start = len(content) - segment.torn
                 segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kanalony.errors import StorageError
 from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
-from kanalony.segments.recovery import adopt_journals, seal_abandoned
+from kanalony.segments.recovery import adopt_journals, adopt_surplus, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings
 
@@ -20,6 +20,16 @@ log = logging.getLogger("kanalony")
 RETRY_INTERVAL = 0.5  # seconds between two tries at disks that refuse
 ADOPT_INTERVAL = 3.0  # seconds between two looks for what dead workers left
 MAX_ADOPT_INTERVAL = 60.0  # the same after failures
+DEAD_JOURNALS = 1  # of dead workers, that may wait to be adopted while another one is made
+
+
+def make_room(data: DataDirectory, *, leave: int = DEAD_JOURNALS) -> None:
+    """Adopt dead workers' journals until at most `leave` of them are left, as far as the disk lets it."""
+    try:
+        for adopted in adopt_surplus(data, leave):
+            log.warning("%s", adopted)
+    except OSError as error:
+        log.error("the journal of a dead worker cannot be sealed yet: %s", error)
 
 
 class Store:
@@ -49,6 +59,15 @@ class Store:
         self._adopter.start()
 
     def _create_journal(self) -> Journal:
+        """A journal, for which dead workers' journals make room when there is none, or when they are many."""
+        make_room(self._data, leave=DEAD_JOURNALS)
+        try:
+            return self._create_in_some_place()
+        except StorageError:
+            make_room(self._data, leave=0)
+        return self._create_in_some_place()
+
+    def _create_in_some_place(self) -> Journal:
         """A journal in the first place that has room for one."""
         refused: StorageError | None = None
         for place in self._places:
