@@ -95,7 +95,7 @@ def test_csv(address: str) -> None:
 
 
 def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
-    values = ["a\rplanted,9", "a\r\nplanted,9", 'say "x", please']
+    values = ["a\rplanted", "b\rplanted,9", 'say "x", please']
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
     with dashboard(data.root) as address:
         status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "entry", "format": "csv"})
