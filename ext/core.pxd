@@ -69,9 +69,6 @@ cdef extern from "json.h":
         int place
         int lines
         int mistakes
-    void json_space(cursor *c) noexcept nogil
-    int json_string(cursor *c) noexcept nogil
-    int json_skip(cursor *c) noexcept nogil
     int json_next_object(json_objects *o, const uint8_t **start, const uint8_t **end) noexcept nogil
     int json_next_member(cursor *c, query_pair *out) noexcept nogil
     size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
