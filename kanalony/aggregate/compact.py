@@ -34,7 +34,7 @@ from kanalony.segments.reader import Coverage, Damage, Frame, Segment, Unreadabl
 from kanalony.segments.recovery import in_some_place, quarantine
 
 _BASE = 160 << 20  # bytes that a run takes without any batch
-_BATCH_SHARE = 3  # a batch may take this part of the rest: it is held twice, and the window beside it
+_BATCH_SHARE = 4  # a batch may take this part of the rest: it is held twice, and the window and old buffers beside it
 _WINDOW_SHARE = 16  # what duplicates need may be held between runs when it is at most this part of the memory
 _BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
 _MERGE_ROWS = 1 << 20

@@ -310,8 +310,9 @@ def _looked_up(
     chunks: list[list[pa.Array]] = [[pa.array([part], kind)] for part, kind in zip(read[None], kinds, strict=True)]
     for start in range(0, len(encoded.dictionary), _AT_ONCE):
         texts = encoded.dictionary.slice(start, _AT_ONCE)
-        texts = pc.if_else(pc.less_equal(pc.binary_length(texts), _LONGEST), texts, None)
-        found = [unread if text is None else read[text] for text in texts.to_pylist()]
+        fits = pc.less_equal(pc.binary_length(texts), _LONGEST)
+        readable = iter(texts.filter(fits).to_pylist())
+        found = [read[next(readable)] if fit else unread for fit in fits.to_pylist()]
         for chunk, values, kind in zip(chunks, zip(*found, strict=True), kinds, strict=True):
             chunk.append(pa.array(values, kind))
     at = pc.add(encoded.indices, 1).fill_null(0)  # of what is null comes first
