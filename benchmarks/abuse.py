@@ -271,9 +271,9 @@ class Verdict:
     """What an attack did in `attempts`, among honest requests with their `fates`.
 
     `deaths` of workers; how many were `replaced` since they had grown; `growth` of a worker's anonymous memory, bytes
-    per attempt, None when it was not one worker all the time, or too few attempts; `journal_bytes` is the most disk that journals took;
-    `back` the seconds until an honest client was answered after the end; `complaint` what an attempt itself found
-    wrong.
+    per attempt, None when it was not one worker all the time or the attempts were too few; `journal_bytes` is the most
+    disk that journals took; `back` the seconds until an honest client was answered after the end; `complaint` what an
+    attempt itself found wrong.
     """
 
     attack: str
