@@ -42,7 +42,7 @@ PIECE = 1_400  # bytes that a network passes on at a time
 PIECE_INTERVAL = 0.001  # seconds between two of the first pieces
 PIECES = 32  # of what is sent at a time, as many as the largest headers have
 SMALL_GROWTH = 1_024  # bytes per attempt, and
-SMALL_TOTAL = 512 << 10  # bytes in all that a worker may grow by without having leaked
+SMALL_TOTAL = 512 << 10  # bytes in all that a worker may grow by: allocators keep what they may need
 PATIENCE = 10  # seconds after which an attack that has killed no worker ends
 
 
@@ -271,9 +271,9 @@ class Verdict:
     """What an attack did in `attempts`, among honest requests with their `fates`.
 
     `deaths` of workers; how many were `replaced` since they had grown; `growth` of a worker's anonymous memory, bytes
-    per attempt, None when it was not one worker all the time; `journal_bytes` is the most disk that journals took;
-    `back` the seconds until an honest client was answered after the end; `complaint` what an attempt itself found
-    wrong.
+    per attempt, None when it was not one worker all the time or the attempts were too few; `journal_bytes` is the most
+    disk that journals took; `back` the seconds until an honest client was answered after the end; `complaint` what an
+    attempt itself found wrong.
     """
 
     attack: str
@@ -291,7 +291,7 @@ class Verdict:
         return self.fates.total() - self.fates["acknowledged"]
 
     @property
-    def leaked(self) -> bool:
+    def grew(self) -> bool:
         growth = self.growth or 0
         return growth > SMALL_GROWTH and growth * self.attempts / 2 > SMALL_TOTAL
 
@@ -306,8 +306,8 @@ class Verdict:
             parts.append(
                 f"{self.failed / self.fates.total():.0%} of {self.fates.total()} honest requests failed ({fates})"
             )
-        if self.leaked:
-            parts.append(f"leaks {(self.growth or 0) / 1000:.1f} KB each")
+        if self.grew:
+            parts.append(f"memory grew by {(self.growth or 0) / 1000:.1f} KB each")
         return "; ".join(parts) or "withstood"
 
 
@@ -513,12 +513,12 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
     return verdict
 
 
-def _growth(memories: list[int]) -> float:
+def _growth(memories: list[int]) -> float | None:
     """Bytes per attempt from the least in the second quarter to the least in the last: what is allocated once, or given
-    back, is no leak."""
+    back, is no growth. None when the attempts are too few to tell."""
     quarter = len(memories) // 4
-    if not quarter:
-        return memories[-1] - memories[0]
+    if quarter < 3:
+        return None
     return (min(memories[-quarter:]) - min(memories[quarter : 2 * quarter])) / (2 * quarter)
 
 
