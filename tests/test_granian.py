@@ -101,6 +101,21 @@ def test_a_reload_of_granians_refuses_no_connection(tmp_path: Path) -> None:
     assert load.acked - set(counted) == set()
 
 
+def test_granian_goes_on_when_a_worker_dies_again_and_again(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", *GRANIAN) as server:
+        sent = 0
+        while server.log.read_text().count("all workers are started again") < 2:
+            server.wait_for(lambda n=sent: answers(server, f"/collect?n={n}"))
+            sent += 1
+            for worker in server.workers():
+                with contextlib.suppress(ProcessLookupError):  # it died of the last one
+                    os.kill(worker, signal.SIGKILL)
+        server.wait_for(lambda: answers(server, f"/collect?n={sent}"))
+        assert sent >= 4, "each restart takes two deaths"
+        assert server.stop() == 0
+        assert {event["params"]["n"] for event in cat(server.data)} == {str(n) for n in range(sent + 1)}
+
+
 def answers(server: Server, target: str) -> bool:
     with contextlib.suppress(OSError):
         return b" 200 " in server.get(target)

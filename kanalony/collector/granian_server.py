@@ -1,6 +1,8 @@
 """The collector under granian, whose own supervisor keeps the workers."""
 
+import logging
 import os
+import time
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,14 @@ from granian.http import HTTP1Settings
 from kanalony.settings import Settings, to_environment
 
 if TYPE_CHECKING:
+    from granian.server.mp import MPServer
+    from granian.server.mt import MTServer
+
     from kanalony.collector.app import Collector
 
+log = logging.getLogger("kanalony")
+
+RESTART_SECONDS = 0.5  # between the end of all workers and their start
 OVERLAP_SECONDS = 5  # between the start of a worker and the end of the one it replaces; it must listen by then
 STOP_SECONDS = 10  # how long stopping may take; granian loses a signal that comes while a worker starts
 
@@ -29,7 +37,21 @@ def create_granian_app() -> "Collector":
 def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> None:
     """Serve until SIGTERM or SIGINT. `backlog` connections may wait for a worker, which holds up to `connections`."""
     os.environ.update(to_environment(settings))  # for create_app() in its workers
-    Granian(
+    while True:
+        server = _server(settings, port, backlog, connections)
+        try:
+            server.serve()
+            return
+        except SystemExit:
+            # granian gives up when a worker dies twice in 5.5 s. A collector must come back: nobody sends again.
+            if server.interrupt_signal:
+                raise
+            log.error("a granian worker died twice within seconds; all workers are started again")
+            time.sleep(RESTART_SECONDS)
+
+
+def _server(settings: Settings, port: int, backlog: int, connections: int) -> "MPServer | MTServer":
+    return Granian(
         "kanalony.collector.granian_server:create_granian_app",
         factory=True,
         interface=Interfaces.WSGI,
@@ -44,4 +66,4 @@ def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> N
         respawn_interval=OVERLAP_SECONDS,
         workers_kill_timeout=STOP_SECONDS,
         log_enabled=False,
-    ).serve()
+    )
