@@ -63,8 +63,8 @@ class Fault:
 
 
 @contextlib.contextmanager
-def serving_with(fault: Fault, data: Path) -> Iterator[Server]:
-    command = [*fault.command, "serve", "--port", "0", "--journal-blocks", "4", "--data", str(data)]
+def serving_with(fault: Fault, data: Path, *options: str) -> Iterator[Server]:
+    command = [*fault.command, "serve", "--port", "0", "--journal-blocks", "4", "--data", str(data), *options]
     log = data.parent / "log"
     with log.open("wb") as output, started(command, stdout=output, stderr=output) as process:
         yield Server(process, data, log, 0)

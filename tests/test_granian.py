@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving import Load, Server, cat, keys_of, run, serving
+from tests.test_arbiter import Fault, serving_with
 
 GRANIAN = ("--server", "granian")
 
@@ -114,6 +115,42 @@ def test_granian_goes_on_when_a_worker_dies_again_and_again(tmp_path: Path) -> N
         assert sent >= 4, "each restart takes two deaths"
         assert server.stop() == 0
         assert {event["params"]["n"] for event in cat(server.data)} == {str(n) for n in range(sent + 1)}
+
+
+def test_granian_stops_when_it_is_asked_to_between_two_starts(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", *GRANIAN) as server:
+        while "all workers are started again" not in server.log.read_text():
+            for worker in server.workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+        assert server.stop() == 0
+
+
+def test_granian_starts_workers_again_when_no_process_can_be_had_for_a_while(tmp_path: Path) -> None:
+    fault = Fault(tmp_path, "os.fork")
+    with serving_with(fault, tmp_path / "data", *GRANIAN, "--workers", "2") as server:
+        old = server.workers()
+        fault.begin(11)
+        os.kill(old[0], signal.SIGKILL)
+        server.wait_for(lambda: fault.hits >= 2)
+        fault.end()
+        server.successors(old, 2)
+        server.wait_for(lambda: answers(server, "/collect"))
+        assert "cannot start a worker: [Errno 11]" in server.log.read_text()
+        assert server.stop() == 0
+
+
+def test_a_worker_of_granians_that_cannot_start_is_tried_again_and_told_in_a_line(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, *GRANIAN) as server:
+        (data / "quarantine").rmdir()
+        (data / "quarantine").touch()
+        os.kill(server.worker(), signal.SIGKILL)
+        server.wait_for(lambda: "worker not started: " in server.log.read_text())
+        (data / "quarantine").unlink()
+        server.wait_for(lambda: answers(server, "/collect"))
+        assert "Traceback" not in server.log.read_text()
+        assert server.stop() == 0
 
 
 def answers(server: Server, target: str) -> bool:

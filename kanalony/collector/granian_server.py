@@ -1,7 +1,10 @@
 """The collector under granian, whose own supervisor keeps the workers."""
 
+import contextlib
 import logging
+import multiprocessing
 import os
+import sys
 import time
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
@@ -10,6 +13,7 @@ from granian import Granian
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 
+from kanalony.errors import KanalonyError
 from kanalony.settings import Settings, to_environment
 
 if TYPE_CHECKING:
@@ -29,7 +33,11 @@ def create_granian_app() -> "Collector":
     """The application in one of granian's workers, which are processes of multiprocessing: those end without atexit."""
     from kanalony.collector.app import create_app
 
-    app = create_app(Settings())  # from the environment alone: no file can stop a worker from being replaced
+    try:
+        app = create_app(Settings())  # from the environment alone: no file can stop a worker from being replaced
+    except (KanalonyError, OSError) as error:
+        log.error("worker not started: %s; trying again", error)
+        sys.exit(1)
     Finalize(None, app.close, exitpriority=0)
     return app
 
@@ -47,7 +55,15 @@ def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> N
             if server.interrupt_signal:
                 raise
             log.error("a granian worker died twice within seconds; all workers are started again")
-            time.sleep(RESTART_SECONDS)
+        except OSError as error:  # no process can be had
+            log.error("cannot start a worker: %s; all workers are started again. Allow more processes", error)
+            with contextlib.suppress(SystemExit):
+                server.shutdown()  # type: ignore[no-untyped-call]
+            for child in multiprocessing.active_children():  # one that was to be replaced is not granian's any more
+                child.terminate()
+        time.sleep(RESTART_SECONDS)
+        if server.interrupt_signal:  # its handlers stay in place until the next one has its own
+            return
 
 
 def _server(settings: Settings, port: int, backlog: int, connections: int) -> "MPServer | MTServer":
