@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kanalony
-from tests.serving import Load, Server, cat, keys_of, run, serving
+from tests.serving import Load, cat, keys_of, run, serving
 
 
 def assert_kept(data: Path, load: Load) -> None:
@@ -26,7 +26,7 @@ def test_a_200_survives_kill_9_of_everything_under_load(tmp_path: Path, round_nu
     data = tmp_path / "data"
     with serving(data, "--workers", "2") as server:
         load = Load(server)
-        time.sleep(0.7 + 0.35 * round_number)
+        load.until(300 * (round_number + 1))
         server.kill()
         load.stop()
     assert_kept(data, load)  # as the crash left it
@@ -54,30 +54,17 @@ def test_recover_seals_what_a_crash_left(tmp_path: Path) -> None:
     assert run("recover", "--data", data).stdout == "0 dead workers adopted, 0 journals in use by running workers\n"
 
 
-def worker_of(server: Server) -> int:
-    """Its only worker, once there is only one: a dead one may still be among them, or none be started yet."""
-    pids: list[int] = []
-
-    def is_alone() -> bool:
-        nonlocal pids
-        pids = server.workers()
-        return len(pids) == 1
-
-    server.wait_for(is_alone)
-    return pids[0]
-
-
 def test_a_worker_killed_alone_is_replaced_and_its_journal_adopted_while_serving(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data) as server:
         load = Load(server)
         for _ in range(3):
-            time.sleep(0.5)
-            victim = worker_of(server)
+            load.until(len(load.acked) + 300)
+            victim = server.worker()
             os.kill(victim, signal.SIGKILL)
             server.wait_for(lambda victim=victim: set(server.workers()) - {victim})
             server.wait_for(server.answers)
-        time.sleep(0.5)
+        load.until(len(load.acked) + 300)
         load.stop()
         assert_kept(data, load)
         # Three dead workers' journals go, the live one's stays.
@@ -102,7 +89,7 @@ def test_reload_under_load_loses_and_refuses_nothing(tmp_path: Path) -> None:
     with serving(data, "--workers", "2") as server:
         before = set(server.workers())
         load = Load(server, limit=20_000)
-        time.sleep(0.5)
+        load.until(300)
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
         load.stop()
@@ -116,7 +103,7 @@ def test_sigterm_under_load_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, "--workers", "2") as server:
         load = Load(server, limit=20_000)
-        time.sleep(0.7)
+        load.until(300)
         assert server.stop() == 0
         load.stop()
     assert_kept(data, load)
@@ -141,7 +128,7 @@ def test_a_hung_worker_is_killed_and_replaced(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, "--heartbeat", "2") as server:
         assert b" 200 " in server.get("/collect?sessionId=before")
-        victim = worker_of(server)
+        victim = server.worker()
         os.kill(victim, signal.SIGSTOP)
         server.wait_for(lambda: set(server.workers()) - {victim})
         server.wait_for(server.answers)
@@ -153,7 +140,7 @@ def test_a_data_directory_deleted_under_a_worker_is_made_again(tmp_path: Path) -
     data = tmp_path / "data"
     with serving(data) as server:
         server.get("/collect?sessionId=before")
-        victim = worker_of(server)
+        victim = server.worker()
         gone = data.rename(tmp_path / "gone")  # at once: a worker that sees it half deleted makes files in it again
         shutil.rmtree(gone)
         server.wait_for(lambda: set(server.workers()) - {victim})
