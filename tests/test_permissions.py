@@ -106,6 +106,14 @@ def test_a_data_directory_of_other_modes_gets_the_right_ones_at_a_start(
     assert_private(root)
 
 
+def test_a_segment_that_was_open_when_a_group_came_is_readable_when_it_is_sealed(tmp_path: Path) -> None:
+    data = DataDirectory.for_collector(tmp_path / "data", [], None)
+    (data.open / "segment.lz4").touch(mode=0o600)
+    DataDirectory.for_collector(data.root, [], GROUP)
+    (data.open / "segment.lz4").rename(data.sealed / "segment.lz4")
+    assert_shared(data.root)
+
+
 def test_a_data_directory_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "data")
     (tmp_path / "data").mkdir()

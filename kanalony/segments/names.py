@@ -229,7 +229,8 @@ class DataDirectory:
         if stat.S_ISDIR(kind):
             path.chmod(mode & ~0o077 if path in self._locked_in() else mode)
         elif stat.S_ISREG(kind):
-            is_locked = path.suffix == ".lock" or path.parent in self._locked_in()
+            # An open segment keeps its mode when it is sealed; until then nobody gets into its directory.
+            is_locked = path.suffix == ".lock" or path.parent in (self.journal, self.address_keys)
             path.chmod(0o666 & (_PRIVATE if is_locked else mode))
 
     def _marked(self) -> bool:
