@@ -174,8 +174,7 @@ def test_an_idle_connection_keeps_neither_reload_nor_stop_waiting(tmp_path: Path
         assert b" 200 " in idle.recv(4096)
         (before,) = server.workers()
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for(lambda: set(server.workers()) - {before})
-        (replaced,) = set(server.workers()) - {before}
+        (replaced,) = server.wait_for(lambda: set(server.workers()) - {before})
         server.wait_for(lambda: len(list((data / "journal").glob("*.journal"))) == 2)
         time.sleep(3)  # the arbiter looks once a second whether the new one is ready, then has the old one retire
         # The one that retires still answers its connection, and is no reason not to replace one that dies.
