@@ -255,9 +255,11 @@ class Rollups:
             return
         log.warning(
             "the rollups of %s do not fit in the memory (%s): reports read its events, and it is tried again in an "
-            "hour; give more with --memory",
+            "hour; %s",
             datetime.fromtimestamp(hours[0] * 3600, UTC).strftime("%Y-%m-%dT%H:00Z"),
             problem,
+            # The engine keeps a tenth of the free room for others, and calls that being out of memory.
+            f"make room for {self._spill}" if "failed to offload" in problem else "give more with --memory",
         )
         self._retry_at = time.monotonic() + _RETRY_INTERVAL
         for change in changes.values():

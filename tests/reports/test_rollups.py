@@ -366,6 +366,24 @@ def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
     assert one(data, "view") == 6
 
 
+@pytest.mark.parametrize(
+    ("problem", "remedy"),
+    [
+        ("failed to allocate data of size 1.0 MiB (9.0 MiB/9.0 MiB used)", "give more with --memory"),
+        ("failed to offload data block of size 256.0 KiB (36.3 MiB/36.5 MiB used).", "make room for"),
+    ],
+)
+def test_an_hour_that_is_left_out_is_logged_with_what_it_lacks(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: str, remedy: str
+) -> None:
+    def load(*_: Any) -> None:
+        raise duckdb.OutOfMemoryException(f"Out of Memory Error: {problem}")
+
+    monkeypatch.setattr(Rollups, "_load", load)
+    store(data, *session(NOON, 6))
+    assert remedy in caplog.text
+
+
 def hours_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, *hours: str) -> None:
     """Every attempt to compute one of these hours takes more memory than there is; late, when others have rows."""
     real = rollups._aggregate
