@@ -116,7 +116,10 @@ def test_a_chart_over_time_and_bars_otherwise(small: DataDirectory) -> None:
     assert "a chart needs a dimension" in report(small, "--metrics", "play", "--chart").stderr
 
 
-COMPACT = "to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes."
+COMPACT = (
+    "to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes. "
+    "After a crash, start the collector or run `kanalony recover`."
+)
 
 
 @pytest.mark.parametrize("form", ["table", "chart", "csv", "json", "parquet"])
@@ -192,7 +195,8 @@ def test_old_numbers_say_what_is_not_in_them(data: DataDirectory) -> None:
 
 def test_numbers_are_shown_though_what_waits_cannot_be_counted(data: DataDirectory) -> None:
     store(data, event(NOON, 3))
-    (data.lake / FILE_NAME).write_text("no entry\n")
+    record = data.lake / FILE_NAME
+    record.write_text(f"no entry\n{record.read_text()}")  # the last line is what a report needs
     done = report(data, "--metrics", "play")
     assert (done.returncode, done.stdout.split()[-1]) == (0, "1")
     assert "cannot count the requests that wait to be compacted" in done.stderr
