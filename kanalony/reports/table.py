@@ -38,7 +38,10 @@ def _wait(waiting: int | None) -> list[str]:
     if not waiting:
         return []
     requests = "1 request waits" if waiting == 1 else f"{waiting:,} requests wait"
-    return [f"{requests} to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes."]
+    return [
+        f"{requests} to be compacted: keep `kanalony compact --every 60s` running, and allow two minutes. "
+        "After a crash, start the collector or run `kanalony recover`."
+    ]
 
 
 def _plain(text: str, widest: int) -> str:

@@ -192,7 +192,8 @@ export function scopeText({ start, end }, zone) {
 export function waitingText({ waiting }) {
   if (!waiting) return "";
   const requests = waiting === 1 ? "1 request waits" : `${show(waiting, "count")} requests wait`;
-  return `${requests} to be compacted: keep “kanalony compact --every 60s” running, and allow two minutes.`;
+  const how = "keep “kanalony compact --every 60s” running, and allow two minutes";
+  return `${requests} to be compacted: ${how}; after a crash, start the collector or run “kanalony recover”.`;
 }
 
 /** Says in words that there is nothing, why, and what might help. */
