@@ -1,5 +1,6 @@
 """Who may read what kanalony makes, and that nobody else can hold its locks."""
 
+import asyncio
 import contextlib
 import fcntl
 import grp
@@ -221,3 +222,14 @@ def test_every_directory_that_is_made_for_the_data_is_durable(tmp_path: Path, mo
     data = DataDirectory.writable(tmp_path / "a" / "b" / "data")
     made = (data.root, data.root.parent, data.root.parent.parent, data.journal, data.open)
     assert {path.parent for path in made} <= set(synced)
+
+
+def test_a_member_of_the_group_is_not_shown_what_waits(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = pytest.importorskip("kanalony.reports.api")
+
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError
+
+    assert asyncio.run(api._Counted(data).get()) == 0
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert asyncio.run(api._Counted(data).get()) is None

@@ -163,18 +163,21 @@ class _Counted:
     def __init__(self, data: DataDirectory) -> None:
         self._waiting = Waiting(data)
         self._alone = asyncio.Lock()
-        self._count = 0
+        self._count: int | None = 0
         self._until = 0.0
 
-    async def get(self) -> int:
-        """Raises StorageError or FormatError when it cannot be counted."""
+    async def get(self) -> int | None:
+        """None when this user may not read the journals, as a member of a group that only reads what is sealed. Raises
+        StorageError or FormatError when it cannot be counted."""
         async with self._alone:
             begin = time.monotonic()
             if begin >= self._until:
                 try:
                     self._count = await to_thread.run_sync(self._waiting.count)
                 except (WrongUse, OSError) as error:
-                    raise StorageError(str(error), getattr(error, "hint", "")) from error
+                    if not isinstance(error.__cause__ or error, PermissionError):
+                        raise StorageError(str(error), getattr(error, "hint", "")) from error
+                    self._count = None
                 end = time.monotonic()
                 self._until = end + max(_COUNT_INTERVAL, (end - begin) / _COUNT_SHARE)
             return self._count
