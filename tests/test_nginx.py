@@ -91,3 +91,13 @@ def test_headers_above_what_has_room_are_refused_and_below_it_stored(target: Tar
     stored = [event["params"].get("key") for event in cat(target.server.data)]
     assert f"{name}-{room}" in stored
     assert f"{name}-{room + 1}" not in stored
+
+
+def test_a_preflight_for_as_many_headers_as_there_is_room_for_is_granted(target: Target) -> None:
+    origin, name = "https://videos.example", "Access-Control-Request-Headers"
+    names = "x" * (HEADERS_ROOM - len("t") - len(origin))
+    preflight = [f"Origin: {origin}", "Access-Control-Request-Method: POST"]
+    status, head = send(target, "OPTIONS /collect", *preflight, f"{name}: {names}")
+    assert status in ("200", "204")
+    assert f"access-control-allow-headers: {names}" in head
+    assert send(target, "OPTIONS /collect", *preflight, f"{name}: {names}x")[0] == "431"
