@@ -40,6 +40,8 @@ _GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when
 _READ_AT_START = ("host", "port", "server")
 _SECRET = ("api_key",)
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))  # of times: their seconds, from the longest on
+_GUARDED_STARTS = {"data_": "data", "redact": "redact", "anonymi": "anonymize_ip"}
+_CLUSTER_NAME = re.compile(r"_service_(host|port.*)$|_port(_\d+_(tcp|udp|sctp).*)?$")  # what Kubernetes sets
 _RESEMBLANCE = 0.7  # of an unknown variable to an option; SERVICE_PORT, which Kubernetes sets, resembles server by 0.67
 
 
@@ -416,8 +418,11 @@ def _check_environment() -> None:
     unknown = {name: name.upper().removeprefix("KANALONY_").lower() for name in prefixed}
     unknown = {name: option for name, option in unknown.items() if option not in Settings.model_fields}
     for name, option in unknown.items():
-        for near in difflib.get_close_matches(option, Settings.model_fields, 1, _RESEMBLANCE):
-            raise WrongUse(f"{name} is no option", f"did you mean KANALONY_{near.upper()}?")
+        near = difflib.get_close_matches(option, Settings.model_fields, 1, _RESEMBLANCE)
+        if not _CLUSTER_NAME.search(option):  # of privacy and the data directory, the beginning is enough
+            near += [guarded for start, guarded in _GUARDED_STARTS.items() if option.startswith(start)]
+        if near:
+            raise WrongUse(f"{name} is no option", f"did you mean KANALONY_{near[0].upper()}?")
     if unknown:
         log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
 

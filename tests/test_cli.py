@@ -174,7 +174,20 @@ def test_a_settings_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None
     assert_told(run("serve", cwd=tmp_path), "kanalony.toml cannot be read: Permission denied")
 
 
-@pytest.mark.parametrize("name", ["REDCAT", "redacted", "ANONYMISE_IP", "PROT", "DATADIR", "WORKER"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REDCAT",
+        "redacted",
+        "REDACT_NAMES",
+        "ANONYMISE_IP",
+        "ANONYMIZE_ADDRESSES",
+        "PROT",
+        "DATADIR",
+        "DATA_PATH",
+        "WORKER",
+    ],
+)
 def test_a_misspelt_variable_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -187,6 +200,7 @@ def test_what_cluster_managers_set_is_no_misspelt_variable(
 ) -> None:
     monkeypatch.setenv("KANALONY_DATA", str(data.root))
     names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP"]
+    names += ["DATA_SERVICE_HOST", "DATA_PORT", "DATA_PORT_80_TCP_ADDR"]  # of a service named kanalony-data
     names += ["PORT_8000_TCP", "PORT_8000_TCP_ADDR", "PORT_8000_TCP_PORT", "PORT_8000_TCP_PROTO"]
     for name in names:
         monkeypatch.setenv(f"KANALONY_{name}", "tcp://10.0.0.1:8000")

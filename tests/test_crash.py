@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -169,14 +168,20 @@ def test_cat_and_verify_run_while_segments_are_sealed(tmp_path: Path) -> None:
 
 def test_an_idle_connection_keeps_neither_reload_nor_stop_waiting(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with serving(data) as server, server.connect() as idle:
+    with serving(data) as server, server.connect(60) as idle, server.connect(60) as probe:
         idle.sendall(b"GET /collect?sessionId=idle-1 HTTP/1.1\r\nHost: t\r\n\r\n")
         assert b" 200 " in idle.recv(4096)
+
+        def is_retiring() -> bool:
+            probe.sendall(b"GET /robots.txt HTTP/1.1\r\nHost: t\r\n\r\n")
+            return b"Connection: close" in probe.recv(4096)
+
+        assert not is_retiring()
         (before,) = server.workers()
         server.process.send_signal(signal.SIGHUP)
         (replaced,) = server.wait_for(lambda: set(server.workers()) - {before})
         server.wait_for(lambda: len(list((data / "journal").glob("*.journal"))) == 2)
-        time.sleep(3)  # the arbiter looks once a second whether the new one is ready, then has the old one retire
+        server.wait_for(is_retiring)
         # The one that retires still answers its connection, and is no reason not to replace one that dies.
         os.kill(replaced, signal.SIGKILL)
         server.wait_for(lambda: set(server.workers()) - {before, replaced})

@@ -82,22 +82,32 @@ MEASURES: dict[str, Measure] = {
 }
 """Those that rollups have columns of. Times are µs, bitrates thousandths of kbps."""
 
-OTHER_TYPES = Measure(
-    "otherTypes", f"histogram(eventType) FILTER (eventType NOT IN ({_KNOWN}))", "", "MAP(BIGINT, BIGINT)"
-)
-"""How many events there were of each type that has no name."""
+OTHER_TYPES = "otherTypes"
+"""The column of rollups with the number of events of each type that has no name: a map."""
+
+MOST_OTHER_TYPE = 999
+"""The largest of them: each is an entry in a row, and strangers choose the numbers. Reports count larger ones from the
+events."""
+
+IS_OTHER_TYPE = f"eventType BETWEEN 0 AND {MOST_OTHER_TYPE} AND eventType NOT IN ({_KNOWN})"
+"""SQL for whether an event is of such a type."""
 
 
 def type_measure(number: int) -> Measure:
-    """How many events there were of a type that has no name. Its column in rollups is that of OTHER_TYPES."""
+    """How many events there were of a type that has no name. Rollups have it in OTHER_TYPES."""
     return _count(f"type{number}", f"eventType = {number}")
+
+
+def is_in_rollups(measure: Measure) -> bool:
+    """Whether rollups have a measure."""
+    return measure.name in MEASURES or int(measure.name.removeprefix("type")) <= MOST_OTHER_TYPE
 
 
 def stored_as(measure: Measure) -> str:
     """The SQL that a rollup has a measure under."""
     if measure.name in MEASURES:
         return measure.name
-    return f"coalesce({OTHER_TYPES.name}[{measure.name.removeprefix('type')}], 0)"
+    return f"coalesce({OTHER_TYPES}[{measure.name.removeprefix('type')}], 0)"
 
 
 MOST_BYTES = 1024

@@ -26,6 +26,7 @@ from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record
 from kanalony.aggregate.measures import (
     EVENTS,
+    IS_OTHER_TYPE,
     LOOK_AHEAD,
     LOOK_BEHIND,
     MEASURES,
@@ -63,7 +64,7 @@ _ROW_GROUP = 64 << 10  # rows
 _FETCHED = 2048  # rows that are taken from the engine at a time: some KiB each when their values are long
 _RETRY_INTERVAL = 3600.0  # seconds until an hour that did not fit in the memory is tried again
 _PENDING_SIZE = 8 << 20  # bytes of a rollup's rows that wait for others of their day
-_BASE = 192 << 20  # bytes that a run takes without any rows
+_BASE = 224 << 20  # bytes that a run takes without any rows
 _RETENTION_HOURS = 1  # how long readers of an older version find its files: the current hour's are replaced every run
 _VACUUM_COMMITS = 60
 
@@ -78,14 +79,14 @@ class Rollup(NamedTuple):
     @property
     def schema(self) -> pa.Schema:
         """The columns of its table."""
-        kinds = {"BIGINT": pa.int64(), "BIGINT[]": pa.list_(pa.int64()), OTHER_TYPES.kind: pa.map_(*[pa.int64()] * 2)}
+        kinds = {"BIGINT": pa.int64(), "BIGINT[]": pa.list_(pa.int64())}
         return pa.schema(
             [
                 pa.field(PARTITION, pa.date32()),
                 pa.field(TIME, pa.timestamp("us", "UTC")),
                 *(pa.field(name, pa.string()) for name in self.dimensions),
                 *(pa.field(measure.name, kinds[measure.kind]) for measure in MEASURES.values()),
-                pa.field(OTHER_TYPES.name, kinds[OTHER_TYPES.kind]),
+                pa.field(OTHER_TYPES, pa.map_(pa.int64(), pa.int64())),
                 *([pa.field(SKETCH, pa.binary())] if self.has_sketch else []),
             ]
         )
@@ -187,7 +188,8 @@ class Rollups:
         if touched is not None and is_due:
             touched = touched | gaps
         try:
-            return self._recompute(lake, touched, set() if is_due else gaps, progress)
+            stay_out = set() if is_due or touched is None else gaps
+            return self._recompute(lake, touched, stay_out, progress)
         except duckdb.Error as error:
             message = str(error).splitlines()[0]
             if is_disk_full(error):
@@ -479,12 +481,12 @@ def _chunks(hours: list[int], counts: dict[int, int], most: int) -> Iterator[lis
 
 
 def _aggregate(engine: duckdb.DuckDBPyConnection, rollup: Rollup, since: int) -> Iterator[pa.Table]:
-    """The rows of a rollup for the events that were loaded, sorted, some at a time."""
+    """The rows of a rollup for the events that were loaded, sorted, some at a time. Other types are grouped first:
+    the memory of the aggregate histogram() is not counted, so that types from strangers would exceed the limit."""
     length = rollup.seconds * 1_000_000
-    measures = [*MEASURES.values(), OTHER_TYPES]
-    sums = ", ".join(f"{measure.raw}::{measure.kind} AS {measure.name}" for measure in measures)
+    sums = ", ".join(f"{measure.raw}::{measure.kind} AS {measure.name}" for measure in MEASURES.values())
     names = ", ".join(f"of_{name} AS {name}" for name in rollup.dimensions)
-    columns = [TIME, *rollup.dimensions, *(measure.name for measure in measures)]
+    columns = [TIME, *rollup.dimensions, *MEASURES, OTHER_TYPES]
     sketched = ""
     if rollup.has_sketch:
         columns.append(SKETCH)
@@ -498,13 +500,20 @@ LEFT JOIN (
     found = engine.sql(f"""
 WITH
 named AS (SELECT DISTINCT {rollup.name} AS number, {names} FROM combinations),
-sums AS (
-  SELECT t // {length} * {length} AS micros, {rollup.name} AS number, {sums}
+events AS NOT MATERIALIZED (
+  SELECT *, t // {length} * {length} AS micros, {rollup.name} AS number
   FROM facts JOIN (SELECT {ROLLUPS[0].name} AS combination, * FROM combinations) USING (combination)
-  WHERE t >= {since} GROUP BY ALL
+  WHERE t >= {since}
+),
+sums AS (SELECT micros, number, {sums} FROM events GROUP BY ALL),
+types AS (SELECT micros, number, eventType, count(*) AS times FROM events WHERE {IS_OTHER_TYPE} GROUP BY ALL),
+others AS (
+  SELECT micros, number, map(list(eventType), list(times)) AS {OTHER_TYPES}
+  FROM types GROUP BY ALL
 )
 SELECT {", ".join(columns).replace(TIME, f"make_timestamptz(micros) AS {TIME}", 1)}
-FROM sums JOIN named USING (number) {sketched} ORDER BY {order}""").to_arrow_reader(_FETCHED)
+FROM sums JOIN named USING (number) LEFT JOIN others USING (micros, number) {sketched}
+ORDER BY {order}""").to_arrow_reader(_FETCHED)
     schema = pa.schema([field for field in rollup.schema if field.name != PARTITION])
     for batch in found:
         rows = pa.Table.from_batches([batch])

@@ -28,6 +28,7 @@ class Waiting:
     def _forget(self, file: int) -> None:
         self._file = file  # the record's inode
         self._read = 0  # bytes of it
+        self._last = 0  # the last batch in it
         self._complete: set[Identity] = set()
         self._covered = Coverage()
 
@@ -57,18 +58,21 @@ class Waiting:
                 file.seek(self._read)
                 for line in file:
                     if not line.endswith(b"\n"):
-                        return
+                        break
                     entry = _ENTRY.validate_json(line)
                     if entry.batch > committed:
-                        return
+                        break
                     self._read += len(line)
                     self._note(entry)
         except FileNotFoundError:
             self._forget(0)
         except ValueError as error:
             raise FormatError(f"{path} cannot be read: a line is no entry", "see `kanalony ledger`") from error
+        if self._last != committed:
+            raise FormatError(f"{path} does not hold batch {committed}, which the lake has", "see `kanalony ledger`")
 
     def _note(self, entry: Entry) -> None:
+        self._last = entry.batch
         ranges = entry.ranges
         if entry.complete:
             self._complete.add(entry.identity)

@@ -32,6 +32,7 @@ from kanalony.aggregate.measures import (
     Measure,
     bounded,
     facts,
+    is_in_rollups,
     stored_as,
 )
 from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
@@ -436,7 +437,8 @@ class _Statement:
         """SQL for sums of measures by the dimensions, and by further columns of rollups, from the cheapest tables; more
         than one row for the same dimensions where there is more than one table."""
         parts = []
-        for source in self._tables.cheapest(self._span, self._columns(*more), longest):
+        columns = self._columns(*more) + [None] * any(not is_in_rollups(measure) for measure in measures)
+        for source in self._tables.cheapest(self._span, columns, longest):
             aggregates = [
                 f"{measure.rolled if source.rollup else measure.raw} AS {measure.name}" for measure in measures
             ]

@@ -59,6 +59,15 @@ def huge_agents(requests: int) -> Iterator[Sent]:
         yield Sent(NOON + number * SECOND, b"eventType=99&partnerId=5&sessionId=a%d" % number, user_agent=agent)
 
 
+def types_of_their_own(requests: int) -> Iterator[Sent]:
+    """Small events, each of a type that no other has and that has no name."""
+    for number in range(requests):
+        types = range(number * 30_000 + 1000, (number + 1) * 30_000 + 1000)
+        body = gzip.compress(json.dumps([{"eventType": kind} for kind in types]).encode(), 1)
+        query = b"partnerId=5&sessionId=t%d" % number
+        yield Sent(NOON + number * SECOND, query, body, content_encoding=b"gzip")
+
+
 def everything() -> Iterator[Sent]:
     for name in ("entryId", "sessionId", "userId", "ks", "other"):
         yield from one_huge_value(name, 1)
@@ -76,6 +85,7 @@ LOADS: dict[str, Callable[[], Iterator[Sent]]] = {
     "unknown parameter": lambda: one_huge_value("whatever", 8),
     "user agent": lambda: huge_agents(30),
     "every value its own": lambda: values_of_their_own(8_000),
+    "every type its own": lambda: types_of_their_own(20),
     "170,000 names": lambda: names_of_their_own(6),
     "an hour of everything": everything,
 }

@@ -133,7 +133,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataDirectory, list[r
     with maxminddb.open_database(root / "places.mmdb") as geoip:
         for worker, part in ((1, prompt[:120_000]), (2, prompt[120_000:]), (3, late)):
             seal(data, (part[start : start + 2000] for start in range(0, len(part), 2000)), worker=worker)
-            assert roll_up(data, geoip=geoip)
+            assert roll_up(data, geoip=geoip, memory=512 << 20)
     return data, reference.read([(once.at, once.query.decode(), told) for once, told in sent])
 
 

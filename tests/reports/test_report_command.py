@@ -193,6 +193,15 @@ def test_old_numbers_say_what_is_not_in_them(data: DataDirectory) -> None:
     assert elsewhere[-1] == f"3 requests wait {COMPACT}"
 
 
+def test_what_waits_is_not_counted_without_the_record_of_the_lake(data: DataDirectory) -> None:
+    store(data, event(NOON, 3))
+    (data.lake / FILE_NAME).unlink()
+    done = report(data, "--metrics", "play")
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "1")
+    assert "cannot count the requests that wait to be compacted" in done.stderr
+    assert "requests wait" not in done.stdout
+
+
 def test_numbers_are_shown_though_what_waits_cannot_be_counted(data: DataDirectory) -> None:
     store(data, event(NOON, 3))
     record = data.lake / FILE_NAME

@@ -233,6 +233,17 @@ def test_days_that_are_over_have_one_file_and_todays_hours_one_each(data: DataDi
     assert one(data, "view") == 6 + len(hours)
 
 
+def test_types_without_a_name_are_in_rollups_up_to_999_and_larger_ones_are_counted_from_the_events(
+    data: DataDirectory,
+) -> None:
+    kinds = [6, 6, 999, 1000, 1000, 1000, 10**17]
+    store(data, *(event(START + n * SECOND, kind, eventIndex=n) for n, kind in enumerate(kinds)))
+    for names, tables in (("6 999 view", ["hour"]), ("1000", ["events"]), (f"6 999 1000 {10**17}", ["events"])):
+        answer = ask(data, names)
+        assert answer["tables"] == tables
+        assert list(answer["totals"].values()) == [kinds.count(int(n)) if n != "view" else 0 for n in names.split()]
+
+
 def test_rollups_of_earlier_versions_are_removed_once_there_are_new_ones(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
