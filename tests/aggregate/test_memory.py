@@ -120,5 +120,5 @@ def test_hostile_values_take_no_more_memory_than_is_given(data: DataDirectory, l
     assert most <= MEMORY
     assert "WARNING" not in log
     assert_balanced(data, rows=events)
-    asked = ask(data, "view uniqueVideos", "hour partner")
-    assert (asked["totals"]["view"], asked["tables"]) == (events, ["hour"])
+    asked = ask(data, "events uniqueVideos", "hour partner")
+    assert (asked["totals"]["events"], asked["tables"]) == (events, ["hour"])
