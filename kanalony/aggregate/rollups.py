@@ -298,7 +298,7 @@ class Rollups:
         combination of dimensions, hour and session; `combinations` with each of dimensions, by a number; `facts` with
         each event, which has that number.
 
-        Numbers instead of texts take half the time (9.1 to 4.5 µs an event, `python -m benchmarks compact`).
+        Numbers instead of texts took half the time (9.1 to 4.5 µs an event, `python -m benchmarks compact`).
         """
         names = {"files": with_all_columns(files, self._spill)}
         dimensions = ", ".join(f"{sql} AS of_{name}" for name, sql in RAW_DIMENSIONS.items())
