@@ -64,7 +64,7 @@ class Journal:
         except OSError as error:
             raise StorageError(f"{young} cannot be made: {os.strerror(error.errno or 0)}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)  # whoever has it looks for files that dead workers left unfinished,
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # its holder looks for files that dead workers left unfinished,
             if self.is_deleted():  # and takes this one for one of these
                 raise FileNotFoundError(errno.ENOENT, "deleted while it was made", str(young))
             os.posix_fallocate(self._file.fileno(), 0, size)
