@@ -158,7 +158,7 @@ class Table:
 
     @property
     def id(self) -> str:
-        """The table's id, which no other table has, one made anew in the same place included."""
+        """The table's id. A new table in the same place has another one."""
         return str(self._table.metadata().id)
 
     @property

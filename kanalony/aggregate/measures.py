@@ -189,7 +189,7 @@ the last event with a playTimeSum and the last view."""
 
 
 def _in_sequences(source: str, wanted: Collection[str]) -> str:
-    """SQL that adds to events their measures of play sequences, those that are wanted."""
+    """SQL that adds the wanted measures of play sequences to events."""
     overtaking = range(OVERTAKEN_BY, 0, -1)  # the earliest first
     lags = [f"lag({name}, {n}) OVER received AS {name}_{n}" for n in overtaking for name in ("t", "i")]
     largest = f"greatest({', '.join(f'i_{n}' for n in overtaking)})"
