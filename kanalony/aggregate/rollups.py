@@ -176,8 +176,8 @@ class Rollups:
     def refresh(self, lake: Lake, record: Record, progress: Callable[[int, int], object] = lambda *_: None) -> int:
         """Recompute the hours that were touched since, and drop what is too old. Returns the number of these hours.
         `progress` gets the hours done and the hours in all. An hour that does not fit in the memory is logged, left
-        out, and tried again an hour later. Raises StorageError when the disk refuses, FormatError when a file of the lake or of a
-        rollup cannot be read."""
+        out, and tried again an hour later. Raises StorageError when the disk refuses, FormatError when a file of the
+        lake or of a rollup cannot be read."""
         lag = min(table.number(_BATCH) for table in self._tables.values())
         gaps = {hour for table in self._tables.values() for hour in _gaps(table.files)} if lag else set()
         is_due = time.monotonic() >= self._retry_at
