@@ -69,6 +69,8 @@ bench-short: $(TOOLS)
 # The C headers under libFuzzer, and the compiled readers on damaged files, all with the address and undefined-behaviour sanitizers.
 # Needs clang and its runtime (Debian: clang, libclang-rt-dev). FUZZ_SECONDS is for each target, and for the readers.
 FUZZ_SECONDS ?= 120
+# Any number but 0 gives the same inputs each time, so that CI fails for what a change did and not for its luck.
+FUZZ_SEED ?=
 FUZZ_TARGETS := records query json columns redact
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer
 
@@ -81,7 +83,7 @@ fuzz: $(addprefix build/fuzz/,$(FUZZ_TARGETS)) fuzz-readers
 		echo "libFuzzer: $$target, $(FUZZ_SECONDS) s"; \
 		mkdir -p build/fuzz/corpus/$$target; \
 		build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-			-verbosity=0 -dict=fuzz/words.dict -artifact_prefix=build/fuzz/$$target- \
+			-seed=$(or $(FUZZ_SEED),0) -verbosity=0 -dict=fuzz/words.dict -artifact_prefix=build/fuzz/$$target- \
 			build/fuzz/corpus/$$target $$(ls -d fuzz/seeds/$$target 2>/dev/null); \
 	done
 
@@ -89,7 +91,7 @@ fuzz-readers: $(TOOLS)
 	@rm -rf build/sanitized/lib.*
 	CFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitized
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-		PYTHONPATH="$$(echo $(CURDIR)/build/sanitized/lib.*):$(CURDIR)" $(BIN)/python fuzz/readers.py --seconds $(FUZZ_SECONDS)
+		PYTHONPATH="$$(echo $(CURDIR)/build/sanitized/lib.*):$(CURDIR)" $(BIN)/python fuzz/readers.py --seconds $(FUZZ_SECONDS) $(FUZZ_SEED:%=--seed %)
 
 clean:
 	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

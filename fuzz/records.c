@@ -20,6 +20,14 @@ static size_t split_fields(const uint8_t *data, size_t size, span fields[FIELD_C
     return record_size(fields);
 }
 
+/* The search finds what reading at every offset finds first: `written` or, since the fuzzer learns to forge checksums, one before it. */
+static void first_valid_is_found(const uint8_t *block, size_t size, size_t written, uint32_t seed) {
+    record r;
+    size_t budget = 64 * size, first = 0;
+    while (first < written && !(record_read(block + first, size - first, seed, &r) && r.sequence > 6)) first++;
+    CHECK(record_find(block, 0, size, seed, 6, &budget, &r) == first);
+}
+
 static void written_is_read_back(const uint8_t *data, size_t size) {
     span fields[FIELD_COUNT];
     record r;
@@ -40,8 +48,7 @@ static void written_is_read_back(const uint8_t *data, size_t size) {
     }
     CHECK(!record_read(block + before, length - 1, seed, &r));
     CHECK(!record_read(block + before, length, record_seed(WORKER + 1), &r));
-    size_t budget = 64 * (before + length + after);
-    CHECK(record_find(block, 0, before + length + after, seed, 6, &budget, &r) == before);
+    first_valid_is_found(block, before + length + after, before, seed);
     block[before + size % length] ^= (uint8_t)(1 + size % 255);
     CHECK(!record_read(block + before, length, seed, &r));
     free(block);
