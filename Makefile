@@ -21,7 +21,7 @@ MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
 install: $(TOOLS)
 
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard ext/*)
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard kanalony/core/*.pyx kanalony/core/*.pxd kanalony/core/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
 		{ echo "kanalony needs Python 3.11 to 3.14; name one with make PYTHON=python3.13"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -74,9 +74,9 @@ FUZZ_SEED ?=
 FUZZ_TARGETS := records query json columns redact
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -O1 -g -fno-omit-frame-pointer
 
-build/fuzz/%: fuzz/%.c fuzz/check.h $(wildcard ext/*.h)
+build/fuzz/%: fuzz/%.c fuzz/check.h $(wildcard kanalony/core/*.h)
 	@mkdir -p build/fuzz
-	clang -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -fsanitize=fuzzer $(SANITIZERS) -Iext -o $@ $<
+	clang -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -fsanitize=fuzzer $(SANITIZERS) -Ikanalony/core -o $@ $<
 
 fuzz: $(addprefix build/fuzz/,$(FUZZ_TARGETS)) fuzz-readers
 	@set -e; for target in $(FUZZ_TARGETS); do \
@@ -94,4 +94,4 @@ fuzz-readers: $(TOOLS)
 		PYTHONPATH="$$(echo $(CURDIR)/build/sanitized/lib.*):$(CURDIR)" $(BIN)/python fuzz/readers.py --seconds $(FUZZ_SECONDS) $(FUZZ_SEED:%=--seed %)
 
 clean:
-	rm -rf .venv* build *.egg-info kanalony/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv* build *.egg-info kanalony/core/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,38 +1,23 @@
 """The compiled modules; everything else about the project stands in pyproject.toml."""
 
+from pathlib import Path
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-HEADERS = [
-    "ext/bytes.h",
-    "ext/crc32c.h",
-    "ext/record.h",
-    "ext/querystring.h",
-    "ext/json.h",
-    "ext/redact.h",
-    "ext/columns.h",
-    "ext/core.pxd",
-]
-
-NAMES = ("_columns", "_frames", "_journal", "_json", "_peer", "_querystring", "_redact", "_short_path")
+CORE = Path("kanalony/core")
 
 
-def extension(name: str) -> Extension:
+def extension(source: Path) -> Extension:
     return Extension(
-        f"kanalony.{name}",
-        [f"ext/{name}.pyx"],
-        include_dirs=["ext"],
-        depends=HEADERS,
+        f"kanalony.core.{source.stem}",
+        [str(source)],
+        include_dirs=[str(CORE)],
+        depends=sorted(str(path) for pattern in ("*.h", "*.pxd") for path in CORE.glob(pattern)),
         define_macros=[("_GNU_SOURCE", None)],  # memmem
         # Two pointers that were just stored must not be loaded as one vector: that waits until both are in the cache.
         extra_compile_args=["-O3", "-fno-tree-slp-vectorize"],
     )
 
 
-setup(
-    ext_modules=cythonize(
-        [extension(name) for name in NAMES],
-        build_dir="build/cython",
-        include_path=["ext"],  # where core.pxd is
-    )
-)
+setup(ext_modules=cythonize([extension(path) for path in sorted(CORE.glob("*.pyx"))], build_dir="build/cython"))

@@ -132,8 +132,7 @@ def build(python: Interpreter, work: Path) -> tuple[Path, Path]:
         held = {name.partition("/")[2] for name in archive.getnames()}
     needed = {
         str(path.relative_to(sources))
-        for folder in ("kanalony", "ext")
-        for path in (sources / folder).rglob("*")
+        for path in (sources / "kanalony").rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     }
     if needed - held:
@@ -240,7 +239,7 @@ def try_python(python: Interpreter, sdist: Path, wheel: Path | None, work: Path,
 
 def test_core(environment: Path, sources: Path, folder: Path) -> None:
     """The tests of the compiled modules, against those of the wheel: the package is not beside them."""
-    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("kanalony", "ext"))
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("kanalony"))
     run(environment / "bin/pip", "install", "pytest", "hypothesis", "polars", seconds=PIP_SECONDS, cwd=folder)
     tests = ("tests/core", "tests/aggregate/test_columns.py")
     run(environment / "bin/python", "-m", "pytest", "-q", "-x", *tests, seconds=PIP_SECONDS, cwd=folder)

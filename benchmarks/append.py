@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.outcome import Outcome, workspace
-from kanalony._frames import crc32c
-from kanalony._journal import HEADER_SIZE, Blocks
-from kanalony._querystring import tokenize
+from kanalony.core.frames import crc32c
+from kanalony.core.journal import HEADER_SIZE, Blocks
+from kanalony.core.querystring import tokenize
 from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store

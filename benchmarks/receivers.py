@@ -67,7 +67,7 @@ def _nginx(buffer: str) -> Callable[[Path, int], list[str]]:
 
 def _prototype(work: Path, port: int) -> list[str]:
     program = work / "prototype"
-    options = ["-O3", "-D_GNU_SOURCE", f"-I{_PEERS.parent.parent / 'ext'}", "-o", str(program)]
+    options = ["-O3", "-D_GNU_SOURCE", f"-I{_PEERS.parent.parent / 'kanalony' / 'core'}", "-o", str(program)]
     subprocess.run([_program("gcc"), *options, str(_PEERS / "prototype.c")], check=True)
     return [str(program), str(port), "records"]
 

@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import kanalony._journal
-from kanalony._frames import build_prefix, crc32c
-from kanalony._journal import scan_block
-from kanalony._json import members
-from kanalony._querystring import event_type, parse, tokenize
-from kanalony._redact import Redactor
+import kanalony.core.journal
 from kanalony.aggregate.columns import Columns
 from kanalony.bodies import read_body, read_events
+from kanalony.core.frames import build_prefix, crc32c
+from kanalony.core.journal import scan_block
+from kanalony.core.json import members
+from kanalony.core.querystring import event_type, parse, tokenize
+from kanalony.core.redact import Redactor
 from kanalony.errors import FormatError
 from kanalony.segments.check import check_paths
 from kanalony.segments.names import DataDirectory
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="repeat a run that failed; printed at the start")
     arguments = parser.parse_args()
     seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
-    module = Path(kanalony._journal.__file__)
+    module = Path(kanalony.core.journal.__file__)
     if b"__asan_report" not in module.read_bytes():
         sys.exit(f"{module} is built without sanitizers: run this by make fuzz-readers")
     print(f"seed {seed}", flush=True)

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kanalony._json import members, split
-from kanalony._querystring import parse
+from kanalony.core.json import members, split
+from kanalony.core.querystring import parse
 from kanalony.segments.reader import Request
 
 Parameters = list[tuple[bytes, bytes]]

@@ -10,8 +10,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from kanalony._frames import OTHER_TYPE, parse_header
 from kanalony.collector.app import Collector, create_app
+from kanalony.core.frames import OTHER_TYPE, parse_header
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
@@ -33,7 +33,7 @@ def app(settings: Settings) -> Iterator[Collector]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_short_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
+def test_the_fast_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
     asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
     short = call(app, **asked)
     full = call(app.falcon, **asked)

@@ -27,9 +27,14 @@ exec(compile(open("setup.py").read(), "setup.py", "exec"))
 def test_the_sdist_holds_every_source_stub_and_page(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LIST_SDIST, tmp_path], cwd=ROOT, check=True, capture_output=True, timeout=60)
     held = set((tmp_path / "kanalony.egg-info" / "SOURCES.txt").read_text().splitlines())
-    files = [path for folder in ("kanalony", "ext") for path in (ROOT / folder).rglob("*.*")]
+    files = (ROOT / "kanalony").rglob("*.*")
     sources = {str(path.relative_to(ROOT)) for path in files if path.suffix not in (".so", ".pyc")}
-    assert {"ext/_journal.pyx", "ext/core.pxd", "ext/record.h", "kanalony/_journal.pyi"} <= sources
+    assert {
+        "kanalony/core/journal.pyx",
+        "kanalony/core/headers.pxd",
+        "kanalony/core/record.h",
+        "kanalony/core/journal.pyi",
+    } <= sources
     assert {"kanalony/py.typed", "kanalony/reports/dashboard/index.html"} <= sources
     assert sources - held == set()
     assert {name for name in held if name.endswith((".so", ".c", ".pyc"))} == set()

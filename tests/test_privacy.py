@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.redact import empty_blocks
-from kanalony._redact import Redactor
 from kanalony.bodies import read_events
 from kanalony.collector.app import Collector, create_app
 from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
+from kanalony.core.redact import Redactor
 from kanalony.errors import WrongUse
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request

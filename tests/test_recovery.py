@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kanalony._frames import crc32c
+from kanalony.core.frames import crc32c
 from kanalony.errors import FormatError
 from kanalony.segments import writer
 from kanalony.segments.check import check_data

@@ -5,7 +5,7 @@ from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
-from kanalony._querystring import parse
+from kanalony.core.querystring import parse
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 from tests.serving import cat, run, serving
 

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import Buffer
 
-from kanalony._columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.bodies import Body, event_limit, read_body
+from kanalony.core.columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import worker_name
 from kanalony.segments.reader import Frame
 
 if TYPE_CHECKING:
-    from kanalony._columns import EventColumn
+    from kanalony.core.columns import EventColumn
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "binary": pa.binary()}
 WORDS = pa.dictionary(pa.int32(), pa.string())

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kanalony._columns import release_memory
 from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.dedupe import Duplicates, Prints
 from kanalony.aggregate.delta import drop_what_is_torn
@@ -28,6 +27,7 @@ from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of, read_lake
 from kanalony.aggregate.measures import touched_hours
+from kanalony.core.columns import release_memory
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory, open_lock, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 import falcon
 from falcon.routing import CompiledRouter
 
-from kanalony._short_path import ShortPath
 from kanalony.collector.clients import Cors, client_address
 from kanalony.collector.counts import Counts
 from kanalony.collector.privacy import forbid_core_dumps, private
@@ -24,6 +23,7 @@ from kanalony.collector.resources import (
     RobotsResource,
     TrackResource,
 )
+from kanalony.core.fast_path import FastPath
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.settings import Settings, load_settings
@@ -68,7 +68,7 @@ class Collector:
         self.falcon.set_error_serializer(_plain_text(paths))
         routes = {path: router.find(path) for path in paths}
         self._resources = {path: cast(TrackResource, route[0]) for path, route in routes.items() if route}
-        self.respond = ShortPath(self._resources, self._intake, self._respond)
+        self.respond = FastPath(self._resources, self._intake, self._respond)
         self._opening = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, TypeGuard
 
-from kanalony._peer import remote_address
+from kanalony.core.peer import remote_address
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 

@@ -15,10 +15,10 @@ import secrets
 import time
 from collections.abc import Callable
 
-from kanalony._redact import Redactor
 from kanalony.bodies import is_plain_form, read_body
 from kanalony.collector.clients import held_ipv4, parse_address
 from kanalony.collector.counts import Counts
+from kanalony.core.redact import Redactor
 from kanalony.segments.names import DataDirectory, sync_directory
 from kanalony.settings import Settings
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import falcon
 from falcon import mediatypes
 
-from kanalony._querystring import parse
 from kanalony.collector.clients import Cors, Headers
 from kanalony.collector.counts import Counts
+from kanalony.core.querystring import parse
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse

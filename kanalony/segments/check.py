@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kanalony._frames import OTHER_TYPE
-from kanalony._querystring import event_type
 from kanalony.bodies import Parameters, read_events
+from kanalony.core.frames import OTHER_TYPE
+from kanalony.core.querystring import event_type
 from kanalony.errors import FormatError, WrongUse
 from kanalony.segments.journal import JournalContents, is_in_use, read_journal
 from kanalony.segments.names import DataDirectory, is_sealed

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanalony._frames import VERSION, crc32c
-from kanalony._journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.core.frames import VERSION, crc32c
+from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory, worker_name
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import lz4.frame
 
-from kanalony._frames import (
+from kanalony.core.frames import (
     HEADER_SIZE_MAX,
     PREFIX_SIZE_MAX,
     PREFIX_START,

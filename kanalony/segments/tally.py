@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kanalony._frames import Prefix, Trailer
+from kanalony.core.frames import Prefix, Trailer
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lz4.frame
 
-from kanalony._frames import build_header, build_prefix, build_trailer, parse_prefix
+from kanalony.core.frames import build_header, build_prefix, build_trailer, parse_prefix
 from kanalony.segments.names import DataDirectory, SegmentName, sync_directory
 from kanalony.segments.tally import Tally
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import islice
 
-from kanalony._journal import build_record
+from kanalony.core.journal import build_record
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.viewers import SimulatedEvent

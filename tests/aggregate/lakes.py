@@ -9,11 +9,11 @@ from typing import Any
 
 import polars
 
-from kanalony._frames import crc32c
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import Rollups
+from kanalony.core.frames import crc32c
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 

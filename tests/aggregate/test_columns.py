@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kanalony._columns import release_memory
 from kanalony.aggregate.columns import SCHEMA, Columns
+from kanalony.core.columns import release_memory
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import DataDirectory
 from kanalony.simulate.viewers import simulate

@@ -87,7 +87,7 @@ def test_two_segments_in_one_file_are_never_less_than_nothing(data: DataDirector
 def test_a_prefix_that_announces_other_requests_than_there_are_is_damage(data: DataDirectory) -> None:
     import struct
 
-    from kanalony._frames import crc32c
+    from kanalony.core.frames import crc32c
 
     path = seal(data, [[sent(n) for n in range(5)]])
     content = path.read_bytes()

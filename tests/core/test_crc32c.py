@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanalony._frames import crc32c
+from kanalony.core.frames import crc32c
 
 # RFC 3720, appendix B.4, and the usual check value.
 VECTORS = [

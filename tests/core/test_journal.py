@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanalony._journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.segments.journal import Journal, parse_journal, read_journal
 from kanalony.segments.names import DataDirectory
 from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_spans, told

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kanalony._json import members, split
+from kanalony.core.json import members, split
 
 TEXT = st.text(max_size=20) | st.text(alphabet='"\\/\x1f\x7f\u2028é\ud800\U0001f3ac{}[]:, ', max_size=20)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT

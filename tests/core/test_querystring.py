@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kanalony._querystring import event_type, parse, tokenize
+from kanalony.core.querystring import event_type, parse, tokenize
 from tests.files import API_QUERY
 
 # Arbitrary text, and text made of the characters that matter.

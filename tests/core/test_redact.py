@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanalony._json import split
-from kanalony._querystring import parse
-from kanalony._redact import Redactor
+from kanalony.core.json import split
+from kanalony.core.querystring import parse
+from kanalony.core.redact import Redactor
 from tests.core.test_json import OBJECTS, spread
 
 KS = Redactor(["ks"], b"-")

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanalony._frames import OTHER_TYPE, build_header, build_prefix, crc32c, parse_header, parse_prefix, read_records
+from kanalony.core.frames import (
+    OTHER_TYPE,
+    build_header,
+    build_prefix,
+    crc32c,
+    parse_header,
+    parse_prefix,
+    read_records,
+)
 from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory, SegmentName
 from kanalony.segments.reader import Coverage, Segment

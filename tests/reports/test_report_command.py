@@ -16,8 +16,8 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 
-from kanalony._frames import TRAILER_SIZE
 from kanalony.aggregate.ledger import FILE_NAME
+from kanalony.core.frames import TRAILER_SIZE
 from kanalony.errors import WrongUse
 from kanalony.reports.clock import read_period
 from kanalony.segments.names import DataDirectory

@@ -18,7 +18,7 @@ cdef extern from "arpa/inet.h":
 cdef extern from "string.h":
     size_t strlen(const char *) noexcept nogil
 
-from core cimport (
+from kanalony.core.headers cimport (
     bytes_buffer, column, COLUMN_BINARY, column_fill, COLUMN_FLOAT, column_has_no_word, COLUMN_INT, column_put_bytes,
     column_put_u64, column_put_word, COLUMN_TEXT, COLUMN_WORDS, count_high, crc32c_setup, cursor, event_table,
     FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,

@@ -5,7 +5,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 
-from core cimport (
+from kanalony.core.headers cimport (
     cursor, json_next_member, json_next_object, json_objects, json_text, json_unescape, query_pair,
 )
 

@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from core cimport cursor, redact_json, redact_query, redact_spans
+from kanalony.core.headers cimport cursor, redact_json, redact_query, redact_spans
 
 
 cdef bytes _replaced(bytes text, size_t start, size_t end, redact_spans *spans, bytes replacement):

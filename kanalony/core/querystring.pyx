@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t
 
-from core cimport cursor, query_decode, query_event_type, query_next, query_pair
+from kanalony.core.headers cimport cursor, query_decode, query_event_type, query_next, query_pair
 
 
 cdef bytes _decode(const uint8_t *p, const uint8_t *end):

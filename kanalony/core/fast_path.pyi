@@ -18,7 +18,7 @@ class _Resource(Protocol):
     def answer_at(self, second: int) -> tuple[str, list[tuple[str, str]], bytes]: ...
     def refuse(self, environ: dict[str, Any], error: Exception | None) -> tuple[str, list[tuple[str, str]], bytes]: ...
 
-class ShortPath:
+class FastPath:
     """A WSGI application that stores plain GETs of the paths of `resources` and answers what their resource would;
     every other request is `otherwise`'s. Threads may share it."""
 

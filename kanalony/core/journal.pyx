@@ -22,7 +22,7 @@ cdef extern from "sys/mman.h":
     int msync(void *addr, size_t length, int flags) nogil
     int MS_SYNC
 
-from core cimport (
+from kanalony.core.headers cimport (
     FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,
     FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR, FIELD_USER_AGENT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record, record_commit, record_find, record_read,
     record_seed, record_size, record_write, span,

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from core cimport (
+from kanalony.core.headers cimport (
     EVENT_TYPE_OTHER, FIELD_COUNT, FIELD_QUERY, crc32c_by_table, crc32c_setup, extend_crc32c, get_u16, get_u32, get_u64, put_u16,
     put_u32, put_u64, query_event_type, record, record_read, record_seed,
 )

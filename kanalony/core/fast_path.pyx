@@ -45,7 +45,7 @@ cdef class _Route:
     cdef object body
 
 
-cdef class ShortPath:
+cdef class FastPath:
     cdef dict _routes
     cdef tuple _not_plain
     cdef object _intake, _otherwise

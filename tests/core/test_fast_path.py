@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kanalony._short_path import ShortPath
 from kanalony.collector.app import Collector, create_app
+from kanalony.core.fast_path import FastPath
 from kanalony.settings import Settings
 from tests.wsgi import SMALL, call, stored
 
@@ -104,7 +104,7 @@ def test_plain_gets_take_the_compiled_path_and_nothing_else_does(
         left.append(asked)
         return []
 
-    compiled = ShortPath(app._resources, app._intake, otherwise)
+    compiled = FastPath(app._resources, app._intake, otherwise)
     told: list[object] = []
     compiled({**GET, "REMOTE_ADDR": "192.0.2.7", **more}, lambda *answer: told.append(answer))
     assert (len(told), len(left)) == ((1, 0) if taken else (0, 1))

@@ -1,0 +1,1 @@
+"""The compiled core: records, frames, journals, query strings, JSON, redaction, columns."""
