@@ -241,7 +241,8 @@ def test_core(environment: Path, sources: Path, folder: Path) -> None:
     """The tests of the compiled modules, against those of the wheel: the package is not beside them."""
     shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("kanalony"))
     run(environment / "bin/pip", "install", "pytest", "hypothesis", "polars", seconds=PIP_SECONDS, cwd=folder)
-    tests = ("tests/core", "tests/aggregate/test_columns.py")
+    formats = (f"tests/segments/test_{name}.py" for name in ("format", "journal", "segments"))
+    tests = ("tests/core", *formats, "tests/aggregate/test_columns.py")
     run(environment / "bin/python", "-m", "pytest", "-q", "-x", *tests, seconds=PIP_SECONDS, cwd=folder)
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.load import free_port
 from benchmarks.outcome import Outcome
-from benchmarks.server import KANALONY, Server, serving, started
+from harness.server import KANALONY, Server, serving, started
 
 WAYS = ("meinheld", "granian", "nginx")
 GET = b"GET /collect?sessionId=abuse HTTP/1.1\r\nHost: t\r\n"

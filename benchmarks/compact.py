@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.outcome import Outcome, interleaved, workspace
-from benchmarks.server import KANALONY, run, started
+from harness.server import KANALONY, run, started
 from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger

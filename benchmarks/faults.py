@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.outcome import Outcome, workspace
-from benchmarks.server import KANALONY, Server, serving, started
+from harness.server import KANALONY, Server, serving, started
 
 MANY = 10_000_000  # more events than any round sends
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.server import started
+from harness.server import started
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 CONNECTIONS = 64

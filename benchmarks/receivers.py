@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.server import KANALONY
+from harness.server import KANALONY
 from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import decode_records

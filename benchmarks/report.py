@@ -11,7 +11,7 @@ import duckdb
 
 from benchmarks.compact import write_log
 from benchmarks.outcome import Outcome, workspace
-from benchmarks.server import run
+from harness.server import run
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.outcome import Outcome, workspace
-from benchmarks.server import run
 from benchmarks.traffic import traffic
+from harness.server import run
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment

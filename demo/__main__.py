@@ -19,7 +19,7 @@ import click
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from benchmarks.server import KANALONY, Server, run, serving, started
+from harness.server import KANALONY, Server, run, serving, started
 from kanalony.segments.names import DataDirectory
 from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import EXAMPLE_NETWORK, START, SimulatedEvent, simulate

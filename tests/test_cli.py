@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from harness.load import cat
+from harness.server import KANALONY, run
 from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import MARKER, DataDirectory
 from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.files import JournalFile, fields, journal_file, segment_file
-from tests.serving import KANALONY, cat, run
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -15,8 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.server import started
-from tests.serving import KANALONY, run, serving
+from harness.server import KANALONY, run, serving, started
 
 ROOT = Path(__file__).parent.parent
 OFFLINE_ONLY = (

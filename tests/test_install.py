@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 import kanalony
+from harness.server import run
 from kanalony.errors import WrongUse
 from kanalony.settings import Settings, check_meinheld
-from tests.serving import run
 
 ROOT = Path(__file__).parent.parent
 

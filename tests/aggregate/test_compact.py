@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from harness.server import KANALONY, run
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, compact, queries, rows, seal, sent
-from tests.serving import KANALONY, run
 
 
 def test_each_request_is_a_row_once_however_often_it_is_compacted(data: DataDirectory) -> None:

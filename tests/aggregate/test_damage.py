@@ -16,6 +16,7 @@ import lz4.frame
 import pytest
 from deltalake import DeltaTable
 
+from harness.server import run
 from kanalony.aggregate.columns import decompress
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
@@ -28,7 +29,6 @@ from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
 from tests.files import journal_file, new_journal
 from tests.reports.conftest import dashboard
-from tests.serving import run
 
 
 def test_what_is_damaged_goes_to_quarantine_and_the_rest_to_the_lake(data: DataDirectory) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from harness.server import run
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.delta import Table
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
@@ -17,7 +18,6 @@ from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, assert_balanced, compact, queries, rows, seal, sent
-from tests.serving import run
 
 STEPS: list[tuple[Any, str]] = [
     (Lake, "write"),

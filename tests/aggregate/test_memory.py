@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from harness.server import KANALONY
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, seal
 from tests.reports.asking import ask
-from tests.serving import KANALONY
 
 MEMORY = 512 << 20
 """The least that can be set."""

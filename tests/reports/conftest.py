@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.server import KANALONY
 from kanalony.aggregate.rollups import HOUR
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import PLAY, event, session, store
-from tests.serving import KANALONY
 
 
 @pytest.fixture(scope="session")

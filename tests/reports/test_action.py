@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import uvicorn
 
+from harness.server import run
 from kanalony.errors import StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.api import create_app
@@ -27,7 +28,6 @@ from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.reports.asking import ask, event, store
 from tests.reports.conftest import dashboard
-from tests.serving import run
 
 ACTION = {"service": "analytics", "action": "query"}
 

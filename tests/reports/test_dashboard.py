@@ -17,7 +17,7 @@ from selenium.webdriver.support.select import Select
 from kanalony.cli import main
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import seal
-from tests.chromium import WAIT, chromium
+from tests.collector.chromium import WAIT, chromium
 from tests.reports.asking import event, store
 from tests.reports.conftest import dashboard
 

@@ -16,6 +16,7 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 
+from harness.server import KANALONY, run
 from kanalony.aggregate.ledger import FILE_NAME
 from kanalony.core.frames import TRAILER_SIZE
 from kanalony.errors import WrongUse
@@ -24,7 +25,6 @@ from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.files import fields, journal_file
 from tests.reports.asking import ask, event, store
-from tests.serving import KANALONY, run
 
 NOON = "2026-06-01T12:00:00"
 

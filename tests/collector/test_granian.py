@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import Load, Server, cat, keys_of, run, serving
-from tests.test_arbiter import Fault, serving_with
+from harness.load import Load, cat, keys_of
+from harness.server import Server, run, serving
+from tests.collector.test_arbiter import Fault, serving_with
 
 GRANIAN = ("--server", "granian")
 

@@ -19,12 +19,12 @@ from benchmarks import append, ingest, load, report
 from benchmarks.compact import PEERS, write_log
 from benchmarks.outcome import Measurement, Outcome, interleaved
 from benchmarks.receivers import ALL, BARE, BUFFERED, WRITTEN, Receiver
-from benchmarks.server import started
 from benchmarks.traffic import to_get, to_json, to_post, traffic, write_requests
+from harness.server import started
 from kanalony.simulate.viewers import simulate
-from tests.serving import tool
+from tests.tools import tool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def catalogue(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import kanalony
-from tests.serving import Load, cat, keys_of, run, serving
+from harness.load import Load, cat, keys_of
+from harness.server import run, serving
 
 
 def assert_kept(data: Path, load: Load) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.abuse import Watch
-from benchmarks.server import started
+from harness.load import Load, cat, keys_of
+from harness.server import Server, serving, started
 from kanalony.segments.names import DataDirectory
 from tests.files import fields, new_journal
-from tests.serving import Load, Server, cat, keys_of, mounted, serving
+from tests.tools import mounted
 
 JOURNAL_BYTES = 4096 + 4 * ((1 << 20) + (96 << 10))  # of `serving`, which asks for four blocks
 

@@ -16,7 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.serving import Server, cat, run, serving
+from harness.load import cat
+from harness.server import Server, run, serving
 
 CHECKS = [
     not_a_server_error,
@@ -27,7 +28,7 @@ CHECKS = [
 ]
 EXAMPLES = 60  # for each operation and server
 
-schema = schemathesis.openapi.from_path(Path(__file__).parent.parent / "docs" / "openapi.yaml")
+schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.yaml")
 
 
 @pytest.fixture(scope="module", params=["meinheld", "granian"])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.abuse import Target, target_of
-from tests.serving import cat, tool
+from harness.load import cat
+from tests.tools import tool
 
 HEADERS_ROOM = 7_000  # bytes: docs/operations.md
 

@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.redact import empty_blocks
+from harness.load import cat
+from harness.server import serving
 from kanalony.bodies import read_events
 from kanalony.collector.app import Collector, create_app
 from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
@@ -27,8 +29,7 @@ from kanalony.errors import WrongUse
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request
 from kanalony.settings import Settings, SettingsReader, describe_reload
-from tests.serving import cat, serving
-from tests.wsgi import SMALL, call, stored
+from tests.collector.wsgi import SMALL, call, stored
 
 SECRET = "djJ8NTg1MjMxfHNlY3JldA"
 FOUR, SIX = "203.0.113.77", "2001:db8:1:2:3:4:5:6"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import KANALONY, Server, run, serving, tool
+from harness.server import KANALONY, Server, run, serving
+from tests.tools import tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,43 +1,12 @@
-"""What tests need of the real collector: events read back, and a load that knows what was acknowledged."""
+"""A load that records which events were acknowledged, and the events read back."""
 
-import contextlib
 import json
-import os
-import shutil
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from benchmarks.server import KANALONY, Server, run, serving
-
-__all__ = ["KANALONY", "Load", "Server", "cat", "keys_of", "mounted", "run", "serving"]
-
-
-def tool(name: str) -> str:
-    """The path of a command that `make test` does not install; without it the test is skipped, but not in CI."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the {name} command")
-    return path
-
-
-@contextlib.contextmanager
-def mounted(directory: Path, size: int) -> Iterator[Path]:
-    """A new file system of so many bytes; the test is skipped where that takes more rights than there are."""
-    directory.mkdir()
-    command = [tool("mount"), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run([tool("umount"), "--lazy", str(directory)], check=True)
+from harness.server import Server, run
 
 
 def cat(data: Path, *paths: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUERY = "/api_v3/index.php?service=analytics&action=query&metrics=events,play&dimensions=country"
 
 

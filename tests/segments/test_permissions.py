@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.server import run, serving
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments import names
 from kanalony.segments.names import DataDirectory
 from tests.files import fields, journal_file, segment_file
-from tests.serving import run, serving, tool
+from tests.tools import tool
 
 NOBODY = 65534
 GROUP = grp.getgrgid(os.getegid()).gr_name

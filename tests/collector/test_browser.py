@@ -16,9 +16,10 @@ from selenium import webdriver
 from selenium.webdriver.support.expected_conditions import alert_is_present
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.chromium import WAIT, chromium
+from harness.load import cat
+from harness.server import Server, serving
+from tests.collector.chromium import WAIT, chromium
 from tests.files import COLLECT_QUERY
-from tests.serving import Server, cat, serving
 
 PAGES = Path(__file__).parent / "pages"
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.load import cat
+from harness.server import run, serving
 from kanalony.collector.clients import client_address
-from tests.serving import cat, run, serving
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("fd00::/8"))
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from harness.load import Load, cat, keys_of
+from harness.server import Server, serving
 from tests.files import API_QUERY, COLLECT_QUERY
-from tests.serving import Load, Server, cat, keys_of, serving, tool
+from tests.tools import tool
 
 
 @pytest.fixture(scope="module")

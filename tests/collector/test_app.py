@@ -17,7 +17,7 @@ from kanalony.segments.check import check_data
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings, load_settings
-from tests.wsgi import SMALL, call, stored
+from tests.collector.wsgi import SMALL, call, stored
 
 
 @pytest.fixture

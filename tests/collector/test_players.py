@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.serving import KANALONY, Server, cat, run, serving
+from harness.load import cat
+from harness.server import KANALONY, Server, run, serving
 
 VALUES = {"title": "Ελληνικά 日本語", "signs": "a&b=c%d+e f", "emoji": "👩\u200d🚀", "empty": ""}
 JSON = {"Content-Type": "application/json"}

@@ -5,9 +5,10 @@ from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
+from harness.load import cat
+from harness.server import run, serving
 from kanalony.core.querystring import parse
 from kanalony.simulate.viewers import SimulatedEvent, simulate
-from tests.serving import cat, run, serving
 
 
 def parameters(event: SimulatedEvent) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from selenium import webdriver
 
-from tests.serving import tool
+from tests.tools import tool
 
 WAIT = 60  # seconds for a page
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kanalony.collector.app import Collector, create_app
 from kanalony.core.fast_path import FastPath
 from kanalony.settings import Settings
-from tests.wsgi import SMALL, call, stored
+from tests.collector.wsgi import SMALL, call, stored
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=30)
 ALWAYS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.abuse import ATTACKS, WAYS, run_attacks
-from tests.serving import tool
+from tests.tools import tool
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -22,7 +22,7 @@ from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory, SegmentName
 from kanalony.segments.reader import Coverage, Segment
 from tests.files import SegmentFile, fields, flipped, hit_by, journal_file, segment_file, told
-from tests.serving import tool
+from tests.tools import tool
 
 FRAMES = [[fields(n) for n in range(start, start + 4)] for start in (0, 4, 8)]
 

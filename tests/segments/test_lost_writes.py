@@ -15,7 +15,7 @@ from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import read_data
 from kanalony.segments.recovery import adopt_journals
 from kanalony.settings import Settings
-from tests.wsgi import SMALL, call
+from tests.collector.wsgi import SMALL, call
 
 BLOCKS = 4096  # where the blocks of a journal begin
 

@@ -1,0 +1,1 @@
+"""The real collector in a subprocess, for tests, benchmarks and the demo."""
