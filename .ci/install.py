@@ -148,7 +148,8 @@ def size(folder: Path) -> int:
 @contextlib.contextmanager
 def started(*command: str | Path, cwd: Path, ready: str) -> Iterator[str]:
     """A process that prints a line with an address to its log; it is stopped with SIGTERM, and killed with all that it
-    started if that is not enough. `ready` matches the line, and its only group is what is returned."""
+    started if that is not enough. `ready` matches the line, and its only group is what is returned.
+    """
     log = cwd / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -72,7 +72,8 @@ def main(context: click.Context) -> None:
 
 def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., Outcome]], click.Command]:
     """A command that prints where it ran, what speaks against its figures, and what it found; as JSON and as a chart
-    when told so. `chart` is the quantity that it shows, for those that compare."""
+    when told so. `chart` is the quantity that it shows, for those that compare.
+    """
 
     def decorate(function: Callable[..., Outcome]) -> click.Command:
         def command(json_file: Path | None, chart_file: Path | None = None, **options: Any) -> None:
@@ -186,7 +187,7 @@ def connections(connections: int, rounds: int, seconds: int, directory: Path | N
 @rounds(50)
 @DIRECTORY
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """kill -9 of everything under load: what was acknowledged must be there, once."""
+    """Kill -9 of everything under load: what was acknowledged must be there, once."""
     return faults.crash(rounds, directory)
 
 
@@ -235,7 +236,7 @@ def redact(rounds: int) -> Outcome:
 @rounds(30)
 @DIRECTORY
 def compact_crash(rounds: int, directory: Path | None) -> Outcome:
-    """kill -9 of `kanalony compact` at random moments: every event is in the lake, once, and the ledger balances."""
+    """Kill -9 of `kanalony compact` at random moments: every event is in the lake, once, and the ledger balances."""
     return compact_benchmark.crash(rounds, directory)
 
 

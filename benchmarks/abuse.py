@@ -82,7 +82,8 @@ class Target:
 @dataclass(frozen=True)
 class Attack:
     """`send` is one attempt, which gets its number. It is repeated `count` times, or for so many `seconds`, with an
-    `interval` (seconds) between the starts of two."""
+    `interval` (seconds) between the starts of two.
+    """
 
     send: Callable[[Target, int], None]
     count: int = 200
@@ -116,7 +117,7 @@ def _header_in_pieces(target: Target, _: int) -> None:
 
 
 def _joined_headers(target: Target, _: int) -> None:
-    """nginx passes the two on as one."""
+    """Nginx passes the two on as one."""
     target.send(GET + 2 * (b"X-Forwarded-For: " + b"1" * 8_000 + b"\r\n") + b"\r\n")
 
 
@@ -189,7 +190,8 @@ def _oversized(target: Target, _: int) -> None:
 @functools.cache
 def _bodies() -> list[tuple[str, bytes, bytes]]:
     """(name, encoding, bytes) of bodies that are small, or of the largest size, and that readers could be led to make a
-    lot of."""
+    lot of.
+    """
     bomb = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     bodies = {
         "a gigabyte, compressed": b"".join(bomb.compress(bytes(1 << 20)) for _ in range(1 << 10)) + bomb.flush(),
@@ -313,7 +315,8 @@ class Verdict:
 
 class Honest:
     """Clients that go on sending at a steady rate until the end of the `with`, each request with a key of its own on a
-    connection of its own. `acknowledged` are the keys that were answered with 200."""
+    connection of its own. `acknowledged` are the keys that were answered with 200.
+    """
 
     def __init__(self, target: Target, way: str) -> None:
         self.acknowledged: set[str] = set()
@@ -353,7 +356,8 @@ class Honest:
 
 class Watch:
     """Looks at workers and journals until the end of the `with`: workers that have `ended`, and `journal_bytes`, the
-    most that journals took."""
+    most that journals took.
+    """
 
     def __init__(self, server: Server) -> None:
         self.ended: set[int] = set()
@@ -454,7 +458,8 @@ def relayed(port: int) -> Iterator[int]:
 @contextlib.contextmanager
 def target_of(way: str, work: Path, *arguments: str) -> Iterator[Target]:
     """A collector served in one of the ways. For nginx, docs/nginx.conf is used with other ports and directories, and
-    the collector is a network away."""
+    the collector is a network away.
+    """
     arguments = (
         *("--heartbeat", str(HEARTBEAT), "--workers", str(WORKERS), "--trusted-proxy", "127.0.0.1/32"),
         *("--journal-blocks", "32", *arguments),
@@ -515,7 +520,8 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
 
 def _growth(memories: list[int]) -> float | None:
     """Bytes per attempt from the least in the second quarter to the least in the last: what is allocated once, or given
-    back, is no growth. None when the attempts are too few to tell."""
+    back, is no growth. None when the attempts are too few to tell.
+    """
     quarter = len(memories) // 4
     if quarter < 3:
         return None
@@ -524,7 +530,8 @@ def _growth(memories: list[int]) -> float | None:
 
 def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[list[Verdict], int, int]:
     """(verdicts, events acknowledged to honest clients, how many of them are missing). `arguments` are further ones of
-    `kanalony serve`."""
+    `kanalony serve`.
+    """
     _bodies()  # which takes seconds
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))

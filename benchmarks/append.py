@@ -52,7 +52,8 @@ _DRIVE = "import sys; from benchmarks.append import drive; drive(int(sys.argv[1]
 
 def measure(events: int, directory: Path | None, *, instructions: bool) -> Outcome:
     """Append so many events of everyday length to a store in a temporary directory, seal them, count them again; then
-    each step alone, by length. Raises RuntimeError when an event is missing."""
+    each step alone, by length. Raises RuntimeError when an event is missing.
+    """
     outcome = Outcome()
     if instructions and not shutil.which("valgrind"):
         raise RuntimeError("valgrind is not installed (Debian package valgrind); --no-instructions does without")
@@ -111,7 +112,8 @@ def queries(length: int) -> list[str]:
 
 class _Steps:
     """One thousand events of a length, and each step on all of them; `block` is what they are compressed by, and
-    `in_a_block` how many of them are in it."""
+    `in_a_block` how many of them are in it.
+    """
 
     def __init__(self, length: int) -> None:
         self.text = queries(length)

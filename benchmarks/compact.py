@@ -111,7 +111,8 @@ def _subject(events: int) -> str:
 
 def _stages(outcome: Outcome, data: DataDirectory, events: int, memory: str) -> None:
     """Columns alone; then everything; then the rollups again, with nothing else to do; then nothing at all. Raises
-    RuntimeError when an event is not in the lake."""
+    RuntimeError when an event is not in the lake.
+    """
     subject = _subject(events)
     shutil.rmtree(data.lake, ignore_errors=True)
     data.lake.mkdir()
@@ -186,7 +187,8 @@ def _run(command: list[str]) -> tuple[float, float, int]:
 
 def _most_memory(pid: int) -> int:
     """The most that a process had resident so far, in MiB; 0 when it has ended. What wait() tells would include what
-    this process had when it forked."""
+    this process had when it forked.
+    """
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) // 1024 if found else 0
@@ -220,7 +222,7 @@ def _columns_rate(data: DataDirectory, events: int) -> float:
 
 
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """kill -9 of a compaction at a random moment, while segments keep coming, again and again."""
+    """Kill -9 of a compaction at a random moment, while segments keep coming, again and again."""
     outcome = Outcome()
     rng = random.Random(1)
     killed = 0

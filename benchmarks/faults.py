@@ -73,8 +73,9 @@ def compare(outcome: Outcome, data: Path, acked: list[Path]) -> None:
 
 
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """kill -9 of every process of the collector at a random moment under load, then a start on the same data, again and
-    again."""
+    """Kill -9 of every process of the collector at a random moment under load, then a start on the same data, again and
+    again.
+    """
     outcome = Outcome()
     rng = random.Random(1)
     acked = []

@@ -24,7 +24,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True)
 class Answers:
     """What wrk saw: requests answered with a status below 400, those that were not, seconds, and latencies in ms.
-    `ended`: the requests did not last for the seconds, which then mean nothing."""
+    `ended`: the requests did not last for the seconds, which then mean nothing.
+    """
 
     answered: int
     failed: int
@@ -44,7 +45,8 @@ def cores() -> tuple[int, int]:
 def send(port: int, requests: Path, seconds: int, connections: int = CONNECTIONS) -> Answers:
     """Send the requests of a file (each ends with a NUL), each once, over keep-alive connections, as fast as they are
     answered, for so many seconds at most; at its end every connection sends the last one again. Raises RuntimeError
-    when wrk fails."""
+    when wrk fails.
+    """
     wrk = shutil.which("wrk")
     if not wrk:
         raise RuntimeError("wrk is not installed; .ci/run installs it")

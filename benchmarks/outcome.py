@@ -49,7 +49,8 @@ def _magnitude(value: float) -> int:
 @dataclass
 class Outcome:
     """What a benchmark found. `missed` names the aims that were not reached, `slow` those of speed and size: they
-    depend on the machine, and fail nothing."""
+    depend on the machine, and fail nothing.
+    """
 
     lines: list[str] = field(default_factory=list)
     figures: dict[str, object] = field(default_factory=dict)
@@ -110,7 +111,8 @@ class Outcome:
     ) -> None:
         """Add how many times one is the other, with its spread, and whether that is what was aimed at. Rounds are
         compared one by one when both were measured in the same ones (`paired`), else with the other's median. Raises
-        RuntimeError when the other is zero."""
+        RuntimeError when the other is zero.
+        """
         if not below.median:
             raise RuntimeError(f"{name}: too little was measured for a ratio")
         if paired and len(above.values) == len(below.values):
@@ -150,7 +152,8 @@ class Outcome:
 
     def draw(self, path: Path, quantity: str, title: str, caption: str) -> None:
         """Bars of one quantity, for each subject that has it: the median, with a line from minimum to maximum. A PNG,
-        SVG or PDF, by the name of `path`."""
+        SVG or PDF, by the name of `path`.
+        """
         unit = next(known.unit for known in self.measurements if known.quantity == quantity)
         shown = [known for known in self.measurements if (known.quantity, known.unit) == (quantity, unit)]
         _draw(path, title, caption, f"{quantity}, {unit}", shown)

@@ -79,7 +79,8 @@ def hostile() -> dict[str, Body]:
 
 def empty_blocks(count: int) -> bytes:
     """A gzip file of nothing, in a multiple of 8 blocks of deflate with Huffman codes of their own: nothing else takes
-    as long to decompress by the byte."""
+    as long to decompress by the byte.
+    """
     # The lengths of codes 18 and 1 are one bit. Then the lengths of literals: 138 and 118 zeros, 1 for the end of the
     # block; and of one distance. Then the end.
     order = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)

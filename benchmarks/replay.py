@@ -25,7 +25,7 @@ caveats   Two ways of sending are compared, as much as two receivers: nginx, who
 
 
 def measure(rounds: int, events: int, directory: Path | None) -> Outcome:
-    """nginx takes single GETs, kanalony GETs and POSTs; of each size of batch at most `events` events."""
+    """Nginx takes single GETs, kanalony GETs and POSTs; of each size of batch at most `events` events."""
     outcome = Outcome()
     check_programs()
     with workspace(directory) as work:

@@ -27,7 +27,8 @@ def _older(versions: int, found: re.Match[str]) -> str:
 def traffic(viewers: int, *, ks: bool = False) -> Iterator[SimulatedEvent]:
     """Simulated events without end, of browsers of more versions and pages of their own for videos than the simulator
     has. With `ks`, each session also has a token of its own that cannot be compressed, as sites with logged-in viewers
-    send."""
+    send.
+    """
     for event in simulate(viewers, "1"):
         session = event.key.partition(" ")[0]
         number = zlib.crc32(session.encode())

@@ -18,7 +18,8 @@ def cat(data: Path, *paths: Path) -> list[dict[str, Any]]:
 
 class Load:
     """Requests over keep-alive connections until `stop`, or `limit` per connection. `acked` are the keys answered with
-    200, `sent` all that were sent: a request whose answer never came may or may not be stored."""
+    200, `sent` all that were sent: a request whose answer never came may or may not be stored.
+    """
 
     def __init__(self, server: Server, *, connections: int = 4, limit: int = 3000, prefix: str = "k") -> None:
         self.acked: set[str] = set()

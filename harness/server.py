@@ -23,7 +23,8 @@ def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120) -
 @contextlib.contextmanager
 def started(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
     """A process in a session of its own, with options of Popen. It is killed at the end with all that it started,
-    whatever happens: also when Ctrl-C comes while it starts."""
+    whatever happens: also when Ctrl-C comes while it starts.
+    """
     with contextlib.ExitStack() as stack:
         with _interrupt_held():  # Popen would forget a process it has started but not yet heard from
             process = stack.enter_context(subprocess.Popen(command, start_new_session=True, **options))
@@ -45,7 +46,7 @@ def _interrupt_held() -> Iterator[None]:
 
 
 def kill(process: "subprocess.Popen[Any]") -> None:
-    """kill -9 of a process of `started` and of all that it started, at once."""
+    """Kill -9 of a process of `started` and of all that it started, at once."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
@@ -68,7 +69,8 @@ class Server:
 
     def wait_for(self, condition: Any, seconds: float = 60) -> Any:
         """What a condition returns, as soon as that is true. Raises AssertionError when the server ends, or after so
-        many seconds: far more than it takes, also where every core is busy."""
+        many seconds: far more than it takes, also where every core is busy.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = condition()
@@ -107,7 +109,8 @@ class Server:
 
     def worker(self) -> int:
         """Process id of the only worker, as soon as there is exactly one: a dead one is listed until it is reaped, and
-        its successor is not there at once."""
+        its successor is not there at once.
+        """
         return self.successors((), 1)[0]
 
     def successors(self, of: Collection[int], count: int = 1) -> list[int]:
@@ -128,7 +131,7 @@ class Server:
         return self.process.wait(timeout=60)
 
     def kill(self) -> None:
-        """kill -9 of everything at once."""
+        """Kill -9 of everything at once."""
         kill(self.process)
 
 

@@ -39,7 +39,8 @@ class UnreadableError(ValueError):
 
 class Body(NamedTuple):
     """A body, decoded. `objects` are the (start, end) of its JSON objects, `form` that of form-encoded pairs, if it
-    has them instead; `problem` says what could not be read, if anything."""
+    has them instead; `problem` says what could not be read, if anything.
+    """
 
     text: bytes
     objects: list[tuple[int, int]]
@@ -56,7 +57,8 @@ class Events(NamedTuple):
 
 def read_events(request: Request) -> Events:
     """The events of a request: at least one. Names and values are decoded: percent-encoding and `+` in a query and a
-    form, escapes in JSON. Names may repeat."""
+    form, escapes in JSON. Names may repeat.
+    """
     if not request.body:
         return Events(iter([parse(request.query or b"")]), None)
     common = parse(request.query or b"")
@@ -68,7 +70,8 @@ def read_events(request: Request) -> Events:
 
 def event_limit(repeated: int, parameters: int) -> int:
     """How many events a request may hold whose parts but its body have so many bytes, its query so many parameters:
-    each event repeats them, and a small request could become any amount of data."""
+    each event repeats them, and a small request could become any amount of data.
+    """
     return 1 + MAX_EXPANDED // (repeated + _PAIR_COST * parameters + _EVENT_COST)
 
 
@@ -90,7 +93,8 @@ def read_body(
     max_compressed: int = sys.maxsize,
 ) -> Body:
     """What a body holds. Its first bytes decide more than its type, since players send JSON under any name. The limits
-    are for its events, its bytes decompressed, and the bytes that are decompressed, by all of its codings."""
+    are for its events, its bytes decompressed, and the bytes that are decompressed, by all of its codings.
+    """
     try:
         text = _decompress(body, content_encoding, max_expanded, max_compressed)
     except UnreadableError as error:
@@ -133,7 +137,8 @@ def _is_form(content_type: bytes) -> bool:
 
 def _decompress(body: bytes, content_encoding: bytes, limit: int, max_compressed: int) -> bytes:
     """Undo the content codings. Raises UnreadableError for damage, for what decompresses to more than `limit` bytes or
-    is more than `max_compressed` of them before, and for codings other than gzip and deflate."""
+    is more than `max_compressed` of them before, and for codings other than gzip and deflate.
+    """
     codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
     if len(codings) > _MAX_CODINGS:

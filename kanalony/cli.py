@@ -109,7 +109,8 @@ def _example(*lines: str) -> str:
 
 def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     """A flag for a setting: its meaning and default stand in Settings alone. What is wrong with a value is told there
-    too."""
+    too.
+    """
     field = Settings.model_fields[name]
     text = " ".join((field.description or "").split())
     flag = f"--{name.replace('_', '-')}"
@@ -217,7 +218,8 @@ def cat(paths: tuple[Path, ...], data: Path | None) -> None:
 
 def _event_objects(request: Any) -> Iterator[dict[str, Any]]:
     """The events of a request, for JSON. A batch's body stands with its first event only: it would come as many times
-    as it has events."""
+    as it has events.
+    """
     from kanalony.bodies import read_events
 
     body: bytes | None = request.body or b""
@@ -253,7 +255,8 @@ def _gather(parameters: Any) -> dict[str, Any]:
 
 def _text(name: str, value: bytes | None) -> dict[str, str | None]:
     """A part of an event for JSON, so that its bytes can be had back: as text when it is UTF-8, else in base64 under
-    another name."""
+    another name.
+    """
     try:
         return {name: None if value is None else value.decode()}
     except UnicodeDecodeError:

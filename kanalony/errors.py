@@ -1,5 +1,6 @@
 """Errors by whose fault they are. Each carries its remedy; the command line prints both in one line and exits with
-2."""
+2.
+"""
 
 import errno
 import os

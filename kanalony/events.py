@@ -160,7 +160,8 @@ UNKNOWN = "Unknown"
 
 class Metric(NamedTuple):
     """What reports show. `formula` is SQL over the measures of an event, summed (kanalony.aggregate.measures), and the
-    distinct counts and peaks that a query finds on its own; null where it divides by nothing."""
+    distinct counts and peaks that a query finds on its own; null where it divides by nothing.
+    """
 
     name: str
     unit: str

@@ -354,7 +354,8 @@ class SettingsReader:
 
     def __call__(self) -> Settings:
         """The settings as they are now. Raises WrongUse as `load_settings` does, and when kanalony.toml was there at an
-        earlier call and is not any more."""
+        earlier call and is not any more.
+        """
         config = self._config or _default_config()
         settings = load_settings(config, **self._flags)
         self._config = config  # read once, it must be there
@@ -390,7 +391,8 @@ def _default_config() -> Path | None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The options in a settings file. Raises WrongUse when it cannot be read, or is empty: no editor leaves it so, but
-    a full disk and a power loss do, and then every option would silently be its default."""
+    a full disk and a power loss do, and then every option would silently be its default.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise WrongUse(f"the settings file {path} is not a regular file", "name a file with --config")
@@ -413,7 +415,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _check_environment() -> None:
     """Raises WrongUse for a variable that resembles an option. Other unknown ones are a warning: cluster managers put
-    names of their own there (KANALONY_SERVICE_HOST)."""
+    names of their own there (KANALONY_SERVICE_HOST).
+    """
     prefixed = [name for name in os.environ if name.upper().startswith("KANALONY_")]
     unknown = {name: name.upper().removeprefix("KANALONY_").lower() for name in prefixed}
     unknown = {name: option for name, option in unknown.items() if option not in Settings.model_fields}

@@ -1,5 +1,6 @@
 """The two halves meet only at the segment files: neither may load the other's libraries. Each command runs with what
-its extra installs."""
+its extra installs.
+"""
 
 import importlib.metadata
 import json

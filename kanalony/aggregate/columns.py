@@ -38,7 +38,8 @@ SCHEMA = pa.schema(
 
 class Added(NamedTuple):
     """What became of records: those before sequence number `end` are in; how many events they were, and how many bodies
-    could not be read."""
+    could not be read.
+    """
 
     end: int
     events: int
@@ -71,7 +72,8 @@ class Columns:
         self, content: Buffer, worker_id: int, first_sequence: int, count: int, begin: int, end: int
     ) -> Added | None:
         """Add the events of a frame's `count` records, decompressed, with sequence numbers in [begin, end), as far as
-        there is room. None, with nothing added, when the content is not what it should be."""
+        there is room. None, with nothing added, when the content is not what it should be.
+        """
         worker = self._workers.setdefault(worker_id, len(self._workers))
         added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, _read_body, self._limit)
         return added and Added(*added)
@@ -101,7 +103,8 @@ class Columns:
 
 def decompress(frame: Frame) -> pa.Buffer | None:
     """The records of a frame, as `Frame.records` tells them, in memory that is used again: new memory for each frame
-    takes longer than what is done with it here."""
+    takes longer than what is done with it here.
+    """
     try:
         return _LZ4.decompress(frame.compressed, frame.prefix.content_length) if frame.is_sized else None
     except (OSError, MemoryError):

@@ -108,7 +108,8 @@ class Compaction:
 
     def __init__(self, data: DataDirectory, *, memory: int, keep_segments: float, enricher: Enricher) -> None:
         """`memory` is in bytes and about what all of it may take; `keep_segments` is the age in seconds at
-        which segments that are in the lake are deleted."""
+        which segments that are in the lake are deleted.
+        """
         self._data = data
         self._memory = memory
         self._keep_segments = keep_segments
@@ -117,7 +118,8 @@ class Compaction:
 
     def __enter__(self) -> "Compaction":
         """Raises StorageError when another one is at work, FormatError when the lake cannot be read, or has
-        lost a part."""
+        lost a part.
+        """
         self._lock = _alone(self._data)
         self._lock.__enter__()
         try:
@@ -150,7 +152,8 @@ class Compaction:
     def run(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
         """Take segments into the lake, merge what has become small files, delete what is too old. `progress` is told
         the requests that were dealt with since it was called last; once `stopping` says so, the run ends with a
-        batch. After an error this is not to be used again: open another one, which goes on where the lake is."""
+        batch. After an error this is not to be used again: open another one, which goes on where the lake is.
+        """
         result = self._take(paths, progress, stopping)
         while not stopping() and self.lake.merge(*_merge_bounds(self.batch_size)):
             self.duplicates.forget()
@@ -221,7 +224,8 @@ class _Run:
 
     def take(self, segment: Segment, data: DataDirectory) -> None:
         """Everything that is good in a segment and was not met before; what is damaged goes to quarantine. Raises
-        UnreadableSegment when the disk does not give it."""
+        UnreadableSegment when the disk does not give it.
+        """
         self._identity = identity_of(segment)
         # What a run that was killed has taken of it, and committed.
         before = self._record.begun.get(self._identity, [])
@@ -270,7 +274,8 @@ class _Run:
 
     def _take_frame(self, segment: Segment, frame: Frame, own: Coverage) -> int | None:
         """The requests of a frame that were not met before. How many more of it are dealt with now; None when it is not
-        what it should be. `own` are those that an earlier run has dealt with."""
+        what it should be. `own` are those that an earlier run has dealt with.
+        """
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
         count = frame.prefix.request_count
         content = decompress(frame)
@@ -355,7 +360,8 @@ def _release_memory() -> None:
 
 def _kept(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.Table:
     """The events that are kept. A request's body stands with the first of them: it came with the first of all its
-    events, which may be a duplicate when others are not."""
+    events, which may be a duplicate when others are not.
+    """
     bodies = batch["body"]
     has_body = pc.is_valid(bodies).to_numpy(zero_copy_only=False)
     order = np.arange(batch.num_rows)

@@ -124,7 +124,8 @@ class Duplicates:
 
     def _load(self, times: _I64) -> None:
         """Have in memory what was received within the window of any of these times, and not much more: one late event
-        does not bring back all between."""
+        does not bring back all between.
+        """
         whens = np.unique(times // WINDOW)
 
         def is_near(first: int, last: int) -> bool:

@@ -54,7 +54,8 @@ class LakeFile:
 
 def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = False) -> pa.Table:
     """A file of a table, or some of its columns; with text as dictionaries if told so. Raises FormatError when it
-    cannot be read."""
+    cannot be read.
+    """
     try:
         texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
         return pq.ParquetFile(path, read_dictionary=texts).read(columns)
@@ -72,7 +73,8 @@ def read_metadata(path: Path) -> pq.FileMetaData:
 
 def find_damaged(paths: Sequence[Path], error: Exception) -> tuple[Path, Exception] | None:
     """The first of these files that cannot be read, and why, after an engine failed on them with `error`, which names
-    the file only sometimes. None when they can all be read, as far as a search of some seconds shows."""
+    the file only sometimes. None when they can all be read, as far as a search of some seconds shows.
+    """
     until = time.monotonic() + _SEARCH_SECONDS
     named = [path for path in paths if str(path) in str(error)]
     for read, candidates in ((_read_pages, named), (pq.read_metadata, paths), (_read_pages, paths)):
@@ -132,7 +134,8 @@ class Table:
     def __init__(self, root: Path, schema: pa.Schema, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
         files are known by the times in `time_column`. Raises FormatError, with this remedy, when it is no such table,
-        StorageError when the disk refuses."""
+        StorageError when the disk refuses.
+        """
         self.root = root
         self._schema = schema
         self._time_column = time_column
@@ -191,7 +194,8 @@ class Table:
     ) -> LakeFile:
         """Write rows of a day, one table or more without the partition column, to a durable file; `options` are those
         of Parquet. `span` are the first and the last time, in µs, of a file without rows. Not part of the table before
-        it is committed. Raises StorageError when the disk refuses."""
+        it is committed. Raises StorageError when the disk refuses.
+        """
         directory = self.root / f"{PARTITION}={day}"
         path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
         try:
@@ -242,7 +246,8 @@ class Table:
     ) -> None:
         """Make files part of the table, others not any more, and note application transactions by their names, all at
         once. Durable when this returns. `is_new` says whether the rows change, or only the files they stand in. Raises
-        StorageError when the disk refuses."""
+        StorageError when the disk refuses.
+        """
         added, removed = list(added), list(removed)
         actions: list[AddAction | RemoveAction] = [self._add(file, is_new=is_new) for file in added]
         actions += [self._remove(file, is_new=is_new) for file in removed]
@@ -270,7 +275,8 @@ class Table:
 
     def vacuum(self, retention_hours: int) -> None:
         """Delete files that no version of so many last hours has, and commits of more than a month ago. Raises
-        StorageError when the disk refuses."""
+        StorageError when the disk refuses.
+        """
         try:
             self._table.create_checkpoint()
             self._sync_log()  # before the commits go that it stands for
@@ -373,7 +379,8 @@ def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
 
 def drop_what_is_torn(root: Path) -> None:
     """Delete what a power loss left without its end in the log of a table: the last commit, which was never taken as
-    done, and checkpoints, which only repeat what the commits say."""
+    done, and checkpoints, which only repeat what the commits say.
+    """
     log = root / "_delta_log"
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         try:

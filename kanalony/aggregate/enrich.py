@@ -165,7 +165,8 @@ def _from_base64(text: str) -> str:
 
 def read_ks(ks: str | None, secrets: Secrets | None) -> Session:
     """Whose a Kaltura session is, of version 1 (signed) or 2 (encrypted). Never raises: what cannot be read is
-    nobody's, and a secret that does not fit leaves the partner."""
+    nobody's, and a secret that does not fit leaves the partner.
+    """
     text = (ks or "").replace("-", "+").replace("_", "/").rstrip("=")
     try:
         content = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -208,7 +209,8 @@ def _known_user(user: str) -> str | None:
 
 def read_secrets(path: Path) -> Secrets:
     """Partners' secrets from a file with a line `PARTNER_ID SECRET` for each. Raises WrongUse, naming the line but not
-    what stands there."""
+    what stands there.
+    """
     secrets: Secrets = {}
     try:
         lines = path.read_text().splitlines()
@@ -268,7 +270,8 @@ class Enricher:
 
     def add(self, events: pa.Table) -> pa.Table:
         """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs, text dictionary-encoded where there is
-        any."""
+        any.
+        """
         columns = dict(zip(events.schema.names, events.columns, strict=True))
         added = _looked_up(columns, "userAgent", self._agent, 4)
         added.insert(3, added[3].is_valid())
@@ -303,7 +306,8 @@ def _looked_up(
     columns: dict[str, pa.ChunkedArray], name: str, read: _Remembered, parts: int, first: pa.DataType | None = None
 ) -> list[pa.Array]:
     """For each part of what `read` finds in a value of a column, a column: of text, or the first of another type.
-    Values longer than _LONGEST are not read, and all parts of them are null."""
+    Values longer than _LONGEST are not read, and all parts of them are null.
+    """
     encoded = columns[name].combine_chunks().dictionary_encode()
     kinds = [first or pa.string(), *[pa.string()] * (parts - 1)]
     unread = (None,) * parts

@@ -41,7 +41,8 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Raises
-        FormatError when it is no such table."""
+        FormatError when it is no such table.
+        """
         self._table = Table(root, SCHEMA, TIME)
         self._unpacked_sizes: dict[Path, int] = {}
 
@@ -82,7 +83,8 @@ class Lake:
 
     def _write_file(self, events: pa.Table, order: pa.Array, day: date, plain: set[str]) -> LakeFile:
         """Rows of a day, in this order, with these columns not as dictionaries. They are put in order a row group at a
-        time: in memory that is used again, and less of it."""
+        time: in memory that is used again, and less of it.
+        """
         fields = [field.with_type(pa.string()) if field.name in plain else field for field in events.schema]
         return self._table.write_file(
             (_taken(events, rows, pa.schema(fields)) for rows in _row_groups(events, order)),
@@ -98,7 +100,8 @@ class Lake:
 
     def merge(self, max_rows: int, max_bytes: int) -> bool:
         """Put small files of a day together, sorted anew, into one of up to `max_rows` that take up to `max_bytes`
-        uncompressed. Whether there was anything to do. The rows stay the same."""
+        uncompressed. Whether there was anything to do. The rows stay the same.
+        """
         by_day: dict[date, list[LakeFile]] = {}
         for file in self.files:
             if file.rows <= max_rows // 2 and self._unpacked(file) <= max_bytes // 2:
@@ -140,7 +143,8 @@ class Lake:
 
     def vacuum(self) -> None:
         """Delete files that no version of the last week has, and commits of more than a month ago. Raises StorageError
-        when the disk refuses."""
+        when the disk refuses.
+        """
         self._table.vacuum(_RETENTION_HOURS)
 
 

@@ -97,11 +97,13 @@ _ENTRY = TypeAdapter(Entry)
 
 class Record:
     """The file of entries, and what a run needs to know of them: the requests that were read, the segments that are
-    complete, and the entries of those that were only begun."""
+    complete, and the entries of those that were only begun.
+    """
 
     def __init__(self, path: Path, lake: ReadOnlyLake) -> None:
         """Reads it, and changes nothing. Raises FormatError when the table and this do not belong together: to go on
-        would store requests twice, or forget that they were lost."""
+        would store requests twice, or forget that they were lost.
+        """
         self._path = path
         self._table: str | None = None
         self._size = 0  # bytes of the entries that are not void
@@ -146,7 +148,8 @@ class Record:
 
     def check_void(self, segments: set[str]) -> None:
         """Raises FormatError when a void entry is of none of these segments, by name: a run that died leaves them where
-        they are, so the batch was committed, and the table has lost it."""
+        they are, so the batch was committed, and the table has lost it.
+        """
         for entry in self.void:
             if entry.segment not in segments:
                 raise FormatError(
@@ -188,7 +191,8 @@ def _line(entry: Entry) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[Entry, int]]:
     """All entries, void ones too, and where each line ends, in bytes. A last line that was not finished is none. Raises
-    FormatError for a line that is no entry."""
+    FormatError for a line that is no entry.
+    """
     if not path.exists():
         return
     end = 0
@@ -235,7 +239,8 @@ def _last_entry(path: Path) -> Entry | None:
 
 def _checked_entries(path: Path, lake: ReadOnlyLake) -> Iterator[tuple[Entry, int]]:
     """All entries in order, and where each line ends, in bytes. Raises FormatError when they are of another table, or
-    when one is missing of the table's batches."""
+    when one is missing of the table's batches.
+    """
     last = None
     for entry, end in _lines(path):
         _check_table(path, lake, entry)
@@ -273,7 +278,8 @@ def _torn_apart(lake: ReadOnlyLake, message: str) -> FormatError:
 def read_lake(directory: Path) -> ReadOnlyLake:
     """The table of events in a lake's directory as it is now; empty when there never was one. Only reads; may run at
     any time. Raises FormatError when it cannot be read, and when it was lost, or is older than the record, or not its
-    table. What the record may have lost does not matter here: the table has all of its rows."""
+    table. What the record may have lost does not matter here: the table has all of its rows.
+    """
     path, root = directory / FILE_NAME, directory / "events"
     before = _last_entry(path)
     lake = ReadOnlyLake(root)
@@ -324,7 +330,8 @@ class Account:
 @dataclass
 class Ledger:
     """The accounts of all segments that were read, and what is not in any: `pending` requests wait to be compacted,
-    `missing` ones were numbered by a collector and are nowhere."""
+    `missing` ones were numbered by a collector and are nowhere.
+    """
 
     accounts: list[Account]
     pending: int
@@ -349,7 +356,8 @@ class Ledger:
 
 def read_ledger(data: DataDirectory) -> Ledger:
     """The ledger of a data directory, with the rows counted in the lake's own files. Only reads; may run at any time.
-    Raises FormatError when the lake or its record cannot be read."""
+    Raises FormatError when the lake or its record cannot be read.
+    """
     for _ in range(_TRIES):
         lake = read_lake(data.lake)
         ledger = _read_ledger(data, lake)
@@ -401,7 +409,8 @@ def _count_rows(files: list[LakeFile], entries: list[Entry], accounts: dict[Iden
 
 def _unaccounted(data: DataDirectory, entries: list[Entry], told: list[Entry]) -> tuple[int, int]:
     """(requests that wait in segments and journals, requests that are nowhere). `told` has void entries as well: that
-    the requests existed is known from those too."""
+    the requests existed is known from those too.
+    """
     known = Coverage()
     ends: dict[int, int] = {}
 

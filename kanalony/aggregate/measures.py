@@ -40,7 +40,8 @@ MOST_KBPS = 10_000_000  # of a bitrate
 
 class Measure(NamedTuple):
     """What is summed. `raw` is the aggregate over events (`facts`), `rolled` that over partial ones of a table or
-    several; `kind` is the type of its column."""
+    several; `kind` is the type of its column.
+    """
 
     name: str
     raw: str
@@ -227,7 +228,8 @@ FROM ({source}) WINDOW numbers AS (PARTITION BY key ORDER BY number)"""
 
 def touched_hours(received: npt.NDArray[np.int64]) -> list[int]:
     """The hours since 1970 whose sums can change when events arrive that were received at these times, in µs since
-    1970."""
+    1970.
+    """
     seconds = np.unique(received // 1_000_000)
     reach = (-LOOK_AHEAD // 1_000_000, 0, LOOK_BEHIND // 1_000_000)
     return np.unique((seconds[:, None] + reach) // 3600).tolist()  # type: ignore[no-any-return]
@@ -265,7 +267,8 @@ def facts(
 ) -> str:
     """SQL for events of the lake's files `$files` with the columns that dimensions (name: SQL) and measures need, and
     their time `t` in µs since 1970. Of those received in one of the spans [first, end) in µs. `where` may use the
-    dimensions' names, dimensions what `join` adds to the table."""
+    dimensions' names, dimensions what `join` adds to the table.
+    """
     of_sequences = any(measure.of_sequences for measure in measures)
     needed = " ".join(measure.raw for measure in measures)
     columns = ["epoch_us(receivedAt) AS t", "eventType"]

@@ -109,7 +109,8 @@ ROLLUPS = (
 
 class ReadOnlyRollup(ReadOnlyTable):
     """A rollup as it is now. `batch` is the lake's batch number that it is complete to, `kept_from` the time in µs
-    since 1970 that it is complete from, `lake` the number of the table of events it was made of."""
+    since 1970 that it is complete from, `lake` the number of the table of events it was made of.
+    """
 
     def __init__(self, lake: Path, rollup: Rollup) -> None:
         """`lake` is the directory of the lake. Raises FormatError when the directory holds something else."""
@@ -127,7 +128,8 @@ def connect(
     memory: int | None = None, threads: int | None = None, spill: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
     """An engine for SQL over the lake, which reads nothing from the network and needs no extension. `memory` is in
-    bytes."""
+    bytes.
+    """
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -159,7 +161,8 @@ class Rollups:
 
     def __init__(self, root: Path, lake: Lake, *, memory: int, keep: dict[str, float]) -> None:
         """`root` is the directory of the lake; `memory` is in bytes; `keep` says for each rollup after how many seconds
-        its rows go. Raises FormatError when a directory holds something else."""
+        its rows go. Raises FormatError when a directory holds something else.
+        """
         self._root = root / DIRECTORY
         self._spill = self._root / "spill"
         self._memory = memory
@@ -177,7 +180,8 @@ class Rollups:
         """Recompute the hours that were touched since, and drop what is too old. Returns the number of these hours.
         `progress` gets the hours done and the hours in all. An hour that does not fit in the memory is logged, left
         out, and tried again an hour later. Raises StorageError when the disk refuses, FormatError when a file of the
-        lake or of a rollup cannot be read."""
+        lake or of a rollup cannot be read.
+        """
         lag = min(table.number(_BATCH) for table in self._tables.values())
         gaps = {hour for table in self._tables.values() for hour in _gaps(table.files)} if lag else set()
         is_due = time.monotonic() >= self._retry_at
@@ -241,7 +245,8 @@ class Rollups:
         self, changes: dict[Rollup, "_Change"], files: list[LakeFile], hours: list[int], counts: dict[int, int]
     ) -> None:
         """Add the rows of hours in a row; one by one, and in ever smaller parts, if they do not fit in the memory. An
-        hour that does not fit in any is left out."""
+        hour that does not fit in any is left out.
+        """
         for least_size in _LEAST_SIZES if len(hours) == 1 else _LEAST_SIZES[:1]:
             parts = -(-sum(counts.get(hour, 0) for hour in hours) * least_size // self._budget)
             try:
@@ -482,7 +487,8 @@ def _chunks(hours: list[int], counts: dict[int, int], most: int) -> Iterator[lis
 
 def _aggregate(engine: duckdb.DuckDBPyConnection, rollup: Rollup, since: int) -> Iterator[pa.Table]:
     """The rows of a rollup for the events that were loaded, sorted, some at a time. Other types are grouped first:
-    the memory of the aggregate histogram() is not counted, so that types from strangers would exceed the limit."""
+    the memory of the aggregate histogram() is not counted, so that types from strangers would exceed the limit.
+    """
     length = rollup.seconds * 1_000_000
     sums = ", ".join(f"{measure.raw}::{measure.kind} AS {measure.name}" for measure in MEASURES.values())
     names = ", ".join(f"of_{name} AS {name}" for name in rollup.dimensions)

@@ -46,7 +46,8 @@ _COLUMNS = (
 
 def compact(data: DataDirectory, settings: Settings, every: float | None, terminal: TextIO) -> list[Damage]:
     """Take what is sealed into the lake, once or again and again until SIGTERM or Ctrl-C; the damage that was met.
-    Raises StorageError when another compaction is at work, WrongUse for files of settings that cannot be read."""
+    Raises StorageError when another compaction is at work, WrongUse for files of settings that cannot be read.
+    """
     secrets = read_secrets(settings.ks_secrets) if settings.ks_secrets else None
     geoip = open_geoip(settings.geoip) if settings.geoip else None
     enricher = Enricher(secrets, geoip)

@@ -19,7 +19,8 @@ _ENTRY = TypeAdapter(Entry)
 class Waiting:
     """Counts the requests that wait, as `kanalony ledger` does, and without reading what is in the lake: of a segment
     that was compacted only its name, size and time are looked at, of a sealed one that was not its trailer, and of the
-    lake's record what is new since the last count. Open segments and journals are read."""
+    lake's record what is new since the last count. Open segments and journals are read.
+    """
 
     def __init__(self, data: DataDirectory) -> None:
         self._data = data
@@ -34,7 +35,8 @@ class Waiting:
 
     def count(self) -> int:
         """How many requests wait now. Raises WrongUse when there is no data directory any more, FormatError when the
-        lake or its record cannot be read."""
+        lake or its record cannot be read.
+        """
         data = DataDirectory.existing(self._data.root)
         self._read_record()
         met = Coverage()

@@ -99,7 +99,8 @@ class Collector:
 
     def _after_fork(self) -> None:
         """Two processes must not append to one journal: a child of a pre-forking server gets its own, with its first
-        event."""
+        event.
+        """
         if self._store:
             self._store.forget()
         self._store = None
@@ -126,5 +127,6 @@ def _plain_text(paths: list[str]) -> Callable[[falcon.Request, falcon.Response, 
 
 def create_app(settings: Settings | None = None) -> Collector:
     """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process
-    ends, to seal at once what is stored: else the next process to start does it."""
+    ends, to seal at once what is stored: else the next process to start does it.
+    """
     return Collector(settings or load_settings())

@@ -15,7 +15,8 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 
 def parse_address(told: str | bytes) -> IPv4Address | IPv6Address:
     """An address of text, or of 4 or 16 bytes; IPv4 also when it is mapped into IPv6, as dual-stack sockets tell it.
-    Raises ValueError when it is none."""
+    Raises ValueError when it is none.
+    """
     address = ip_address(told)
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 

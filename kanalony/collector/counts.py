@@ -13,7 +13,8 @@ TELL_INTERVAL = 60.0
 
 class Counts:
     """Counts by reason. The first of a kind is told in the log at once, the ones that follow together once a minute;
-    the rest by `close`. Threads may share one."""
+    the rest by `close`. Threads may share one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -104,7 +104,8 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
 
     def _drop_waiting(self) -> None:
         """Reset the connections that wait for a worker: when some kill workers faster than these start, nobody would be
-        served until each has killed one."""
+        served until each has killed one.
+        """
         for listener in self.sockets:
             with contextlib.suppress(BlockingIOError):
                 for _ in range(self.cfg.backlog):
@@ -131,7 +132,8 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
 
     def _wake_somebody(self, listener: Any) -> None:
         """The kernel wakes one worker for a connection. When that one retires or dies without accepting it, the
-        connection would wait until another comes: so another comes."""
+        connection would wait until another comes: so another comes.
+        """
         with (
             contextlib.suppress(OSError),
             socket.create_connection(listener.getsockname(), timeout=0.1),
@@ -143,7 +145,8 @@ class MeinheldWorker(Worker):  # type: ignore[misc]
 
     def _retire(self, *_: object) -> None:
         """Others have taken over: accept no more, and end when every connection has had one more request answered, with
-        Connection: close, or has been idle for as long as any may be."""
+        Connection: close, or has been idle for as long as any may be.
+        """
         self._leave(self.wsgi.settings.keepalive + DRAIN_SECONDS)
 
     def _stop(self, *_: object) -> None:
@@ -281,7 +284,8 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 def _is_ready(worker: MeinheldWorker) -> bool:
     """Whether a worker's loop runs: its heartbeat file is accessed at 0 while it starts, and at a monotonic time
-    after."""
+    after.
+    """
     return bool(0 < os.fstat(worker.tmp.fileno()).st_atime <= time.monotonic())
 
 

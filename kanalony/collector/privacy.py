@@ -41,14 +41,16 @@ Append = Callable[..., int]
 
 def forbid_core_dumps() -> None:
     """Keep the memory of this process off the disk: it holds addresses and parameters before they are replaced. The
-    limit covers core files; a core_pattern that pipes to a program ignores it, and needs a process not dumpable."""
+    limit covers core files; a core_pattern that pipes to a program ignores it, and needs a process not dumpable.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def private(append: Append, data: DataDirectory, settings: Settings, counts: Counts) -> Append:
     """Wrap `append` so that it stores nothing the settings want left out. `counts` gets the bodies that are not stored
-    whole for it."""
+    whole for it.
+    """
     if settings.redact:
         redactor = Redactor((name.removeprefix("event:") for name in settings.redact), REPLACEMENT)
         append = _redacting(append, redactor, settings.max_body, counts)
@@ -64,7 +66,8 @@ def private(append: Append, data: DataDirectory, settings: Settings, counts: Cou
 
 def truncated(address: bytes) -> bytes:
     """An address's network: the first 24 bits of IPv4, 48 of IPv6, zeros behind. Of an IPv6 address that holds the
-    client's IPv4 address, that one's: the first 48 bits of a 6to4 address are all of it."""
+    client's IPv4 address, that one's: the first 48 bits of a 6to4 address are all of it.
+    """
     if len(address) == 16:
         address = held_ipv4(address) or address
     return address[:3] + bytes(1) if len(address) == 4 else address[:6] + bytes(10)
@@ -110,7 +113,8 @@ class AddressKeys:
     deleted by the first of them that starts or needs a key after it. Then nobody can tell whose a token was.
 
     When the disk refuses, a worker goes on with a key of its own: an event is worth more than that another worker gives
-    its address the same token."""
+    its address the same token.
+    """
 
     def __init__(self, data: DataDirectory) -> None:
         self._directory = data.address_keys
@@ -212,7 +216,8 @@ def _redact_body(
 ) -> tuple[bytes, str | None, bool]:
     """(body, content encoding) without secret values, and whether nothing else is missing. Whatever holds none stays as
     it was sent. Of a body that cannot be read to its end only the events that can be are kept: nobody can tell what the
-    rest says. A compressed body may be as large as one that is not, so that it costs no more to redact."""
+    rest says. A compressed body may be as large as one that is not, so that it costs no more to redact.
+    """
     found = read_body(
         body,
         content_type.encode("latin-1"),

@@ -22,7 +22,8 @@ class EventTable:
         self, parameters: Sequence[tuple[str, str]], spellings: Sequence[tuple[str, str]], session: str
     ) -> None:
         """`parameters` are (name, kind) of those with a column of their own, `spellings` (other name, name). Events
-        whose `session` parameter is missing or empty get no fingerprint. Raises ValueError for too many names."""
+        whose `session` parameter is missing or empty get no fingerprint. Raises ValueError for too many names.
+        """
 
     @property
     def rows(self) -> int:
@@ -51,9 +52,11 @@ class EventTable:
         (sequence number behind the last one, events added, bodies that could not be read), or None, with nothing added,
         unless content is just `count` valid records of this worker, numbered from first_sequence. `worker` goes into
         the column of that name; `read_body` is kanalony.bodies.read_body, given the bytes of the request's other parts
-        and the number of its query's parameters."""
+        and the number of its query's parameters.
+        """
 
     def finish(self) -> tuple[dict[str, EventColumn], list[EventColumn]]:
         """The columns of all events added, by name, and begin anew. And six that make up lists: for each row where its
         keys end, the keys, for each key where its values end, the values; for each row where the names of its
-        conflicting parameters end, and these."""
+        conflicting parameters end, and these.
+        """

@@ -20,7 +20,8 @@ class _Resource(Protocol):
 
 class FastPath:
     """A WSGI application that stores plain GETs of the paths of `resources` and answers what their resource would;
-    every other request is `otherwise`'s. Threads may share it."""
+    every other request is `otherwise`'s. Threads may share it.
+    """
 
     def __init__(
         self, resources: Mapping[str, _Resource], intake: _Intake, otherwise: Callable[..., Iterable[bytes]]

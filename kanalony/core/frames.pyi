@@ -22,7 +22,8 @@ class Header(NamedTuple):
 
 class Prefix(NamedTuple):
     """What stands before a data frame. `size` and lengths are in bytes, times are µs since 1970; `types` counts
-    requests by the event type in their query."""
+    requests by the event type in their query.
+    """
 
     size: int
     frame_length: int
@@ -55,7 +56,8 @@ def parse_header(buffer: Buffer) -> Header | None:
 
 def build_prefix(content: Buffer, worker_id: int, first_sequence: int, frame: Buffer) -> bytes:
     """The prefix of `frame`, which is `content` compressed. Raises ValueError unless content is at least one record and
-    nothing but valid records of this worker, numbered from first_sequence."""
+    nothing but valid records of this worker, numbered from first_sequence.
+    """
 
 def parse_prefix(buffer: Buffer) -> Prefix | None:
     """The prefix at the start of the buffer, or None."""
@@ -70,4 +72,5 @@ def read_records(
     content: Buffer, worker_id: int, first_sequence: int
 ) -> list[tuple[int, int, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part, _Part]] | None:
     """(sequence, received_at, and every field in order of its tag) of every record, or None unless content is nothing
-    but valid records of this worker, numbered from first_sequence."""
+    but valid records of this worker, numbered from first_sequence.
+    """

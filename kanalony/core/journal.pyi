@@ -8,7 +8,8 @@ HEADER_SIZE: int
 
 class Blocks:
     """The blocks of one journal that this process writes. One thread appends; another takes full blocks and frees
-    them."""
+    them.
+    """
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class Blocks:
 
     def full_block(self, position: int) -> tuple[memoryview, int] | None:
         """(records, first sequence number) of a block in the queue of full ones, 0 being the oldest; None beyond its
-        end. Release the view before freeing the block."""
+        end. Release the view before freeing the block.
+        """
 
     def free(self, count: int) -> None:
         """The requests of the `count` oldest full blocks are durable in segments: raise the watermark to the last of
-        them and let the blocks be used again. Raises IndexError when there are not so many."""
+        them and let the blocks be used again. Raises IndexError when there are not so many.
+        """
 
     @property
     def accepted(self) -> int:
@@ -87,7 +90,8 @@ def build_record(
     query: str | bytes | None,
 ) -> bytes:
     """A record with a time of receipt of one's own, in µs since 1970: for segments of simulated traffic. Parts are as
-    those of `Blocks.append`, with its errors."""
+    those of `Blocks.append`, with its errors.
+    """
 
 def scan_block(
     buffer: Buffer, start: int, end: int, worker_id: int, watermark: int

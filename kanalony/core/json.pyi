@@ -11,4 +11,5 @@ def split(body: Buffer, limit: int) -> tuple[list[tuple[int, int]], bool]:
 def members(body: Buffer, start: int, end: int) -> list[tuple[bytes, bytes]]:
     """(name, text of the value) of every member of an object that `split` found, in order: strings without quotes and
     escapes, nothing for null, everything else as it stands in the body. Raises ValueError when the object is not within
-    the body."""
+    the body.
+    """

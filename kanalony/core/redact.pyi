@@ -14,9 +14,11 @@ class Redactor:
     def query(self, text: bytes) -> bytes:
         """A query or form with the replacement for every value of a secret name, unless it is empty; all other bytes as
         they are. A value ends at `&`; a name begins behind `&` or `=`, and ends at any `=`, so that pairs which
-        something else parts (`;`, or the `, ` of joined headers) have names too."""
+        something else parts (`;`, or the `, ` of joined headers) have names too.
+        """
 
     def json(self, text: bytes, start: int, end: int) -> bytes:
         """A part of a text that holds valid JSON objects, with the replacement, quoted, for the value of every member,
         at any depth, whose name is secret; `null` and "" stay, and all other bytes. Raises ValueError when the part is
-        not within the text, or an object is not valid."""
+        not within the text, or an object is not valid.
+        """

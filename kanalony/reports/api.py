@@ -103,7 +103,8 @@ def _restricted(query: Query, partner: str) -> Query:
 
 def _refuse_other_pages(request: Request) -> None:
     """Raises _Refused for what a page of another site sends. Its browser would not let it read the answer, but the
-    query would have run."""
+    query would have run.
+    """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:
         is_own = site in _OWN_PAGES
@@ -168,7 +169,8 @@ class _Counted:
 
     async def get(self) -> int | None:
         """None when this user may not read the journals, as a member of a group that only reads what is sealed. Raises
-        StorageError or FormatError when it cannot be counted."""
+        StorageError or FormatError when it cannot be counted.
+        """
         async with self._alone:
             begin = time.monotonic()
             if begin >= self._until:
@@ -218,7 +220,8 @@ def create_app(
     data: DataDirectory, vocabulary: Vocabulary, keys: Sequence[str] = (), *, local: bool = False
 ) -> Starlette:
     """The ASGI application. `keys` are PARTNER=KEY; `local` answers only requests that name this machine as their host,
-    so that no page of another site can read what this one shows."""
+    so that no page of another site can read what this one shows.
+    """
     memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY / _AT_A_TIME)
     reports = Reports(data, vocabulary, memory=memory, seconds=_SECONDS, text_bytes=_MOST_ANSWER)
     access = _Access(keys)
@@ -321,7 +324,8 @@ def _told(_: Request, error: Exception) -> Response:
 
 def serve(data: DataDirectory, vocabulary: Vocabulary, host: str, port: int, keys: Sequence[str]) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises WrongUse for an address that others reach when there is no key, and
-    StorageError when it is taken."""
+    StorageError when it is taken.
+    """
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:

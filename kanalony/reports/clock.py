@@ -54,7 +54,8 @@ def read_offset(minutes: str) -> tzinfo:
 
 def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datetime]:
     """First and end of the period that a text names, for the place of a time zone; the same twice for a moment. Raises
-    WrongUse."""
+    WrongUse.
+    """
     text = text.strip()
     if match := re.fullmatch(r"-([0-9]{1,6})([smhdw])", text):
         units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -101,7 +102,8 @@ def whole_offsets(zone: tzinfo, first: int, end: int) -> bool:
 def quarters(spans: list[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
     """For each `quarter` of an hour of some periods, by its number since 1970, the beginning of the local `day` and
     `hour` it is in, as far as `names` has these, in µs since 1970. An hour in which the clock is changed by half of one
-    is two: one ends, and one begins, where it is changed."""
+    is two: one ends, and one begins, where it is changed.
+    """
     parts = []
     for first, end in spans:
         numbers = np.arange(first // QUARTER, (end - 1) // QUARTER + 1, dtype=np.int64)

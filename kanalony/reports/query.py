@@ -65,7 +65,8 @@ class Query:
     """What is asked for. `start` and `end` have a time zone, and are the lake's own when None; of `filters`, each
     dimension must have one of its values; `order` has names and whether they descend. Without an order it is that of
     time, or else of the first metric, the largest first. `latest_of` is the partner whose newest event the answer's
-    `latest` is; that of all partners when None."""
+    `latest` is; that of all partners when None.
+    """
 
     metrics: tuple[str, ...]
     dimensions: tuple[str, ...] = ()
@@ -88,7 +89,8 @@ class Result:
     """An answer. `table` has a column for each dimension, then for each metric: text, time or date, then numbers, null
     where there is nothing to divide by. `count` is the number of rows of all pages, `totals` the metrics of all of them
     together; `estimated` are metrics that sketches told; `tables` are those that were read; `latest` is when the
-    newest event was received that is in the lake."""
+    newest event was received that is in the lake.
+    """
 
     metrics: list[Metric]
     dimensions: list[str]
@@ -102,7 +104,8 @@ class Result:
     @property
     def is_behind(self) -> bool:
         """Whether there may be events that are not in the lake yet: there are no rows, or no event has come in the last
-        minutes."""
+        minutes.
+        """
         return not self.table.num_rows or self.latest is None or datetime.now(UTC) - self.latest > _SILENCE
 
 
@@ -120,7 +123,8 @@ class Reports:
         text_bytes: int | None = None,
     ) -> None:
         """A query may take so many bytes of memory, and so many seconds; four fifths of the memory there is, and any
-        time, when they are None. `text_bytes` bounds the text of dimensions in an answer."""
+        time, when they are None. `text_bytes` bounds the text of dimensions in an answer.
+        """
         self._lake = data.lake
         self.vocabulary = vocabulary or Vocabulary()
         self._exact_events = exact_events
@@ -132,7 +136,8 @@ class Reports:
     def run(self, query: Query, stop: threading.Event | None = None) -> Result:
         """Answer a query, from the events that are in the lake now; give it up once `stop` is set. Raises WrongUse, of
         which UnknownName is one, for a query that makes no sense or whose answer is too large, FormatError when the
-        lake cannot be read, StorageError when there is not enough memory, room or time, Stopped after `stop`."""
+        lake cannot be read, StorageError when there is not enough memory, room or time, Stopped after `stop`.
+        """
         stop = stop or threading.Event()
         tables = Tables(self._lake)
         try:
@@ -150,7 +155,8 @@ class Reports:
 
     def _failure(self, tables: Tables, error: duckdb.Error) -> tuple[KanalonyError, bool]:
         """The error for a failure of the engine, with the file that is damaged, if one is; and whether that is one of a
-        rollup, which the events can do without."""
+        rollup, which the events can do without.
+        """
         failure = _told_error(error, self._seconds)
         if isinstance(failure, StorageError):
             return failure, False
@@ -186,7 +192,8 @@ class Reports:
         self, engine: duckdb.DuckDBPyConnection, files: list[LakeFile], partner: str, spill: Path
     ) -> int | None:
         """When the newest event of a partner was received, in µs since 1970. Each file is read once: none ever
-        changes."""
+        changes.
+        """
         if len(self._latest) > _KNOWN_FILES:
             self._latest.clear()
         newest: int | None = None
@@ -435,7 +442,8 @@ class _Statement:
 
     def _sums(self, measures: list[Measure], longest: int, *more: str) -> str:
         """SQL for sums of measures by the dimensions, and by further columns of rollups, from the cheapest tables; more
-        than one row for the same dimensions where there is more than one table."""
+        than one row for the same dimensions where there is more than one table.
+        """
         parts = []
         columns = self._columns(*more) + [None] * any(not is_in_rollups(measure) for measure in measures)
         for source in self._tables.cheapest(self._span, columns, longest):
@@ -454,7 +462,8 @@ class _Statement:
         needed: Iterable[str] = (),
     ) -> str:
         """SQL for aggregates of measures, by the dimensions and by more columns (alias: SQL), of one table. `needed`
-        are columns of it that the aggregates and the SQL name."""
+        are columns of it that the aggregates and the SQL name.
+        """
         known = self._read.setdefault(source.name, replace(source, spans=[]))
         known.spans += source.spans
         times = {

@@ -96,7 +96,8 @@ def as_table(result: Result, waiting: int | None) -> str:
 
 class _Lines:
     """Where a CSV writer puts rows. It must believe that they end in CRLF to quote a value with either character, as
-    RFC 4180 has it; here they end in LF."""
+    RFC 4180 has it; here they end in LF.
+    """
 
     def __init__(self) -> None:
         self.last = ""
@@ -168,7 +169,8 @@ def as_parquet(result: Result) -> bytes:
 
 def as_chart(result: Result, width: int, waiting: int | None) -> str:
     """The first metric over time, or by the other dimensions, drawn with characters. So many requests wait to be
-    compacted. Raises WrongUse when there is nothing to draw it over."""
+    compacted. Raises WrongUse when there is nothing to draw it over.
+    """
     if not result.dimensions:
         raise WrongUse("a chart needs a dimension", "name one with --dimensions, as hour or country")
     if not result.table.num_rows:

@@ -34,7 +34,8 @@ class Tables:
 
     def __init__(self, lake: Path) -> None:
         """`lake` is the directory of the lake. Raises FormatError when it holds something else, or has lost
-        a part."""
+        a part.
+        """
         # The lake first: a rollup that is ahead of it is not used, nor one that lags behind.
         events = read_lake(lake)
         self.events = events.files
@@ -82,7 +83,8 @@ class Tables:
 
     def cheapest(self, span: Span, columns: Iterable[str | None], seconds: int) -> list[Source]:
         """The tables that tell these dimensions apart, and times as short as these seconds: the coarsest for as much
-        of a period as it can answer, finer ones for what is left. A column of None is one that only the events have."""
+        of a period as it can answer, finer ones for what is left. A column of None is one that only the events have.
+        """
         needed = set(columns)
         able = [
             rollup

@@ -32,7 +32,8 @@ class Vocabulary:
 
     def __init__(self, events: Mapping[str, int] | None = None, parameters: Mapping[str, str] | None = None) -> None:
         """`events` are further event types by name, each of which is a metric; `parameters` are parameters of events
-        by the name of the dimension that they are. Raises WrongUse for a name that is taken."""
+        by the name of the dimension that they are. Raises WrongUse for a name that is taken.
+        """
         # Events may have it either way, as event:x or as x; the lake has x.
         self._parameters = {name: text.removeprefix("event:") or text for name, text in (parameters or {}).items()}
         self.metrics = {metric.name: metric for metric in METRICS}

@@ -19,7 +19,8 @@ OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 @dataclass
 class Check:
     """What was found. `torn` are open segments that end in an unfinished write, which is normal after a crash.
-    `types` counts events by event type; `unread` requests have a body that could not be read, or not all of it."""
+    `types` counts events by event type; `unread` requests have a body that could not be read, or not all of it.
+    """
 
     segments: int = 0
     journals: int = 0
@@ -72,7 +73,8 @@ def _journal_damage(contents: JournalContents) -> list[Damage]:
 
 def requests_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Request]:
     """The requests of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that
-    is not ours."""
+    is not ours.
+    """
     for path in _files(paths):
         if path.suffix == ".journal":
             contents = read_journal(path)
@@ -101,7 +103,8 @@ def check_paths(paths: Iterable[Path]) -> Check:
 
 def check_data(data: DataDirectory) -> Check:
     """Check everything in a data directory that no running worker is writing. Raises StorageError when a spool
-    directory is not there."""
+    directory is not there.
+    """
     check = Check()
     live: set[int] = set()
     left: dict[int, JournalContents] = {}

@@ -50,7 +50,8 @@ class Journal:
         on_full: Callable[[], object],
     ) -> None:
         """Create, lock and map a journal with a worker id of its own. Raises StorageError when the disk has no room for
-        it."""
+        it.
+        """
         self.data = data
         self.host = host
         self.ack = ACK_LEVELS.index(ack)
@@ -141,7 +142,8 @@ class Run:
 @dataclass(frozen=True)
 class JournalContents:
     """What a reader finds in a journal: pending runs in order of sequence, and damaged ranges [start, end) with a
-    reason."""
+    reason.
+    """
 
     path: Path
     worker_id: int

@@ -31,7 +31,8 @@ JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
 
 def _is_ours(name: str) -> bool:
     """Whether a directory with this name in it may become a data directory: that of a new file system, or one that
-    another collector is just making."""
+    another collector is just making.
+    """
     return name in (
         MARKER,
         "lost+found",
@@ -128,7 +129,8 @@ class DataDirectory:
     def for_collector(cls, root: Path, spools: Iterable[Path], group: str | None) -> "DataDirectory":
         """The same, with spool directories, and with the modes that `group` asks for: None makes everything private to
         the user of this process. Raises as `writable` and `add_spools` do, and WrongUse when there is no such group or
-        files cannot be given to it."""
+        files cannot be given to it.
+        """
         data = cls.writable(root)
         data.add_spools(spools)
         group_id = _group_id(group)
@@ -222,7 +224,8 @@ class DataDirectory:
 
     def _set_mode(self, path: Path, mode: int, group_id: int | None) -> None:
         """Set the mode and group of one file or directory. Raises FileNotFoundError when another process has renamed
-        or deleted it."""
+        or deleted it.
+        """
         kind = path.lstat().st_mode
         if group_id is not None and not stat.S_ISLNK(kind):
             os.chown(path, -1, group_id)
@@ -250,7 +253,8 @@ class DataDirectory:
     def add_spools(self, spools: Iterable[Path]) -> None:
         """Make these directories further places for what this one has no room for, and note them, so that readers of
         this one find them. Raises as `writable` does, and WrongUse for a directory that is this one or belongs to
-        another."""
+        another.
+        """
         for root in spools:
             spool = DataDirectory._prepared(root)
             if spool.root.resolve() == self.root.resolve():
@@ -283,7 +287,8 @@ class DataDirectory:
 
     def places(self) -> list["DataDirectory"]:
         """This directory and its spool directories. Raises StorageError when one of them is not there: what it holds
-        would be taken for lost."""
+        would be taken for lost.
+        """
         places = [self]
         for link in sorted(self.spools.iterdir()) if self.spools.is_dir() else []:
             target = link.readlink()

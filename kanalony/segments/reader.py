@@ -42,7 +42,8 @@ _SEARCH_STEP = 1 << 20
 
 class Request(NamedTuple):
     """One request as it was received; kanalony.bodies tells the events it holds. `received_at` is in µs since 1970;
-    absent and empty parts are both None."""
+    absent and empty parts are both None.
+    """
 
     worker_id: int
     sequence: int
@@ -68,7 +69,8 @@ class Request(NamedTuple):
 @dataclass(frozen=True)
 class Damage:
     """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is
-    missing."""
+    missing.
+    """
 
     path: Path
     start: int
@@ -274,7 +276,8 @@ class Segment:
 
     def claims(self) -> Iterator[tuple[int, int, int]]:
         """(worker, first, end) of the sequence numbers it holds: by its trailer alone when it has one, else by its good
-        frames."""
+        frames.
+        """
         trailer = self.read_trailer()
         if trailer:
             yield trailer.worker_id, trailer.first_sequence, trailer.first_sequence + trailer.request_count
@@ -341,7 +344,8 @@ def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run
 def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Segment]:
     """Every segment of a data directory, entered, in order of names; also those that recovery makes of others
     meanwhile, so that a frame may be met twice. The caller reads one before it asks for the next. A file that is not
-    ours or of a later version is told as damage."""
+    ours or of a later version is told as damage.
+    """
     seen: set[Path] = set()
     while True:
         vanished = False
@@ -369,7 +373,8 @@ def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> 
 def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
     """Every request acknowledged before the call, once: from all segments in order of their start, then from journals.
     A file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
-    there."""
+    there.
+    """
     # Journals first: what leaves one after this is in a segment by then.
     journals = []
     for path in data.journals():
@@ -392,7 +397,8 @@ def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Ite
 
 def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
     """The segment's requests that are not covered yet: a crash between two steps of recovery leaves a frame in two
-    files."""
+    files.
+    """
     for frame in segment.frames():
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
         parts = covered.missing(worker, first, first + frame.prefix.request_count)

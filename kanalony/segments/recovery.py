@@ -29,7 +29,8 @@ STAGED = ".recovering"  # behind the name of a segment that recovery has not fin
 @dataclass
 class Adopted:
     """What was done for one dead worker. `requests` were recovered from its journal, `lost` are missing between
-    them."""
+    them.
+    """
 
     worker_id: int
     requests: int = 0
@@ -67,7 +68,8 @@ def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
 @contextmanager
 def _recovering(data: DataDirectory) -> Iterator[None]:
     """Be the only one who seals what others left in a data directory: two would take each other's half-written copies
-    for a dead recovery's."""
+    for a dead recovery's.
+    """
     while True:
         data.recovery_lock.touch(mode=0o600)  # read permission is enough to lock a file
         with _locked(data.recovery_lock, wait=True) as same:
@@ -177,7 +179,8 @@ def in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _
 
 def _adopt(data: DataDirectory, of: JournalContents | int, left: list[Path]) -> Adopted:
     """Move one worker's requests from its journal, or from none when only its id is known, and from the open segments
-    `left` to sealed segments. The journal is locked by the caller."""
+    `left` to sealed segments. The journal is locked by the caller.
+    """
     journal, worker_id = (None, of) if isinstance(of, int) else (of, of.worker_id)
     damaged = []
     if journal and journal.damaged:
@@ -218,7 +221,8 @@ def _seal_all(
 
 def seal_abandoned(data: DataDirectory, path: Path) -> None:
     """Seal what is durable in an open segment that its writer, still running, has given up: copy it to a new one.
-    Raises OSError when the disk still refuses. A file that is not there any more is done."""
+    Raises OSError when the disk still refuses. A file that is not there any more is done.
+    """
     name = SegmentName.parse(path.name)
     with _recovering(data):
         if name and path.exists():
@@ -289,7 +293,8 @@ class _Copy:
 
     def take(self, run: Run, created_at: int) -> None:
         """Write a run of records that no sealed segment holds. `created_at` (µs since 1970) names the segment if it
-        begins one."""
+        begins one.
+        """
         if run.first_sequence != self.end:
             self._seal()
         if self._writer is None:

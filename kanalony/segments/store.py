@@ -87,7 +87,8 @@ class Store:
 
     def close(self) -> None:
         """Seal everything and remove the journal. What a failing disk does not let be sealed stays in the journal, for
-        recovery."""
+        recovery.
+        """
         self._blocks.refuse()  # an event that came now would be acknowledged and never sealed
         self._stopping.set()
         self._wake.set()
@@ -186,7 +187,8 @@ class Store:
 
     def _run_adopter(self) -> None:
         """Seal what this worker's failures and other workers' deaths leave, again and again: either may come at any
-        time. Not in the sealer thread, since another process may be at it, and is waited for."""
+        time. Not in the sealer thread, since another process may be at it, and is waited for.
+        """
         told = ""
         interval = ADOPT_INTERVAL
         while True:

@@ -40,7 +40,8 @@ class SegmentWriter:
         suffix: str = "",
     ) -> None:
         """Begin a segment. `created_at` (µs since 1970) is now unless told; `suffix` is added to its name until it is
-        sealed."""
+        sealed.
+        """
         created_at = created_at or time.time_ns() // 1000
         # Nothing sealed is ever written over: what a recovery that died has sealed, this one may be sealing better.
         while (data.sealed / str(SegmentName(created_at, host, worker_id, first_sequence))).exists():

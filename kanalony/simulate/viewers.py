@@ -48,7 +48,8 @@ ENTRY_SKEW = 1.1  # exponent of the Zipf law of popularity
 @dataclass(frozen=True)
 class SimulatedEvent:
     """One request to send: the simulated time of that in s since 1970, its unique key (`sessionId eventIndex`), query
-    string and headers."""
+    string and headers.
+    """
 
     time: float
     key: str

@@ -33,7 +33,8 @@ STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Record, "add"), (Table, 
 @dataclass
 class Segment:
     """What is in a segment: (sequence number, request) of each frame. `damaged` is the frame that is, if one is; of one
-    that a run may have `begun` with nobody can tell any more what was read of it before."""
+    that a run may have `begun` with nobody can tell any more what was read of it before.
+    """
 
     path: Path
     worker: int

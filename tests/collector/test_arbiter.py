@@ -95,7 +95,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, function
 
 
 def test_a_worker_that_fails_while_it_starts_does_not_end_the_others(tmp_path: Path) -> None:
-    """gunicorn takes an error of its own part of a worker's start for a reason to stop everything."""
+    """Gunicorn takes an error of its own part of a worker's start for a reason to stop everything."""
     fault = Fault(tmp_path, "os.pipe")
     with serving_with(fault, tmp_path / "data") as server:
         (victim,) = server.workers()

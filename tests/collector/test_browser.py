@@ -1,5 +1,6 @@
 """A real browser, on pages of another origin: players work as they are, and their parameters come out as they went
-in."""
+in.
+"""
 
 import functools
 import http.server

@@ -356,7 +356,8 @@ def test_bodies_that_are_not_stored_whole_are_counted(make: Any, caplog: pytest.
 
 def test_the_work_on_a_hostile_body_is_bounded_by_that_on_an_honest_one() -> None:
     """Work is what is decompressed, looked at and compressed again, in bytes; `python -m benchmarks redact` measures
-    the time."""
+    the time.
+    """
     limit = 1 << 20
     seen: list[int] = []
 

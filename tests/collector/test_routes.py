@@ -1,5 +1,6 @@
 """Requests made up from docs/openapi.yaml: whatever comes, no answer is an error of the server's, and all are as
-written."""
+written.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,6 @@
 """A day of 200,000 simulated events: every metric by every dimension is what a second, simpler program makes of what
-was sent, from rollups, from events, and from both together."""
+was sent, from rollups, from events, and from both together.
+"""
 
 import random
 from collections.abc import Iterator

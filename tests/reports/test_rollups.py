@@ -86,7 +86,8 @@ sent_events = st.builds(
 @st.composite
 def bursts(draw: st.DrawFn) -> list[Sent]:
     """A session's events that overtake each other where an hour ends, some lost, some repeated, the counter starting
-    again now and then."""
+    again now and then.
+    """
     first = START + draw(st.integers(1, 5)) * HOUR - draw(st.integers(5, 40)) * SECOND
     numbers = draw(st.permutations(range(1, 10))) + draw(st.permutations(range(draw(st.sampled_from([1, 10])), 19)))
     numbers = [number for number in numbers for _ in range(draw(st.sampled_from([0, 1, 1, 1, 1, 2])))]
@@ -168,7 +169,8 @@ def test_what_came_in_parts_is_what_came_at_once(tmp_path: Path) -> None:
 
 def test_places_of_the_events_before_a_period_are_known_in_it(data: DataDirectory, tmp_path: Path) -> None:
     """The event of 13:00 has its place 24 s earlier, and more than ten minutes after that of the event with number 15,
-    which arrived 16 s later than the event that overtook it."""
+    which arrived 16 s later than the event that overtook it.
+    """
     numbers = {"12:49:34": 20, "12:49:50": 15, "12:59:36": 18, "13:00:00": 17}
     store(data, *[event(f"2026-06-01T{time}", VIEW, eventIndex=index) for time, index in numbers.items()])
     for answering in (data, without_rollups(data, tmp_path)):

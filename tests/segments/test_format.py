@@ -31,7 +31,8 @@ def skippable(kind: bytes, payload: bytes) -> bytes:
 
 def example(data: bytes) -> dict[str, bytes]:
     """The parts of the example segment, as the tables of the document say, around its compressed data: how far that is
-    compressed is nobody's promise."""
+    compressed is nobody's promise.
+    """
     fields = b"".join(
         bytes([tag, len(value)]) + value
         for tag, value in [(1, b"GET"), (2, b"/collect"), (3, b"\x7f\0\0\1"), (7, b"eventType=3&partnerId=5")]

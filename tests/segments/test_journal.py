@@ -153,7 +153,8 @@ def test_any_bytes_behind_the_last_record_are_no_event(data: DataDirectory, garb
 
 def test_a_record_that_a_client_forged_is_no_event(data: DataDirectory, tmp_path: Path) -> None:
     """Its bytes are right in all but the worker id, which no client learns; what follows it is damage, so it is looked
-    at."""
+    at.
+    """
     other = DataDirectory.writable(tmp_path / "attacker")
     forged = journal_file(other, [fields(7), fields(8), fields(9)])
     records = forged.content[4096 : record_spans(forged)[-1][1]]

@@ -66,7 +66,7 @@ class Disk:
             self._contents[inode] = Path(f"/proc/self/fd/{fd}").read_bytes()
 
     def synced_append(self, journal: Path) -> None:
-        """msync has made the blocks durable; the header, with the watermark, is as of the last fsync."""
+        """Msync has made the blocks durable; the header, with the watermark, is as of the last fsync."""
         inode = journal.stat().st_ino
         self._contents[inode] = self._contents[inode][:BLOCKS] + journal.read_bytes()[BLOCKS:]
 
@@ -92,7 +92,8 @@ def test_a_power_loss_costs_at_most_what_the_level_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ack: str
 ) -> None:
     """After every step that changes the disk, what is durable then is recovered elsewhere and compared. With `synced`
-    nothing acknowledged may be missing, with `written` nothing that is older than sync_interval."""
+    nothing acknowledged may be missing, with `written` nothing that is older than sync_interval.
+    """
     sync_interval = 1.0
     settings = Settings(data=tmp_path / "data", ack=ack, sync_interval=sync_interval, segment_age=1, **SMALL)
     disk = Disk(settings.data)
