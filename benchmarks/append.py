@@ -17,7 +17,7 @@ from kanalony.core.frames import crc32c
 from kanalony.core.journal import HEADER_SIZE, Blocks
 from kanalony.core.querystring import tokenize
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.segments.writer import compress
 from kanalony.settings import Settings

@@ -26,7 +26,7 @@ from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
 from kanalony.reports.query import Query, Reports
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
 from kanalony.settings import Settings

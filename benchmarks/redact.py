@@ -11,7 +11,7 @@ from benchmarks.outcome import Outcome
 from benchmarks.traffic import to_json, traffic
 from kanalony.collector.counts import Counts
 from kanalony.collector.privacy import private
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.settings import Settings
 
 MAX_BODY = 1 << 20

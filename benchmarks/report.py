@@ -14,7 +14,7 @@ from benchmarks.outcome import Outcome, workspace
 from harness.server import run
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 

@@ -17,7 +17,9 @@ import click
 
 from kanalony import __version__
 from kanalony.errors import KanalonyError, WrongUse
-from kanalony.segments.names import DataDirectory, to_iso, worker_name
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.names import worker_name
+from kanalony.segments.times import to_iso
 from kanalony.settings import Settings, SettingsReader, load_settings, seconds, to_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -202,11 +204,11 @@ def cat(paths: tuple[Path, ...], data: Path | None) -> None:
     written. With PATHS: the events of these segments and journals. Exits with 1 when a file is damaged; what is good in
     it is printed all the same.
     """
-    from kanalony.segments.check import requests_of
-    from kanalony.segments.reader import Damage, read_data
+    from kanalony.segments.damage import Damage
+    from kanalony.segments.requests import read_data, read_files
 
     damaged: list[Damage] = []
-    source = requests_of(paths, damaged.append) if paths else read_data(_existing(data), damaged.append)
+    source = read_files(paths, damaged.append) if paths else read_data(_existing(data), damaged.append)
     write = sys.stdout.write
     for request in source:
         for event in _event_objects(request):

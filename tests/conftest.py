@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 
 
 @pytest.fixture

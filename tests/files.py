@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request, Segment, decode_records
 from kanalony.segments.writer import SegmentWriter
 
@@ -56,12 +57,12 @@ class JournalFile:
     content: bytes
     events: list[Fields]
 
-    def read(self, content: bytes) -> tuple[list[Request], list[tuple[int, int, str]]]:
+    def read(self, content: bytes) -> tuple[list[Request], list[Damage]]:
         """(events, damage) of other content in its place."""
         found = parse_journal(self.path, content)
         events: list[Request] = []
-        for run in found.runs:
-            decoded = decode_records(run.records, found.worker_id, run.first_sequence)
+        for span in found.spans:
+            decoded = decode_records(span.records, found.worker_id, span.first_sequence)
             assert decoded is not None
             events += decoded
         return events, found.damaged
@@ -76,7 +77,7 @@ def journal_file(data: DataDirectory, events: Iterable[Fields], **options: int) 
     return JournalFile(journal.path, journal.path.read_bytes(), kept)
 
 
-def record_spans(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
+def record_ranges(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
     """(start, end) of each record, found without the code under test: every mark, then the length it announces."""
     spans = []
     position = 4096

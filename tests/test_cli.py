@@ -17,7 +17,7 @@ from harness.server import KANALONY, run
 from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments.names import MARKER, DataDirectory
+from kanalony.segments.directory import MARKER, DataDirectory
 from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.files import JournalFile, fields, journal_file, segment_file
 
@@ -133,7 +133,7 @@ def test_a_start_that_fails_leaves_no_data_directory(tmp_path: Path) -> None:
 
 
 def test_two_starts_at_once_on_a_new_directory_both_succeed(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from kanalony.segments.names import DataDirectory; input()\n"
+    code = "import sys; from pathlib import Path; from kanalony.segments.directory import DataDirectory; input()\n"
     code += "for n in range(40): DataDirectory.writable(Path(sys.argv[1]) / str(n))"
     makers = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stderr=subprocess.PIPE)

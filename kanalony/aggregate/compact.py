@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,15 @@ from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of, read_lake
 from kanalony.aggregate.measures import touched_hours
 from kanalony.core.columns import release_memory
+from kanalony.durable import sync_directory
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import DataDirectory, open_lock, sync_directory, worker_name
-from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
-from kanalony.segments.recovery import in_some_place, quarantine
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory, in_some_place
+from kanalony.segments.locks import open_lock
+from kanalony.segments.names import worker_name
+from kanalony.segments.quarantine import quarantine
+from kanalony.segments.reader import Frame, Segment, UnreadableSegment
 
 _BASE = 160 << 20  # bytes that a run takes without any batch
 _BATCH_SHARE = 4  # a batch may take this part of the rest: it is held twice, and the window and old buffers beside it
@@ -311,8 +317,7 @@ class _Run:
 
     def _quarantine(self, segment: Segment, data: DataDirectory) -> None:
         for damage in segment.damaged:
-            content = segment.bytes_of(damage)
-            in_some_place(data, lambda place: quarantine(place, segment.path, damage.start, content))  # noqa: B023
+            in_some_place(data.places(), partial(quarantine, damage=damage, content=segment.bytes_of(damage)))
 
     def flush(self) -> None:
         """Commit what has been collected."""

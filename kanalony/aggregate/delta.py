@@ -24,8 +24,8 @@ from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookPropert
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
+from kanalony.durable import sync_directory
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import sync_directory
 
 PARTITION = "date"
 

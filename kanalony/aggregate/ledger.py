@@ -22,10 +22,13 @@ from pydantic import Field, TypeAdapter
 
 from kanalony.aggregate.delta import LakeFile, read_file
 from kanalony.aggregate.lake import ReadOnlyLake
+from kanalony.durable import sync_directory
 from kanalony.errors import FormatError
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import read_journal
-from kanalony.segments.names import DataDirectory, sync_directory
-from kanalony.segments.reader import Coverage, Segment, each_segment
+from kanalony.segments.reader import Segment
+from kanalony.segments.requests import each_segment
 
 FILE_NAME = "segments.ndjson"
 
@@ -437,7 +440,7 @@ def _unaccounted(data: DataDirectory, entries: list[Entry], told: list[Entry]) -
             contents = read_journal(path)
         except (FileNotFoundError, FormatError):
             continue
-        pending += sum(met(contents.worker_id, run.first_sequence, run.end_sequence) for run in contents.runs)
+        pending += sum(met(contents.worker_id, span.first_sequence, span.end_sequence) for span in contents.spans)
         # What is durable in segments by the journal's own word, and must be in one.
         ends[contents.worker_id] = max(ends.get(contents.worker_id, 0), contents.watermark + 1)
     for segment in each_segment(data, lambda damage: None):

@@ -21,9 +21,10 @@ from kanalony.aggregate.enrich import Enricher, open_geoip, read_secrets
 from kanalony.aggregate.ledger import Ledger
 from kanalony.aggregate.rollups import Rollups
 from kanalony.errors import FormatError, StorageError, is_disk_full
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import is_in_use
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Damage, Segment
+from kanalony.segments.reader import Segment
 from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")

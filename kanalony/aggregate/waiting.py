@@ -9,9 +9,11 @@ from pydantic import TypeAdapter
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, identity_of
 from kanalony.errors import FormatError
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import read_journal
-from kanalony.segments.names import DataDirectory, is_sealed
-from kanalony.segments.reader import Coverage, Segment
+from kanalony.segments.names import is_sealed
+from kanalony.segments.reader import Segment
 
 _ENTRY = TypeAdapter(Entry)
 
@@ -89,8 +91,8 @@ class Waiting:
                 contents = read_journal(path)
             except (FileNotFoundError, FormatError):
                 continue
-            for run in contents.runs:
-                yield contents.worker_id, run.first_sequence, run.end_sequence
+            for span in contents.spans:
+                yield contents.worker_id, span.first_sequence, span.end_sequence
 
     def _in_segments(self, data: DataDirectory) -> Iterator[tuple[int, int, int]]:
         seen: set[Path] = set()

@@ -24,7 +24,7 @@ from kanalony.collector.resources import (
     TrackResource,
 )
 from kanalony.core.fast_path import FastPath
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.settings import Settings, load_settings
 

@@ -18,7 +18,7 @@ from gunicorn.workers.base import Worker
 from meinheld import server
 
 from kanalony.errors import KanalonyError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.settings import Settings, describe_reload
 
 if TYPE_CHECKING:

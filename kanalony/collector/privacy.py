@@ -19,7 +19,8 @@ from kanalony.bodies import is_plain_form, read_body
 from kanalony.collector.clients import held_ipv4, parse_address
 from kanalony.collector.counts import Counts
 from kanalony.core.redact import Redactor
-from kanalony.segments.names import DataDirectory, sync_directory
+from kanalony.durable import sync_directory
+from kanalony.segments.directory import DataDirectory
 from kanalony.settings import Settings
 
 log = logging.getLogger("kanalony")

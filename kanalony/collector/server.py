@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.settings import Settings, check_meinheld
 
 log = logging.getLogger("kanalony")

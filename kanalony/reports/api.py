@@ -34,7 +34,7 @@ from kanalony.reports.query import Query, Reports, Stopped, too_large
 from kanalony.reports.request import read_action
 from kanalony.reports.table import csv_lines, json_parts
 from kanalony.reports.vocabulary import UnknownName, Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 
 log = logging.getLogger("kanalony")
 

@@ -41,7 +41,7 @@ from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
 from kanalony.reports import clock
 from kanalony.reports.tables import Source, Tables
 from kanalony.reports.vocabulary import PEAK, SESSIONS, USERS, VIDEOS, Vocabulary, measures_of
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 
 log = logging.getLogger("kanalony")
 

@@ -1,17 +1,21 @@
 """Checking files: what `kanalony verify` and `kanalony cat PATH...` are made of."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanalony.bodies import Parameters, read_events
 from kanalony.core.frames import OTHER_TYPE
 from kanalony.core.querystring import event_type
-from kanalony.errors import FormatError, WrongUse
+from kanalony.errors import FormatError
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import JournalContents, is_in_use, read_journal
-from kanalony.segments.names import DataDirectory, is_sealed
-from kanalony.segments.reader import Coverage, Damage, Request, Segment, decode_records, each_segment, pending_runs
+from kanalony.segments.names import is_sealed
+from kanalony.segments.reader import Request, Segment
+from kanalony.segments.requests import each_segment, files_of
 
 OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
@@ -53,46 +57,10 @@ class Check:
         return text
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The segments and journals that paths name; a directory stands for all below it."""
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix in (".lz4", ".journal"))
-            if not found:
-                raise WrongUse(f"no segments or journals in {path}", "name files or directories that kanalony wrote")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise WrongUse(f"no file {path}", "name files or directories that kanalony wrote")
-
-
-def _journal_damage(contents: JournalContents) -> list[Damage]:
-    return [Damage(contents.path, start, end, reason) for start, end, reason in contents.damaged]
-
-
-def requests_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """The requests of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that
-    is not ours.
-    """
-    for path in _files(paths):
-        if path.suffix == ".journal":
-            contents = read_journal(path)
-            for run in contents.runs:
-                yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
-            damaged = _journal_damage(contents)
-        else:
-            with Segment(path, is_sealed(path)) as segment:
-                yield from segment.requests()
-            damaged = segment.damaged
-        for damage in damaged:
-            on_damage(damage)
-
-
 def check_paths(paths: Iterable[Path]) -> Check:
     """Check files. Raises WrongUse for a path that is not there, FormatError for a file that is not ours."""
     check = Check()
-    for path in _files(paths):
+    for path in files_of(paths):
         if path.suffix == ".journal":
             _check_journal(check, read_journal(path), Coverage())
         else:
@@ -185,5 +153,5 @@ def _type_among(parameters: Parameters) -> int:
 
 def _check_journal(check: Check, contents: JournalContents, covered: Coverage) -> None:
     check.journals += 1
-    check.pending += sum(run.request_count for run in pending_runs(contents.runs, contents.worker_id, covered))
-    check.damaged += _journal_damage(contents)
+    check.pending += sum(span.request_count for span in covered.missing_spans(contents.worker_id, contents.spans))
+    check.damaged += contents.damaged

@@ -14,10 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanalony import durable
 from kanalony.core.frames import VERSION, crc32c
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory, worker_name
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.names import JOURNAL_NAME, worker_name
 
 # Persisted numbers, as docs/segment-format.md has them.
 MAGIC = b"KNJOURNL"
@@ -84,7 +87,7 @@ class Journal:
             os.pwrite(self._file.fileno(), header + _CRC.pack(crc32c(header)), 0)
             os.fsync(self._file.fileno())
             young.rename(self.path)
-            sync_directory(data.journal)
+            durable.sync_directory(data.journal)
         except OSError as error:
             self._file.close()
             young.unlink(missing_ok=True)
@@ -112,12 +115,11 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal: all its events are durable in segments."""
-        self.path.unlink()
-        sync_directory(self.data.journal)
+        durable.remove(self.path)
 
 
 @dataclass(frozen=True)
-class Run:
+class Span:
     """Pending records one behind the other in a block, with consecutive sequence numbers. `records` is their bytes."""
 
     records: bytes
@@ -128,20 +130,20 @@ class Run:
     def end_sequence(self) -> int:
         return self.first_sequence + self.request_count
 
-    def part(self, first_sequence: int, end_sequence: int) -> "Run":
-        """The records numbered [first_sequence, end_sequence), which must be within the run."""
+    def part(self, first_sequence: int, end_sequence: int) -> "Span":
+        """The records numbered [first_sequence, end_sequence), which must be within the span."""
         start = 0
         for _ in range(first_sequence - self.first_sequence):
             start += _LENGTH.unpack_from(self.records, start + _LENGTH_OFFSET)[0]
         end = start
         for _ in range(end_sequence - first_sequence):
             end += _LENGTH.unpack_from(self.records, end + _LENGTH_OFFSET)[0]
-        return Run(self.records[start:end], first_sequence, end_sequence - first_sequence)
+        return Span(self.records[start:end], first_sequence, end_sequence - first_sequence)
 
 
 @dataclass(frozen=True)
 class JournalContents:
-    """What a reader finds in a journal: pending runs in order of sequence, and damaged ranges [start, end) with a
+    """What a reader finds in a journal: pending spans in order of sequence, and damaged ranges [start, end) with a
     reason.
     """
 
@@ -150,8 +152,8 @@ class JournalContents:
     host: str
     ack: int
     watermark: int
-    runs: list[Run]
-    damaged: list[tuple[int, int, str]]
+    spans: list[Span]
+    damaged: list[Damage]
 
 
 def is_in_use(path: Path) -> bool:
@@ -176,7 +178,11 @@ def read_journal(path: Path) -> JournalContents:
 def parse_journal(path: Path, content: bytes) -> JournalContents:
     """Everything pending in the content of a journal. Raises FormatError as `read_journal` does."""
     header = content[: _HEADER.size]
-    damaged: list[tuple[int, int, str]] = []
+    damaged: list[Damage] = []
+
+    def damage(start: int, end: int, reason: str) -> None:
+        damaged.append(Damage(path, start, end, reason))
+
     name = JOURNAL_NAME.fullmatch(path.name)
     host = ""
     ack = 0
@@ -196,14 +202,12 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
             )
         size = HEADER_SIZE + block_size * block_count
         if len(content) != size:
-            damaged.append(
-                (min(len(content), size), max(len(content), size), "the file is not as long as its header says")
-            )
+            damage(min(len(content), size), max(len(content), size), "the file is not as long as its header says")
         host = host_bytes[:n].decode("ascii", "replace")
     elif name:
         # The blocks' boundaries are lost with the header, but records are found by their own marks.
         worker_id, block_size = int(name[1], 16), len(content)
-        damaged.append((0, min(len(content), HEADER_SIZE), "the header is not valid"))
+        damage(0, min(len(content), HEADER_SIZE), "the header is not valid")
     else:
         raise FormatError(f"{path} is not a journal", "name a file that kanalony wrote, under its own name")
     watermark = 0
@@ -214,11 +218,12 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
         if len(slot) == _WATERMARK.size and _WATERMARK.unpack(slot)[1] == crc32c(slot[:8]):
             watermark = max(watermark, _WATERMARK.unpack(slot)[0])
         else:
-            damaged.append((offset, offset + _WATERMARK.size, "a watermark's checksum does not match"))
-    runs = []
+            damage(offset, offset + _WATERMARK.size, "a watermark's checksum does not match")
+    spans = []
     for start in range(HEADER_SIZE, len(content), max(block_size, 1)):
         found, bad = scan_block(content, start, min(start + block_size, len(content)), worker_id, watermark)
-        runs += [Run(content[begin:end], first, count) for begin, end, first, count in found]
-        damaged += [(begin, end, "no valid record stands here") for begin, end in bad]
-    runs.sort(key=lambda run: run.first_sequence)
-    return JournalContents(path, worker_id, host, ack, watermark, runs, damaged)
+        spans += [Span(content[begin:end], first, count) for begin, end, first, count in found]
+        for begin, end in bad:
+            damage(begin, end, "no valid record stands here")
+    spans.sort(key=lambda span: span.first_sequence)
+    return JournalContents(path, worker_id, host, ack, watermark, spans, damaged)

@@ -5,8 +5,7 @@ caller's business.
 """
 
 import os
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,8 +29,8 @@ from kanalony.core.frames import (
     read_records,
 )
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.journal import Run, is_in_use, read_journal
-from kanalony.segments.names import DataDirectory, SegmentName, is_sealed
+from kanalony.segments.damage import Damage
+from kanalony.segments.names import SegmentName
 from kanalony.segments.tally import Tally
 
 if TYPE_CHECKING:
@@ -64,21 +63,6 @@ class Request(NamedTuple):
     def address(self) -> str | None:
         """remote_addr as text."""
         return str(ip_address(self.remote_addr)) if self.remote_addr else None
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is
-    missing.
-    """
-
-    path: Path
-    start: int
-    end: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: offset {self.start:,}, {self.end - self.start:,} bytes: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -300,116 +284,3 @@ class Segment:
                 self.note_bad_content(frame)
             else:
                 yield from requests
-
-
-class Coverage:
-    """Sets of sequence numbers, by worker, as sorted disjoint ranges [first, end)."""
-
-    def __init__(self) -> None:
-        self._ranges: dict[int, list[tuple[int, int]]] = {}
-
-    def missing(self, worker_id: int, first: int, end: int) -> list[tuple[int, int]]:
-        """The parts of [first, end) that are not in the set."""
-        ranges = self._ranges.get(worker_id, [])
-        parts = []
-        for begin, stop in ranges[max(0, bisect_right(ranges, (first, first)) - 1) :]:
-            if begin >= end:
-                break
-            if first < begin:
-                parts.append((first, begin))
-            first = max(first, stop)
-        if first < end:
-            parts.append((first, end))
-        return parts
-
-    def add(self, worker_id: int, first: int, end: int) -> None:
-        ranges = self._ranges.setdefault(worker_id, [])
-        low = bisect_right(ranges, (first, first))
-        if low and ranges[low - 1][1] >= first:
-            low -= 1
-        high = low
-        while high < len(ranges) and ranges[high][0] <= end:
-            first, end = min(first, ranges[high][0]), max(end, ranges[high][1])
-            high += 1
-        ranges[low:high] = [(first, end)]
-
-
-def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run]:
-    """The runs of a journal without what segments already hold."""
-    return [
-        run.part(*part) for run in runs for part in covered.missing(worker_id, run.first_sequence, run.end_sequence)
-    ]
-
-
-def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Segment]:
-    """Every segment of a data directory, entered, in order of names; also those that recovery makes of others
-    meanwhile, so that a frame may be met twice. The caller reads one before it asks for the next. A file that is not
-    ours or of a later version is told as damage.
-    """
-    seen: set[Path] = set()
-    while True:
-        vanished = False
-        for path in data.segments():
-            if path in seen:
-                continue
-            seen.add(path)
-            try:
-                segment = Segment(path, is_sealed(path))
-                segment.__enter__()
-            except FileNotFoundError:
-                vanished = True  # sealed, maybe under another name; or deleted
-                continue
-            except (FormatError, OSError) as error:
-                on_damage(Damage(path, 0, 0, str(error)))
-                continue
-            try:
-                yield segment
-            finally:
-                segment.__exit__()
-        if not vanished:
-            return
-
-
-def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """Every request acknowledged before the call, once: from all segments in order of their start, then from journals.
-    A file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
-    there.
-    """
-    # Journals first: what leaves one after this is in a segment by then.
-    journals = []
-    for path in data.journals():
-        try:
-            in_use = is_in_use(path)
-            journals.append((read_journal(path), in_use))
-        except FileNotFoundError:
-            continue  # its worker ended; segments have it all
-        except FormatError as error:
-            on_damage(Damage(path, 0, 0, str(error)))
-    covered = Coverage()
-    for segment in each_segment(data, on_damage):
-        yield from _read_uncovered(segment, covered, on_damage)
-    for contents, in_use in journals:
-        for run in pending_runs(contents.runs, contents.worker_id, covered):
-            yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
-        for start, end, reason in contents.damaged if not in_use else []:
-            on_damage(Damage(contents.path, start, end, reason))
-
-
-def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """The segment's requests that are not covered yet: a crash between two steps of recovery leaves a frame in two
-    files.
-    """
-    for frame in segment.frames():
-        worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
-        parts = covered.missing(worker, first, first + frame.prefix.request_count)
-        if not parts:
-            continue
-        requests = frame.requests()
-        if requests is None:
-            segment.note_bad_content(frame)
-            continue
-        covered.add(worker, first, first + frame.prefix.request_count)
-        for begin, end in parts:
-            yield from requests[begin - first : end - first]
-    for damage in segment.damaged:
-        on_damage(damage)

@@ -6,22 +6,25 @@ segment already holds is not written again. Nothing is deleted that is not durab
 to quarantine first.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
+from kanalony import durable
 from kanalony.errors import FormatError
-from kanalony.segments.journal import RECEIVED_AT, JournalContents, Run, read_journal
-from kanalony.segments.names import DataDirectory, SegmentName, segments_of, sync_directory, worker_name
-from kanalony.segments.reader import Coverage, Damage, Segment, pending_runs
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory, in_some_place
+from kanalony.segments.journal import RECEIVED_AT, JournalContents, Span, read_journal
+from kanalony.segments.locks import LOCK_MODE, locked
+from kanalony.segments.names import SegmentName, segments_of, worker_name
+from kanalony.segments.quarantine import quarantine
+from kanalony.segments.reader import Segment
 from kanalony.segments.writer import SegmentWriter
-
-_T = TypeVar("_T")
 
 STAGED = ".recovering"  # behind the name of a segment that recovery has not finished
 
@@ -48,31 +51,13 @@ class Adopted:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a file's lock; false when somebody else has it, unless told to wait, or when the file has gone."""
-    try:
-        file = path.open("rb+")
-    except FileNotFoundError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Its last holder may have removed it between the opening and the lock.
-            same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
-            same = False
-        yield same
-
-
-@contextmanager
 def _recovering(data: DataDirectory) -> Iterator[None]:
     """Be the only one who seals what others left in a data directory: two would take each other's half-written copies
     for a dead recovery's.
     """
     while True:
-        data.recovery_lock.touch(mode=0o600)  # read permission is enough to lock a file
-        with _locked(data.recovery_lock, wait=True) as same:
+        data.recovery_lock.touch(mode=LOCK_MODE)
+        with locked(data.recovery_lock, wait=True) as same:
             if same:
                 yield
                 return
@@ -92,7 +77,7 @@ def adopt_journals(data: DataDirectory) -> Iterator[Adopted]:
             refused: OSError | None = None
             refusing = []
             for path in waiting:
-                with _locked(path) as free:
+                with locked(path) as free:
                     try:
                         if free:
                             journal = read_journal(path)
@@ -128,7 +113,7 @@ def adopt_surplus(data: DataDirectory, leave: int) -> Iterator[Adopted]:
     refused: OSError | None = None
     _clear_unfinished(data)
     for path in data.journals():
-        with _locked(path) as free:
+        with locked(path) as free:
             if free and leave > 0:
                 leave -= 1
             elif free:
@@ -146,7 +131,7 @@ def _clear_unfinished(data: DataDirectory) -> None:
     """Remove what workers left that died before their journals were ready: they never stored a request."""
     for place in data.places():
         for path in place.journal.glob("*.new"):
-            with _locked(path) as free:
+            with locked(path) as free:
                 if free:
                     path.unlink()
 
@@ -155,7 +140,7 @@ def _left_open(data: DataDirectory, worker_id: int) -> list[Path]:
     """A dead worker's open segments; those that are locked have a living writer, whatever it looks like from here."""
     left = []
     for path in segments_of((place.open for place in data.places()), worker_id):
-        with _locked(path) as free:
+        with locked(path) as free:
             if free and SegmentName.parse(path.name):
                 left.append(path)
     return left
@@ -163,18 +148,6 @@ def _left_open(data: DataDirectory, worker_id: int) -> list[Path]:
 
 def _open_segments(data: DataDirectory) -> list[Path]:
     return [path for place in data.places() for path in place.open.glob("*.lz4")]
-
-
-def in_some_place(data: DataDirectory, step: Callable[[DataDirectory], _T]) -> _T:
-    """Do a step in the first place that takes it. Raises OSError of the last one when none does."""
-    refused: OSError | None = None
-    for place in data.places():
-        try:
-            return step(place)
-        except OSError as error:
-            refused = error
-    assert refused
-    raise refused
 
 
 def _adopt(data: DataDirectory, of: JournalContents | int, left: list[Path]) -> Adopted:
@@ -185,15 +158,15 @@ def _adopt(data: DataDirectory, of: JournalContents | int, left: list[Path]) -> 
     damaged = []
     if journal and journal.damaged:
         content = journal.path.read_bytes()
-        for start, end, reason in journal.damaged:
-            in_some_place(data, lambda place: quarantine(place, journal.path, start, content[start:end]))  # noqa: B023
-            damaged.append(Damage(journal.path, start, end, reason))
-    adopted = in_some_place(data, lambda place: _seal_all(data, place, worker_id, left, journal))
+        for damage in journal.damaged:
+            in_some_place(data.places(), partial(quarantine, damage=damage, content=content[damage.start : damage.end]))
+            damaged.append(damage)
+    adopted = in_some_place(data.places(), lambda place: _seal_all(data, place, worker_id, left, journal))
     adopted.damaged += damaged
     for path in left:
-        _remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
+        durable.remove(path)  # its frames are durable in sealed segments, its damaged bytes in quarantine
     if journal:
-        _remove(journal.path)
+        durable.remove(journal.path)
     return adopted
 
 
@@ -210,9 +183,9 @@ def _seal_all(
     with _Copy(place, worker_id, journal, covered) as copy:
         for path in left:
             copy.take_segment(path, adopted)
-        for run in pending_runs(journal.runs if journal else [], worker_id, covered):
-            copy.take(run, _received_at(run))
-            adopted.requests += run.request_count
+        for span in covered.missing_spans(worker_id, journal.spans if journal else []):
+            copy.take(span, _received_at(span))
+            adopted.requests += span.request_count
     adopted.segments = copy.sealed
     end = max(copy.end, journal.watermark + 1 if journal else 0)
     adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
@@ -226,13 +199,8 @@ def seal_abandoned(data: DataDirectory, path: Path) -> None:
     name = SegmentName.parse(path.name)
     with _recovering(data):
         if name and path.exists():
-            in_some_place(data, lambda place: _seal_all(data, place, name.worker_id, [path], None))
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    path.unlink()
-    sync_directory(path.parent)
+            in_some_place(data.places(), lambda place: _seal_all(data, place, name.worker_id, [path], None))
+            durable.remove(path)
 
 
 def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -> Coverage:
@@ -249,9 +217,9 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
     return covered
 
 
-def _received_at(run: Run) -> int:
+def _received_at(span: Span) -> int:
     """When the first request of a run came, µs since 1970."""
-    return int.from_bytes(run.records[RECEIVED_AT : RECEIVED_AT + 8], "little")
+    return int.from_bytes(span.records[RECEIVED_AT : RECEIVED_AT + 8], "little")
 
 
 class _Copy:
@@ -291,11 +259,11 @@ class _Copy:
             self.sealed.append(self._writer.name)
             self._writer = None
 
-    def take(self, run: Run, created_at: int) -> None:
+    def take(self, span: Span, created_at: int) -> None:
         """Write a run of records that no sealed segment holds. `created_at` (µs since 1970) names the segment if it
         begins one.
         """
-        if run.first_sequence != self.end:
+        if span.first_sequence != self.end:
             self._seal()
         if self._writer is None:
             self._writer = SegmentWriter(
@@ -303,13 +271,13 @@ class _Copy:
                 self._host,
                 self._worker_id,
                 self._ack,
-                run.first_sequence,
+                span.first_sequence,
                 created_at=created_at,
                 suffix=STAGED,
             )
-        self._writer.add(run.records, run.first_sequence)
-        self.end = run.end_sequence
-        self._covered.add(self._worker_id, run.first_sequence, run.end_sequence)
+        self._writer.add(span.records, span.first_sequence)
+        self.end = span.end_sequence
+        self._covered.add(self._worker_id, span.first_sequence, span.end_sequence)
 
     def take_segment(self, path: Path, adopted: Adopted) -> None:
         """Write what is good in an open segment, and copy what is not to quarantine."""
@@ -323,8 +291,8 @@ class _Copy:
                 if records is None or frame.requests() is None:
                     segment.note_bad_content(frame)
                     continue
-                run = Run(records, frame.prefix.first_sequence, frame.prefix.request_count)
-                for part in pending_runs([run], self._worker_id, self._covered):
+                span = Span(records, frame.prefix.first_sequence, frame.prefix.request_count)
+                for part in self._covered.missing_spans(self._worker_id, [span]):
                     self.take(part, name.created_at)
             content = path.read_bytes() if segment.torn or segment.damaged else b""
             # Else the journal still holds these requests, or a sealed segment does that was made of it.
@@ -336,15 +304,5 @@ class _Copy:
                 start = len(content) - segment.torn
                 segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
             for damage in segment.damaged:
-                quarantine(self._place, path, damage.start, content[damage.start : damage.end])
+                quarantine(self._place, damage, content[damage.start : damage.end])
             adopted.damaged += segment.damaged
-
-
-def quarantine(data: DataDirectory, path: Path, start: int, content: bytes) -> None:
-    """Keep the bytes found at an offset of a file that is about to go. Doing it again writes the same file again."""
-    if content:
-        with (data.quarantine / f"{path.name[:200]}.{start}-{start + len(content)}").open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # fsync: the copy is durable before the original goes
-        sync_directory(data.quarantine)

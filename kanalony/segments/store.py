@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kanalony.errors import StorageError
+from kanalony.segments.directory import DataDirectory, in_some_place
 from kanalony.segments.journal import Journal
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals, adopt_surplus, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings

@@ -9,7 +9,9 @@ from pathlib import Path
 import lz4.frame
 
 from kanalony.core.frames import build_header, build_prefix, build_trailer, parse_prefix
-from kanalony.segments.names import DataDirectory, SegmentName, sync_directory
+from kanalony.durable import sync_directory
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.names import SegmentName
 from kanalony.segments.tally import Tally
 
 

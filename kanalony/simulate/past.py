@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from kanalony.core.journal import build_record
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.viewers import SimulatedEvent
 

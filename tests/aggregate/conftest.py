@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import MEMORY
 
 

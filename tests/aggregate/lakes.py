@@ -14,7 +14,7 @@ from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import Rollups
 from kanalony.core.frames import crc32c
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 
 NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z, in µs

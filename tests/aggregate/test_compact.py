@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from harness.server import KANALONY, run
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, compact, queries, rows, seal, sent
 
 

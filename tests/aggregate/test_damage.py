@@ -24,7 +24,7 @@ from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main
 from kanalony.errors import FormatError
 from kanalony.reports.query import Query, Reports
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
 from tests.files import journal_file, new_journal

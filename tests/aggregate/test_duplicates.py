@@ -7,7 +7,7 @@ import pytest
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.dedupe import WINDOW
 from kanalony.aggregate.enrich import Enricher
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, SECOND, Sent, assert_balanced, compact, queries, rows, seal, sent
 
 

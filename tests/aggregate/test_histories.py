@@ -23,7 +23,7 @@ from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal, tree
 
 MINUTE = 60_000_000

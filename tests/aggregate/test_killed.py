@@ -16,7 +16,7 @@ from kanalony.aggregate.delta import Table
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import Record, read_ledger
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, assert_balanced, compact, queries, rows, seal, sent
 
 STEPS: list[tuple[Any, str]] = [

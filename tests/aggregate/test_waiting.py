@@ -9,7 +9,7 @@ from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import FILE_NAME, read_ledger
 from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import MEMORY, compact, seal, sent
 

@@ -14,7 +14,7 @@ from kanalony.collector.app import Collector, create_app
 from kanalony.core.frames import OTHER_TYPE, parse_header
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.settings import Settings, load_settings
 from tests.collector.wsgi import SMALL, call, stored

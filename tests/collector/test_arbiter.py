@@ -15,7 +15,7 @@ import pytest
 from benchmarks.abuse import Watch
 from harness.load import Load, cat, keys_of
 from harness.server import Server, serving, started
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.files import fields, new_journal
 from tests.tools import mounted
 

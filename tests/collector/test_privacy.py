@@ -26,7 +26,7 @@ from kanalony.collector.app import Collector, create_app
 from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
 from kanalony.core.redact import Redactor
 from kanalony.errors import WrongUse
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Request
 from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.collector.wsgi import SMALL, call, stored

@@ -3,8 +3,9 @@
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Request, read_data
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.reader import Request
+from kanalony.segments.requests import read_data
 from kanalony.settings import Settings
 
 SMALL: dict[str, Any] = {"journal_block_size": 128 << 10, "max_body": 32 << 10, "journal_blocks": 2, "host_id": "test"}

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.table import as_object
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent, roll_up, seal
 
 PLAY, VIEW, ERROR, IMPRESSION, REQUESTED = 3, 99, 98, 1, 2

@@ -10,7 +10,7 @@ import pytest
 
 from harness.server import KANALONY
 from kanalony.aggregate.rollups import HOUR
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import PLAY, event, session, store
 

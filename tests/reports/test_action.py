@@ -24,7 +24,7 @@ from kanalony.reports.api import create_app
 from kanalony.reports.query import Query, Reports, _Statement
 from kanalony.reports.request import read_action
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.reports.asking import ask, event, store
 from tests.reports.conftest import dashboard

@@ -20,7 +20,7 @@ from netaddr import IPSet
 from kanalony.events import DIMENSIONS, METRICS
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.table import as_object
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.viewers import REFERRERS, START, USER_AGENTS, simulate
 from tests.aggregate.lakes import Sent, roll_up, seal
 from tests.reports import reference

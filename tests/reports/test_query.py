@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kanalony.errors import WrongUse
 from kanalony.events import METRICS
 from kanalony.reports.vocabulary import UnknownName, Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import ERROR, IMPRESSION, PLAY, REQUESTED, VIEW, ask, at, event, one, rows, session, store
 

@@ -8,7 +8,7 @@ import pytest
 
 from kanalony.reports.query import Query, Reports
 from kanalony.reports.table import as_object
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import NOON, roll_up, seal
 from tests.reports import reference
 from tests.reports.sessions import random_sessions

@@ -21,7 +21,7 @@ from kanalony.aggregate.ledger import FILE_NAME
 from kanalony.core.frames import TRAILER_SIZE
 from kanalony.errors import WrongUse
 from kanalony.reports.clock import read_period
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.files import fields, journal_file
 from tests.reports.asking import ask, event, store

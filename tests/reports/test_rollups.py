@@ -27,7 +27,7 @@ from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup,
 from kanalony.errors import FormatError, StorageError
 from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import KEEP, MEMORY, SECOND, Sent, compact, roll_up, seal
 from tests.reports.asking import PLAY, VIEW, ask, at, event, one, rows, session, store
 

@@ -11,9 +11,9 @@ import pytest
 
 from kanalony.collector.app import create_app
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import read_data
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.recovery import adopt_journals
+from kanalony.segments.requests import read_data
 from kanalony.settings import Settings
 from tests.collector.wsgi import SMALL, call
 

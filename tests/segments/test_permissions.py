@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.server import run, serving
+from kanalony import durable
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments import names
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.locks import open_lock
 from tests.files import fields, journal_file, segment_file
 from tests.tools import tool
 
@@ -166,7 +167,7 @@ def _with_a_dead_worker(tmp_path: Path, group: str | None) -> tuple[DataDirector
     segment_file(data, [[fields(1)]])
     journal = journal_file(data, [fields(2)])
     (data.open / "segment.lz4").touch()
-    names.open_lock(data.recovery_lock).close()
+    open_lock(data.recovery_lock).close()
     return data, [data.recovery_lock, journal.path, data.open / "segment.lz4"]
 
 
@@ -206,20 +207,20 @@ def test_a_directory_that_the_group_cannot_reach_is_named(tmp_path: Path, caplog
 
 
 def test_the_lock_that_is_made_can_be_held(tmp_path: Path) -> None:
-    with names.open_lock(tmp_path / "a.lock") as file:
+    with open_lock(tmp_path / "a.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
 
 
 def test_every_directory_that_is_made_for_the_data_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    sync = names.sync_directory
+    sync = durable.sync_directory
 
     def record(directory: Path) -> None:
         sync(directory)
         synced.append(directory)
 
-    monkeypatch.setattr(names, "sync_directory", record)
+    monkeypatch.setattr(durable, "sync_directory", record)
     data = DataDirectory.writable(tmp_path / "a" / "b" / "data")
     made = (data.root, data.root.parent, data.root.parent.parent, data.journal, data.open)
     assert {path.parent for path in made} <= set(synced)

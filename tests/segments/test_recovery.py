@@ -14,10 +14,11 @@ from kanalony.core.frames import crc32c
 from kanalony.errors import FormatError
 from kanalony.segments import writer
 from kanalony.segments.check import check_data
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, is_in_use
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Damage, read_data
 from kanalony.segments.recovery import STAGED, Adopted, adopt_journals, adopt_surplus
+from kanalony.segments.requests import read_data
 from kanalony.segments.writer import SegmentWriter
 from tests.files import Fields, fields, new_journal, told
 

@@ -19,8 +19,10 @@ from kanalony.core.frames import (
     read_records,
 )
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory, SegmentName
-from kanalony.segments.reader import Coverage, Segment
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.names import SegmentName
+from kanalony.segments.reader import Segment
 from tests.files import SegmentFile, fields, flipped, hit_by, journal_file, segment_file, told
 from tests.tools import tool
 
