@@ -27,7 +27,7 @@ from kanalony.segments.check import check_paths
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Request, decode_records
 from kanalony.segments.writer import compress
-from tests.files import COLLECT_QUERY, JournalFile, SegmentFile, fields, journal_file, record_ranges, segment_file
+from tests.files import COLLECT_QUERY, JournalFile, SegmentFile, fields, journal_file, record_bounds, segment_file
 
 _BODIES = (
     b'{"eventType": 3, "title": "\\u00dcn\\ud83d\\ude00", "a": [1, {"b": null}], "ks": "c2VjcmV0"}',
@@ -123,7 +123,7 @@ class Readers:
     def forged(self) -> None:
         """Records that only somebody who knows the format could have written."""
         worker = int(self._journal.path.stem, 16)
-        for start, end in record_ranges(self._journal):
+        for start, end in record_bounds(self._journal):
             record = forged(self._rng, self._journal.content[start:end], worker)
             sequence = int.from_bytes(record[12:20], "little")
             decoded = decode_records(exactly(record), worker, sequence)

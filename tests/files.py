@@ -61,8 +61,8 @@ class JournalFile:
         """(events, damage) of other content in its place."""
         found = parse_journal(self.path, content)
         events: list[Request] = []
-        for span in found.spans:
-            decoded = decode_records(span.records, found.worker_id, span.first_sequence)
+        for records in found.pending:
+            decoded = decode_records(records.content, found.worker_id, records.first_sequence)
             assert decoded is not None
             events += decoded
         return events, found.damaged
@@ -77,7 +77,7 @@ def journal_file(data: DataDirectory, events: Iterable[Fields], **options: int) 
     return JournalFile(journal.path, journal.path.read_bytes(), kept)
 
 
-def record_ranges(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
+def record_bounds(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
     """(start, end) of each record, found without the code under test: every mark, then the length it announces."""
     spans = []
     position = 4096

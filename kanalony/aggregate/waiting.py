@@ -91,8 +91,8 @@ class Waiting:
                 contents = read_journal(path)
             except (FileNotFoundError, FormatError):
                 continue
-            for span in contents.spans:
-                yield contents.worker_id, span.first_sequence, span.end_sequence
+            for records in contents.pending:
+                yield contents.worker_id, records.first_sequence, records.end_sequence
 
     def _in_segments(self, data: DataDirectory) -> Iterator[tuple[int, int, int]]:
         seen: set[Path] = set()

@@ -153,5 +153,7 @@ def _type_among(parameters: Parameters) -> int:
 
 def _check_journal(check: Check, contents: JournalContents, covered: Coverage) -> None:
     check.journals += 1
-    check.pending += sum(span.request_count for span in covered.missing_spans(contents.worker_id, contents.spans))
+    check.pending += sum(
+        records.request_count for records in covered.missing_records(contents.worker_id, contents.pending)
+    )
     check.damaged += contents.damaged

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from kanalony.segments.journal import Span
+from kanalony.segments.journal import RecordRange
 
 
 class Coverage:
@@ -38,10 +38,10 @@ class Coverage:
             high += 1
         ranges[low:high] = [(first, end)]
 
-    def missing_spans(self, worker_id: int, spans: Iterable[Span]) -> list[Span]:
-        """Returns the parts of a worker's spans that are not in the set."""
+    def missing_records(self, worker_id: int, ranges: Iterable[RecordRange]) -> list[RecordRange]:
+        """Returns the parts of ranges of a worker's records that are not in the set."""
         return [
-            span.part(*part)
-            for span in spans
-            for part in self.missing(worker_id, span.first_sequence, span.end_sequence)
+            records.part(*part)
+            for records in ranges
+            for part in self.missing(worker_id, records.first_sequence, records.end_sequence)
         ]

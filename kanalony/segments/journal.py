@@ -119,10 +119,10 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Span:
-    """Pending records one behind the other in a block, with consecutive sequence numbers. `records` is their bytes."""
+class RecordRange:
+    """Pending records one behind the other in a block, with consecutive sequence numbers. `content` is their bytes."""
 
-    records: bytes
+    content: bytes
     first_sequence: int
     request_count: int
 
@@ -130,20 +130,20 @@ class Span:
     def end_sequence(self) -> int:
         return self.first_sequence + self.request_count
 
-    def part(self, first_sequence: int, end_sequence: int) -> "Span":
-        """The records numbered [first_sequence, end_sequence), which must be within the span."""
+    def part(self, first_sequence: int, end_sequence: int) -> "RecordRange":
+        """The records numbered [first_sequence, end_sequence), which must be within the records."""
         start = 0
         for _ in range(first_sequence - self.first_sequence):
-            start += _LENGTH.unpack_from(self.records, start + _LENGTH_OFFSET)[0]
+            start += _LENGTH.unpack_from(self.content, start + _LENGTH_OFFSET)[0]
         end = start
         for _ in range(end_sequence - first_sequence):
-            end += _LENGTH.unpack_from(self.records, end + _LENGTH_OFFSET)[0]
-        return Span(self.records[start:end], first_sequence, end_sequence - first_sequence)
+            end += _LENGTH.unpack_from(self.content, end + _LENGTH_OFFSET)[0]
+        return RecordRange(self.content[start:end], first_sequence, end_sequence - first_sequence)
 
 
 @dataclass(frozen=True)
 class JournalContents:
-    """What a reader finds in a journal: pending spans in order of sequence, and damaged ranges [start, end) with a
+    """What a reader finds in a journal: pending records in order of sequence, and damaged ranges [start, end) with a
     reason.
     """
 
@@ -152,7 +152,7 @@ class JournalContents:
     host: str
     ack: int
     watermark: int
-    spans: list[Span]
+    pending: list[RecordRange]
     damaged: list[Damage]
 
 
@@ -219,11 +219,11 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
             watermark = max(watermark, _WATERMARK.unpack(slot)[0])
         else:
             damage(offset, offset + _WATERMARK.size, "a watermark's checksum does not match")
-    spans = []
+    pending = []
     for start in range(HEADER_SIZE, len(content), max(block_size, 1)):
         found, bad = scan_block(content, start, min(start + block_size, len(content)), worker_id, watermark)
-        spans += [Span(content[begin:end], first, count) for begin, end, first, count in found]
+        pending += [RecordRange(content[begin:end], first, count) for begin, end, first, count in found]
         for begin, end in bad:
             damage(begin, end, "no valid record stands here")
-    spans.sort(key=lambda span: span.first_sequence)
-    return JournalContents(path, worker_id, host, ack, watermark, spans, damaged)
+    pending.sort(key=lambda records: records.first_sequence)
+    return JournalContents(path, worker_id, host, ack, watermark, pending, damaged)

@@ -19,7 +19,7 @@ from kanalony.errors import FormatError
 from kanalony.segments.coverage import Coverage
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory, in_some_place
-from kanalony.segments.journal import RECEIVED_AT, JournalContents, Span, read_journal
+from kanalony.segments.journal import RECEIVED_AT, JournalContents, RecordRange, read_journal
 from kanalony.segments.locks import LOCK_MODE, locked
 from kanalony.segments.names import SegmentName, segments_of, worker_name
 from kanalony.segments.quarantine import quarantine
@@ -183,9 +183,9 @@ def _seal_all(
     with _Copy(place, worker_id, journal, covered) as copy:
         for path in left:
             copy.take_segment(path, adopted)
-        for span in covered.missing_spans(worker_id, journal.spans if journal else []):
-            copy.take(span, _received_at(span))
-            adopted.requests += span.request_count
+        for records in covered.missing_records(worker_id, journal.pending if journal else []):
+            copy.take(records, _received_at(records))
+            adopted.requests += records.request_count
     adopted.segments = copy.sealed
     end = max(copy.end, journal.watermark + 1 if journal else 0)
     adopted.lost = sum(stop - begin for begin, stop in covered.missing(worker_id, min(firsts), end))
@@ -217,9 +217,9 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
     return covered
 
 
-def _received_at(span: Span) -> int:
+def _received_at(records: RecordRange) -> int:
     """When the first request of a run came, µs since 1970."""
-    return int.from_bytes(span.records[RECEIVED_AT : RECEIVED_AT + 8], "little")
+    return int.from_bytes(records.content[RECEIVED_AT : RECEIVED_AT + 8], "little")
 
 
 class _Copy:
@@ -259,11 +259,11 @@ class _Copy:
             self.sealed.append(self._writer.name)
             self._writer = None
 
-    def take(self, span: Span, created_at: int) -> None:
+    def take(self, records: RecordRange, created_at: int) -> None:
         """Write a run of records that no sealed segment holds. `created_at` (µs since 1970) names the segment if it
         begins one.
         """
-        if span.first_sequence != self.end:
+        if records.first_sequence != self.end:
             self._seal()
         if self._writer is None:
             self._writer = SegmentWriter(
@@ -271,13 +271,13 @@ class _Copy:
                 self._host,
                 self._worker_id,
                 self._ack,
-                span.first_sequence,
+                records.first_sequence,
                 created_at=created_at,
                 suffix=STAGED,
             )
-        self._writer.add(span.records, span.first_sequence)
-        self.end = span.end_sequence
-        self._covered.add(self._worker_id, span.first_sequence, span.end_sequence)
+        self._writer.add(records.content, records.first_sequence)
+        self.end = records.end_sequence
+        self._covered.add(self._worker_id, records.first_sequence, records.end_sequence)
 
     def take_segment(self, path: Path, adopted: Adopted) -> None:
         """Write what is good in an open segment, and copy what is not to quarantine."""
@@ -287,13 +287,13 @@ class _Copy:
             name = SegmentName.parse(path.name)
             assert name
             for frame in segment.frames():
-                records = frame.records()
-                if records is None or frame.requests() is None:
+                content = frame.records()
+                if content is None or frame.requests() is None:
                     segment.note_bad_content(frame)
                     continue
-                span = Span(records, frame.prefix.first_sequence, frame.prefix.request_count)
-                for part in self._covered.missing_spans(self._worker_id, [span]):
-                    self.take(part, name.created_at)
+                whole = RecordRange(content, frame.prefix.first_sequence, frame.prefix.request_count)
+                for records in self._covered.missing_records(self._worker_id, [whole]):
+                    self.take(records, name.created_at)
             content = path.read_bytes() if segment.torn or segment.damaged else b""
             # Else the journal still holds these requests, or a sealed segment does that was made of it.
             if (

@@ -45,8 +45,8 @@ def read_files(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> 
     for path in files_of(paths):
         if path.suffix == ".journal":
             contents = read_journal(path)
-            for span in contents.spans:
-                yield from decode_records(span.records, contents.worker_id, span.first_sequence) or []
+            for records in contents.pending:
+                yield from decode_records(records.content, contents.worker_id, records.first_sequence) or []
             damaged = contents.damaged
         else:
             with Segment(path, is_sealed(path)) as segment:
@@ -81,8 +81,8 @@ def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Ite
     for segment in each_segment(data, on_damage):
         yield from _read_uncovered(segment, covered, on_damage)
     for contents, in_use in journals:
-        for span in covered.missing_spans(contents.worker_id, contents.spans):
-            yield from decode_records(span.records, contents.worker_id, span.first_sequence) or []
+        for records in covered.missing_records(contents.worker_id, contents.pending):
+            yield from decode_records(records.content, contents.worker_id, records.first_sequence) or []
         for damage in contents.damaged if not in_use else []:
             on_damage(damage)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal, read_journal
-from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_ranges, told
+from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_bounds, told
 
 PART = st.none() | st.binary(min_size=1, max_size=300)
 
@@ -31,9 +31,9 @@ def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: 
 def test_latin_1_strings_are_stored_as_the_bytes_they_stand_for(data: DataDirectory) -> None:
     journal = new_journal(data)
     journal.blocks.append("GET", "/collect", None, "", "Zoë", None, "q=é\xff", b"")
-    (span,) = read_journal(journal.path).spans
-    assert b"Zo\xeb" in span.records
-    assert b"q=\xe9\xff" in span.records
+    (records,) = read_journal(journal.path).pending
+    assert b"Zo\xeb" in records.content
+    assert b"q=\xe9\xff" in records.content
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
     with pytest.raises((ValueError, TypeError, OverflowError), match=complaint):
         journal.blocks.append(b"GET", b"/", None, None, None, None, query, None)  # type: ignore[arg-type]
     assert journal.blocks.append(*fields(2))
-    (span,) = read_journal(journal.path).spans
-    assert span.request_count == 2
+    (records,) = read_journal(journal.path).pending
+    assert records.request_count == 2
 
 
 def test_every_cut_leaves_exactly_the_complete_records(data: DataDirectory) -> None:
     journal = journal_file(data, (fields(n) for n in range(20)), block_count=2)
-    spans = record_ranges(journal)
+    spans = record_bounds(journal)
     assert len(spans) == 20
     assert spans[-1][0] > 2 * 4096, "the test should reach into the second block"
     for size in range(spans[-1][1] + 50):
@@ -66,7 +66,7 @@ def test_every_cut_leaves_exactly_the_complete_records(data: DataDirectory) -> N
 
 def test_every_changed_byte_is_found_and_never_becomes_an_event(data: DataDirectory) -> None:
     journal = journal_file(data, (fields(n) for n in range(20)), block_count=2)
-    spans = record_ranges(journal)
+    spans = record_bounds(journal)
     used = [*range(108), *(position for span in spans for position in range(*span))]
     for position, content in flipped(journal.content, used):
         found, damaged = journal.read(content)
@@ -85,7 +85,7 @@ def test_a_changed_mark_of_the_last_record_is_found(data: DataDirectory) -> None
 
 def test_an_unfinished_append_leaves_no_trace(data: DataDirectory) -> None:
     journal = journal_file(data, [fields(1), fields(2)])
-    last, _ = record_ranges(journal)[1]
+    last, _ = record_bounds(journal)[1]
     unmarked = journal.content[:last] + bytes(4) + journal.content[last + 4 :]
     found, damaged = journal.read(unmarked)
     assert [told(event) for event in found] == journal.events[:1]
@@ -100,9 +100,9 @@ def test_events_of_freed_blocks_do_not_come_back(data: DataDirectory) -> None:
             journal.blocks.free(1)
     found = read_journal(journal.path)
     assert found.damaged == []
-    (span,) = found.spans
-    assert span.first_sequence == found.watermark + 1 > 1
-    assert span.end_sequence == 101
+    (records,) = found.pending
+    assert records.first_sequence == found.watermark + 1 > 1
+    assert records.end_sequence == 101
 
 
 def test_the_watermark_survives_a_crash_between_its_two_stores(data: DataDirectory) -> None:
@@ -146,7 +146,7 @@ def test_a_block_is_handed_over_by_age_and_never_empty(data: DataDirectory) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
 def test_any_bytes_behind_the_last_record_are_no_event(data: DataDirectory, garbage: bytes) -> None:
     journal = journal_file(data, [fields(1)])
-    ((_, end),) = record_ranges(journal)
+    ((_, end),) = record_bounds(journal)
     found, _ = journal.read(journal.content[:end] + garbage + journal.content[end + len(garbage) :])
     assert [told(event) for event in found] == journal.events
 
@@ -157,7 +157,7 @@ def test_a_record_that_a_client_forged_is_no_event(data: DataDirectory, tmp_path
     """
     other = DataDirectory.writable(tmp_path / "attacker")
     forged = journal_file(other, [fields(7), fields(8), fields(9)])
-    records = forged.content[4096 : record_ranges(forged)[-1][1]]
+    records = forged.content[4096 : record_bounds(forged)[-1][1]]
     journal = journal_file(data, [fields(1), (*fields(2)[:7], records)])
     damaged_second = journal.content.replace(b"n=2&", b"n=3&")
     found, damaged = journal.read(damaged_second)
@@ -205,7 +205,7 @@ def test_threads_that_append_together_lose_and_overwrite_nothing(data: DataDirec
         sys.setswitchinterval(interval)
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(span.request_count for span in found.spans) == journal.blocks.accepted == 9000
+    assert sum(records.request_count for records in found.pending) == journal.blocks.accepted == 9000
 
 
 def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
@@ -223,7 +223,7 @@ def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
         assert journal.blocks.append(*fields(number, query=b"x" * 2500))
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(span.request_count for span in found.spans) == journal.blocks.accepted == 6
+    assert sum(records.request_count for records in found.pending) == journal.blocks.accepted == 6
 
 
 def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirectory) -> None:
@@ -234,8 +234,8 @@ def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirector
     journal.forget()
     assert journal.blocks.append(*fields(3)) == 0
     assert journal.blocks.full_block(0) is None
-    (span,) = read_journal(journal.path).spans
-    assert span.request_count == 1
+    (records,) = read_journal(journal.path).pending
+    assert records.request_count == 1
 
 
 def test_bytes_made_to_slow_the_search_down_are_given_up_on(data: DataDirectory) -> None:
