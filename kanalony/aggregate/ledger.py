@@ -440,7 +440,9 @@ def _unaccounted(data: DataDirectory, entries: list[Entry], told: list[Entry]) -
             contents = read_journal(path)
         except (FileNotFoundError, FormatError):
             continue
-        pending += sum(met(contents.worker_id, records.first_sequence, records.end_sequence) for records in contents.pending)
+        pending += sum(
+            met(contents.worker_id, records.first_sequence, records.end_sequence) for records in contents.pending
+        )
         # What is durable in segments by the journal's own word, and must be in one.
         ends[contents.worker_id] = max(ends.get(contents.worker_id, 0), contents.watermark + 1)
     for segment in each_segment(data, lambda damage: None):

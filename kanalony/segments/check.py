@@ -1,4 +1,4 @@
-"""Checking files: what `kanalony verify` and `kanalony cat PATH...` are made of."""
+"""Checks files and whole data directories: `kanalony verify`."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -22,8 +22,20 @@ OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
 @dataclass
 class Check:
-    """What was found. `torn` are open segments that end in an unfinished write, which is normal after a crash.
-    `types` counts events by event type; `unread` requests have a body that could not be read, or not all of it.
+    """The result of a check.
+
+    Attributes:
+        segments: Number of segments.
+        journals: Number of journals left by dead workers.
+        in_use: Number of journals that running workers hold, which were not checked.
+        frames: Number of good frames, each counted once.
+        requests: Number of requests in them.
+        events: Number of events in these requests.
+        unread: Number of requests whose body could not be read, or only in part.
+        pending: Number of requests in journals and in no segment.
+        types: Number of events by event type.
+        torn: Open segments that end in an unfinished write, which is normal after a crash.
+        damaged: Damaged ranges.
     """
 
     segments: int = 0
@@ -58,7 +70,13 @@ class Check:
 
 
 def check_paths(paths: Iterable[Path]) -> Check:
-    """Check files. Raises WrongUse for a path that is not there, FormatError for a file that is not ours."""
+    """Checks the segments and journals that paths name.
+
+    Raises:
+        WrongUse: A path is missing, or a directory holds no segments and no journals.
+        FormatError: A file is neither a segment nor a journal, or of a later version.
+        OSError: A file cannot be read.
+    """
     check = Check()
     for path in files_of(paths):
         if path.suffix == ".journal":
@@ -70,8 +88,10 @@ def check_paths(paths: Iterable[Path]) -> Check:
 
 
 def check_data(data: DataDirectory) -> Check:
-    """Check everything in a data directory that no running worker is writing. Raises StorageError when a spool
-    directory is not there.
+    """Checks everything in a data directory that no running worker is writing.
+
+    Raises:
+        StorageError: A spool directory is missing, or this user may not list a directory.
     """
     check = Check()
     live: set[int] = set()
@@ -93,7 +113,7 @@ def check_data(data: DataDirectory) -> Check:
         _check_journal(check, contents, covered)
     check.in_use = len(live)
     for segment, tail in check.torn:
-        # Bytes that are torn off are no loss as long as the journal has the requests.
+        # A torn tail is no loss as long as the journal has the requests.
         journal = left.get(segment.worker_id or 0)
         if segment.worker_id not in live and (journal is None or segment.next_sequence <= journal.watermark):
             check.damaged.append(tail)
@@ -101,7 +121,7 @@ def check_data(data: DataDirectory) -> Check:
 
 
 def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
-    """Check every frame that has not been met in another file."""
+    """Checks every frame that no other file has brought yet."""
     for frame in segment.frames():
         prefix = frame.prefix
         end = prefix.first_sequence + prefix.request_count

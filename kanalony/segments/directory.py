@@ -184,7 +184,9 @@ class DataDirectory:
                     link.symlink_to(target)
                     durable.sync_directory(self.spools)
             except OSError as error:
-                raise StorageError(f"{link} cannot be made: {error.strerror}", "free some space in --data") from error
+                raise StorageError(
+                    f"{link} cannot be created: {error.strerror}", "free some space in --data"
+                ) from error
 
     def _bind_to(self, owner: "DataDirectory") -> None:
         """Binds a spool directory to one data directory. A second one would take its workers for dead."""

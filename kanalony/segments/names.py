@@ -9,6 +9,9 @@ from pathlib import Path
 from kanalony.segments.times import to_datetime, to_microseconds
 
 JOURNAL_NAME = re.compile(r"([0-9a-f]{16})\.journal")
+YOUNG_JOURNAL = ".new"
+"""Suffix of a journal until it is complete and has its name."""
+
 _SEGMENT_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z_([A-Za-z0-9.-]{0,63})_([0-9a-f]{16})_([0-9a-f]{16})\.lz4")
 
 

@@ -1,7 +1,7 @@
-"""Reading segments and whole data directories back: frames, requests, and what is damaged.
+"""Reads a segment back: frames, requests, and what is damaged.
 
-Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the
-caller's business.
+Reading never writes and never raises for damage: damaged ranges are part of the result, and what to do about them is up
+to the caller.
 """
 
 import os
@@ -67,7 +67,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """A data frame whose prefix is valid and whose bytes match the prefix's checksum. `end` is the offset behind it."""
+    """A data frame whose prefix is valid and whose bytes match the prefix's checksum.
+
+    Attributes:
+        offset: Where the prefix begins in the file.
+        end: The offset after the frame.
+        prefix: The parsed prefix.
+        compressed: The LZ4 frame.
+    """
 
     offset: int
     end: int
@@ -76,7 +83,7 @@ class Frame:
 
     @property
     def is_sized(self) -> bool:
-        """Whether its LZ4 header announces as much as the prefix says: that is what decompressing allocates."""
+        """Whether the LZ4 header has the content length of the prefix: decompression allocates what the header says."""
         try:
             announced: int = lz4.frame.get_frame_info(self.compressed)["content_size"]
         except RuntimeError:
@@ -84,7 +91,7 @@ class Frame:
         return announced == self.prefix.content_length
 
     def records(self) -> bytes | None:
-        """The records, decompressed; None when they are not what the prefix says."""
+        """Returns the decompressed records, or None when they do not match the prefix."""
         if not self.is_sized:
             return None
         try:
@@ -96,7 +103,7 @@ class Frame:
         return content if is_all else None
 
     def requests(self) -> list[Request] | None:
-        """The requests, or None when the content is not exactly the records that the prefix names."""
+        """Returns the requests, or None when the content is not exactly the records that the prefix names."""
         content = self.records()
         if content is None:
             return None
@@ -105,23 +112,35 @@ class Frame:
 
 
 def decode_records(records: "Buffer", worker_id: int, first_sequence: int) -> list[Request] | None:
-    """The requests of records one behind the other, or None unless they are valid and numbered from first_sequence."""
+    """Decodes records, one after another in one buffer.
+
+    Returns:
+        The requests; None unless all records are valid and numbered from first_sequence.
+    """
     decoded = read_records(records, worker_id, first_sequence)
     return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
 
 
 class UnreadableSegment(StorageError):
-    """The disk does not give a segment's bytes."""
+    """The disk fails to read a segment's bytes."""
 
 
 @dataclass
 class Segment:
-    """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is
-    through.
+    """A segment file, opened by `with` and read front to back by `frames()`.
 
-    `modified` is the time of the file's last change in ns, `torn` the size in bytes of the torn tail, `trailer` the
-    valid trailer, `next_sequence` the number behind the last frame, `announced` the one behind the last request of
-    frames whose prefix only is whole. A segment without a trailer is damaged only if `sealed`.
+    Attributes:
+        path: The file.
+        sealed: Whether the segment must be complete: only then is a missing trailer damage.
+        worker_id: From the header, the file name or the first good frame.
+        header: The valid header.
+        size: Bytes of the file.
+        modified: Time of the file's last change, ns since 1970.
+        trailer: The valid trailer, once `frames()` has ended.
+        torn: Bytes of the torn tail, once `frames()` has ended.
+        next_sequence: The sequence number after the last frame so far.
+        announced: The sequence number after the last request of frames of which only the prefix is whole.
+        damaged: What was found damaged so far.
     """
 
     path: Path
@@ -138,7 +157,12 @@ class Segment:
     _file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        """Raises FormatError when the file is no segment or of a later version, OSError when it cannot be read."""
+        """Opens the file and reads the header.
+
+        Raises:
+            FormatError: The file is not a segment, or of a later version.
+            OSError: The file cannot be read.
+        """
         self._file = self.path.open("rb", buffering=0)
         try:
             self._identify()
@@ -153,15 +177,15 @@ class Segment:
         self.size, self.modified = state.st_size, state.st_mtime_ns
         self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
         name = SegmentName.parse(self.path.name)
-        told = self.header or name
+        known = self.header or name
         if self.header and self.header.version > VERSION:
             raise FormatError(
                 f"{self.path} is a segment of version {self.header.version}; this version reads up to {VERSION}",
                 "use a later kanalony",
             )
-        if told:
-            self.worker_id = told.worker_id
-            self.next_sequence = told.first_sequence
+        if known:
+            self.worker_id = known.worker_id
+            self.next_sequence = known.first_sequence
         elif self.size and not self._at(0, 4).startswith(PREFIX_START):
             raise FormatError(f"{self.path} is not a segment", "name a .lz4 file that kanalony wrote")
 
@@ -174,14 +198,22 @@ class Segment:
         try:
             return os.pread(self._file.fileno(), size, offset)
         except OSError as error:
-            raise UnreadableSegment(f"{self.path} cannot be read: {error.strerror}", "see to the disk") from error
+            raise UnreadableSegment(f"{self.path} cannot be read: {error.strerror}", "check the disk") from error
 
     def bytes_of(self, damage: Damage) -> bytes:
-        """What stands in a damaged range."""
+        """Returns the bytes of a damaged range.
+
+        Raises:
+            UnreadableSegment: The disk fails to read them.
+        """
         return self._at(damage.start, damage.end - damage.start)
 
     def frames(self) -> Iterator[Frame]:
-        """Every good frame in the file, also those after damage."""
+        """Yields every good frame in the file, also those after damage.
+
+        Raises:
+            UnreadableSegment: The disk fails to read the file.
+        """
         position = 0
         tally = None
         if self.header:
@@ -215,7 +247,7 @@ class Segment:
         self.damaged.append(Damage(self.path, start, end, reason))
 
     def note_bad_content(self, frame: Frame) -> None:
-        """A frame is not what its prefix says: only its reader can tell, since it takes decompressing."""
+        """Notes damage: a frame's content does not match its prefix, as its reader found by decompressing it."""
         self._note(frame.offset, frame.end, "the frame's content is not what its prefix says")
 
     def _trailer_at(self, position: int) -> Trailer | None:
@@ -235,7 +267,7 @@ class Segment:
         return Frame(position, position + prefix.size + prefix.frame_length, prefix, compressed)
 
     def _pass_over(self, position: int, reason: str) -> int:
-        """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
+        """Notes damage, or a torn tail, from position to the next good frame or trailer, and returns its offset."""
         prefix = parse_prefix(self._at(position, PREFIX_SIZE_MAX))
         if prefix and prefix.worker_id == self.worker_id:
             self.announced = max(self.announced, prefix.first_sequence + prefix.request_count)
@@ -259,8 +291,9 @@ class Segment:
         return self.size
 
     def claims(self) -> Iterator[tuple[int, int, int]]:
-        """(worker, first, end) of the sequence numbers it holds: by its trailer alone when it has one, else by its good
-        frames.
+        """Yields (worker id, first, end) of the sequence numbers that the segment claims to hold.
+
+        The trailer tells them; without one the good frames do, and the prefix of a torn frame.
         """
         trailer = self.read_trailer()
         if trailer:
@@ -273,11 +306,11 @@ class Segment:
             yield self.worker_id, self.next_sequence, self.announced
 
     def read_trailer(self) -> Trailer | None:
-        """The valid trailer at the end of the file, whatever stands before it."""
+        """Returns the valid trailer at the end of the file, without a look at the rest, or None."""
         return self._trailer_at(self.size - TRAILER_SIZE) if self.size >= TRAILER_SIZE else None
 
     def requests(self) -> Iterator[Request]:
-        """Every request of every good frame. A frame whose content is not what its prefix says is noted as damage."""
+        """Yields every request of every good frame. A frame whose content does not match its prefix becomes damage."""
         for frame in self.frames():
             requests = frame.requests()
             if requests is None:

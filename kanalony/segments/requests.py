@@ -57,8 +57,9 @@ def read_files(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> 
 
 
 def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """Yields every request that was acknowledged before the call, once: from segments in order of their start, then
-    from journals.
+    """Yields every request that was acknowledged before the call, once.
+
+    Requests in segments come first, in order of the start of their segments, then those in journals.
 
     Args:
         data: The data directory. Collectors and recovery may be writing to it.

@@ -1,4 +1,4 @@
-"""The journal as a file: what any cut, any changed byte and any crash leaves of it."""
+"""The journal as a file: what remains of it after any cut, any changed byte and any crash."""
 
 import mmap
 import sys
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal, read_journal
-from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_bounds, told
+from tests.files import fields, fields_of, flipped, hit_by, journal_file, new_journal, record_bounds
 
 PART = st.none() | st.binary(min_size=1, max_size=300)
 
@@ -23,7 +23,7 @@ PART = st.none() | st.binary(min_size=1, max_size=300)
 def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     journal = journal_file(data, events, block_size=1 << 16, block_count=2)
     found, damaged = journal.read(journal.content)
-    assert [told(event) for event in found] == events
+    assert [fields_of(event) for event in found] == events
     assert [event.sequence for event in found] == list(range(1, len(events) + 1))
     assert damaged == []
 
@@ -40,7 +40,7 @@ def test_latin_1_strings_are_stored_as_the_bytes_they_stand_for(data: DataDirect
     ("query", "complaint"),
     [("q=€", "beyond latin-1"), (7, "str, bytes or None, not int"), (b"x" * 4096, "exceeds a journal")],
 )
-def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
+def test_a_request_that_cannot_be_stored_is_refused_and_others_are_kept(
     data: DataDirectory, query: object, complaint: str
 ) -> None:
     journal = new_journal(data)
@@ -60,11 +60,11 @@ def test_every_cut_leaves_exactly_the_complete_records(data: DataDirectory) -> N
     for size in range(spans[-1][1] + 50):
         found, damaged = journal.read(journal.content[:size])
         complete = sum(end <= size for _, end in spans)
-        assert [told(event) for event in found] == journal.events[:complete], f"cut at {size}"
-        assert damaged, f"cut at {size}: the file is too short, which must be told"
+        assert [fields_of(event) for event in found] == journal.events[:complete], f"cut at {size}"
+        assert damaged, f"cut at {size}: the file is too short, which must be reported"
 
 
-def test_every_changed_byte_is_found_and_never_becomes_an_event(data: DataDirectory) -> None:
+def test_every_changed_byte_is_noticed_and_never_becomes_an_event(data: DataDirectory) -> None:
     journal = journal_file(data, (fields(n) for n in range(20)), block_count=2)
     spans = record_bounds(journal)
     used = [*range(108), *(position for span in spans for position in range(*span))]
@@ -72,7 +72,7 @@ def test_every_changed_byte_is_found_and_never_becomes_an_event(data: DataDirect
         found, damaged = journal.read(content)
         hit = hit_by(position, spans)
         expected = [event for number, event in enumerate(journal.events) if number != hit]
-        assert [told(event) for event in found] == expected, f"byte {position}: another event was lost or changed"
+        assert [fields_of(event) for event in found] == expected, f"byte {position}: another event was lost or changed"
         assert damaged, f"byte {position} was not noticed"
 
 
@@ -88,7 +88,7 @@ def test_an_unfinished_append_leaves_no_trace(data: DataDirectory) -> None:
     last, _ = record_bounds(journal)[1]
     unmarked = journal.content[:last] + bytes(4) + journal.content[last + 4 :]
     found, damaged = journal.read(unmarked)
-    assert [told(event) for event in found] == journal.events[:1]
+    assert [fields_of(event) for event in found] == journal.events[:1]
     assert damaged == []
 
 
@@ -148,12 +148,13 @@ def test_any_bytes_behind_the_last_record_are_no_event(data: DataDirectory, garb
     journal = journal_file(data, [fields(1)])
     ((_, end),) = record_bounds(journal)
     found, _ = journal.read(journal.content[:end] + garbage + journal.content[end + len(garbage) :])
-    assert [told(event) for event in found] == journal.events
+    assert [fields_of(event) for event in found] == journal.events
 
 
 def test_a_record_that_a_client_forged_is_no_event(data: DataDirectory, tmp_path: Path) -> None:
-    """Its bytes are right in all but the worker id, which no client learns; what follows it is damage, so it is looked
-    at.
+    """Only the worker id of the forged record is wrong, which no client learns.
+
+    The record before it is damaged, so that the reader searches the bytes of the forged one.
     """
     other = DataDirectory.writable(tmp_path / "attacker")
     forged = journal_file(other, [fields(7), fields(8), fields(9)])
@@ -161,7 +162,7 @@ def test_a_record_that_a_client_forged_is_no_event(data: DataDirectory, tmp_path
     journal = journal_file(data, [fields(1), (*fields(2)[:7], records)])
     damaged_second = journal.content.replace(b"n=2&", b"n=3&")
     found, damaged = journal.read(damaged_second)
-    assert [told(event) for event in found] == journal.events[:1]
+    assert [fields_of(event) for event in found] == journal.events[:1]
     assert damaged
 
 
@@ -209,7 +210,7 @@ def test_threads_that_append_together_lose_and_overwrite_nothing(data: DataDirec
 
 
 def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
-    """The hardest interleaving, by hand: while a full block is told, another event opens and fills the next one."""
+    """The hardest interleaving, by hand: during the callback for a full block, another event fills the next block."""
     waking = 0
 
     def wake() -> None:
@@ -226,7 +227,7 @@ def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
     assert sum(records.request_count for records in found.pending) == journal.blocks.accepted == 6
 
 
-def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirectory) -> None:
+def test_a_journal_that_refuses_or_was_released_stores_nothing(data: DataDirectory) -> None:
     journal = new_journal(data)
     assert journal.blocks.append(*fields(1))
     journal.blocks.refuse()
@@ -238,7 +239,7 @@ def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirector
     assert records.request_count == 1
 
 
-def test_bytes_made_to_slow_the_search_down_are_given_up_on(data: DataDirectory) -> None:
+def test_the_search_gives_up_on_bytes_made_to_slow_it_down(data: DataDirectory) -> None:
     """Every four bytes look like a record that ends at the block's end: checking each would be quadratic."""
     fake = b"KNEV" + bytes(4) + (1 << 19).to_bytes(4, "little") + (1 << 40).to_bytes(8, "little")
     block = b"\1\0\0\0" + fake * ((1 << 20) // len(fake) - 1)
