@@ -26,7 +26,7 @@ class Check:
 
     Attributes:
         segments: Number of segments.
-        journals: Number of journals left by dead workers.
+        journals: Number of journals that were checked; of a data directory those left by dead workers.
         in_use: Number of journals that running workers hold, which were not checked.
         frames: Number of good frames, each counted once.
         requests: Number of requests in them.

@@ -98,14 +98,15 @@ class Journal:
             os.fsync(self._file.fileno())  # fsync: header and size are durable before the name
             young.rename(self.path)
             durable.sync_directory(data.journal)
+            self._mapping = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError as error:
             self._file.close()
             young.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             raise StorageError(
                 f"cannot create a journal of {size / 2**20:.0f} MiB in {data.journal}: {os.strerror(error.errno or 0)}",
                 "free some disk space, or make the journal smaller (--journal-blocks)",
             ) from error
-        self._mapping = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self.blocks = Blocks(self._mapping, block_size, block_count, self.worker_id, ack == "synced", on_full)
 
     def sync(self) -> None:

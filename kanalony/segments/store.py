@@ -136,7 +136,7 @@ class Store:
         return True
 
     def _give_up_segment(self, place: DataDirectory, error: OSError) -> None:
-        """Notes that a disk refused, and abandons the open segment."""
+        """Logs that a disk refused, and abandons the open segment."""
         if place.root not in self._refused:
             log.error("cannot write to %s: %s (%d free journal blocks)", place.root, error, self._blocks.free_blocks)
         self._refused.add(place.root)

@@ -56,6 +56,9 @@ class SegmentWriter:
             first_sequence: The sequence number of the first request.
             created_at: µs since 1970; by default now.
             suffix: Added to the file name until the segment is sealed.
+
+        Raises:
+            OSError: The disk refuses; no file is left.
         """
         created_at = created_at or time.time_ns() // 1000
         # A sealed segment is never overwritten: an earlier recovery that died may have left one of the same name.
@@ -70,9 +73,8 @@ class SegmentWriter:
         self.size = self._durable = 0
         self._file = self.path.open("xb", buffering=0)
         try:
-            fcntl.flock(
-                self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # recovery takes the writer of an unlocked one for dead
+            # Recovery takes the writer of an unlocked segment for dead.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write(build_header(worker_id, host, ack, first_sequence, created_at))
             sync_directory(data.open)  # fsync: the name is durable after this line
         except OSError:

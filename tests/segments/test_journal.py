@@ -1,5 +1,6 @@
 """The journal as a file: what remains of it after any cut, any changed byte and any crash."""
 
+import errno
 import mmap
 import sys
 import threading
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.errors import StorageError
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal, read_journal
 from tests.files import fields, fields_of, flipped, hit_by, journal_file, new_journal, record_bounds
@@ -246,3 +248,14 @@ def test_the_search_gives_up_on_bytes_made_to_slow_it_down(data: DataDirectory) 
     runs, damaged = scan_block(block, 0, len(block), 1, 0)
     assert runs == []
     assert damaged == [(0, len(block))]
+
+
+def test_a_journal_that_cannot_be_mapped_leaves_no_file(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", refuse)
+        with pytest.raises(StorageError, match="Cannot allocate memory"):
+            new_journal(data)
+    assert list(data.journal.iterdir()) == []
