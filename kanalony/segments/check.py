@@ -140,9 +140,7 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
     check.damaged += segment.damaged
     if segment.torn:
         size = segment.size
-        tail = Damage(
-            segment.path, size - segment.torn, size, "the last frame is not complete, and no journal holds it"
-        )
+        tail = Damage(segment.path, size - segment.torn, size, "the last frame is incomplete, and no journal holds it")
         check.torn.append((segment, tail))
 
 

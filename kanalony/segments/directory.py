@@ -67,7 +67,7 @@ class DataDirectory:
         if not data._is_marked():
             raise WrongUse(
                 f"{root} is not a kanalony data directory (no file {MARKER} in it)",
-                "name the directory that `kanalony serve` writes with --data",
+                "set --data to the directory that `kanalony serve` writes to",
             )
         return data
 
@@ -119,7 +119,7 @@ class DataDirectory:
             if not data._is_marked():
                 if root.exists() and (not root.is_dir() or any(not _is_own(name) for name in os.listdir(root))):
                     reason = "holds files that are not kanalony's" if root.is_dir() else "is a file"
-                    raise WrongUse(f"{root} {reason}", "name an empty or a new directory with --data")
+                    raise WrongUse(f"{root} {reason}", "choose an empty or a new directory with --data")
                 data._mark()
             for directory in (data.journal, data.open, data.sealed, data.quarantine):
                 directory.parent.mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ class DataDirectory:
                 raise
             raise StorageError(
                 f"{error.filename or root} cannot be written: {error.strerror}",
-                "name a directory this user may write, on a disk with space left, with --data",
+                "choose a directory that this user may write, on a disk with free space, with --data",
             ) from error
         return data
 
@@ -158,7 +158,7 @@ class DataDirectory:
             raise StorageError(f"{error.filename} cannot be read: {error.strerror}", "check its permissions") from error
         if text != _MARKER_TEXT:
             raise FormatError(
-                f"{marker} says {text.strip()!r}; this version reads layout {LAYOUT}",
+                f"{marker} contains {text.strip()!r}; this version reads layout {LAYOUT}",
                 "use the version of kanalony that wrote it, or a later one",
             )
         return True
@@ -175,7 +175,7 @@ class DataDirectory:
             spool = DataDirectory._prepared(root)
             target = spool.root.resolve()
             if target == self.root.resolve():
-                raise WrongUse(f"{root} is the data directory itself", "name another directory with --spool")
+                raise WrongUse(f"{root} is the data directory itself", "choose another directory with --spool")
             spool._bind_to(self)
             link = self.spools / hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
             try:
@@ -199,7 +199,7 @@ class DataDirectory:
             if note.read_text() != name:
                 raise WrongUse(
                     f"{self.root} is the spool directory of {note.read_text().strip()}",
-                    f"name another one with --spool, or delete {note} if that is gone",
+                    f"choose another one with --spool, or delete {note} if that data directory no longer exists",
                 ) from None
 
     def places(self) -> list["DataDirectory"]:
@@ -213,7 +213,7 @@ class DataDirectory:
             target = link.readlink()
             if not (target / MARKER).exists():
                 raise StorageError(
-                    f"the spool directory {target} is not there", f"mount it, or delete {link} to forget it"
+                    f"the spool directory {target} is missing", f"mount it, or delete {link} to stop using it"
                 )
             places.append(DataDirectory(target))
         return places
@@ -275,5 +275,5 @@ def _listed(directory: Path) -> list[Path]:
         return list(directory.iterdir())
     except PermissionError as error:
         raise StorageError(
-            f"{directory} can be read by the user of the collector only", "name sealed segments, or do it as that user"
+            f"only the user of the collector can read {directory}", "name sealed segments, or run this as that user"
         ) from error

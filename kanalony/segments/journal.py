@@ -245,7 +245,7 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
             )
         size = HEADER_SIZE + block_size * block_count
         if len(content) != size:
-            damage(min(len(content), size), max(len(content), size), "the file is not as long as its header says")
+            damage(min(len(content), size), max(len(content), size), "the file size does not match its header")
         host = host_bytes[:n].decode("ascii", "replace")
     elif name:
         # The block boundaries are lost with the header, but marks and checksums find the records.
@@ -267,6 +267,6 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
         found, bad = scan_block(content, start, min(start + block_size, len(content)), worker_id, watermark)
         pending += [RecordRange(content[begin:end], first, count) for begin, end, first, count in found]
         for begin, end in bad:
-            damage(begin, end, "no valid record stands here")
+            damage(begin, end, "no valid record")
     pending.sort(key=lambda records: records.first_sequence)
     return JournalContents(path, worker_id, host, ack, watermark, pending, damaged)

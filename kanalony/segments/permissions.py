@@ -42,7 +42,7 @@ def group_id(group: str | None) -> int | None:
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise WrongUse(f"there is no group {group!r}", "name a group of this machine with --group") from None
+        raise WrongUse(f"there is no group {group!r}", "choose a group of this machine with --group") from None
 
 
 def set_modes(place: "DataDirectory", group: str | None, gid: int | None) -> None:

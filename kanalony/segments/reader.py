@@ -226,8 +226,8 @@ class Segment:
             if frame:
                 if tally is None or frame.prefix.first_sequence != tally.next_sequence:
                     if tally:
-                        expected = f"where {tally.next_sequence} should be"
-                        self._note(position, position, f"sequence number {frame.prefix.first_sequence} {expected}")
+                        found, expected = frame.prefix.first_sequence, tally.next_sequence
+                        self._note(position, position, f"sequence number {found} instead of {expected}")
                     tally = Tally(frame.prefix.first_sequence)
                 tally.add(frame.prefix)
                 self.next_sequence = tally.next_sequence
@@ -239,7 +239,7 @@ class Segment:
                     self._note(position, self.size, "the trailer's sums do not match the frames")
                 return
             else:
-                position = self._pass_over(position, "no valid frame stands here")
+                position = self._pass_over(position, "no valid frame")
         if self.sealed:
             self._note(self.size, self.size, "the file ends without a trailer")
 
@@ -248,7 +248,7 @@ class Segment:
 
     def note_bad_content(self, frame: Frame) -> None:
         """Notes damage: a frame's content does not match its prefix, as its reader found by decompressing it."""
-        self._note(frame.offset, frame.end, "the frame's content is not what its prefix says")
+        self._note(frame.offset, frame.end, "the frame's content does not match its prefix")
 
     def _trailer_at(self, position: int) -> Trailer | None:
         if position + TRAILER_SIZE != self.size:
@@ -293,7 +293,7 @@ class Segment:
     def claims(self) -> Iterator[tuple[int, int, int]]:
         """Yields (worker id, first, end) of the sequence numbers that the segment claims to hold.
 
-        The trailer tells them; without one the good frames do, and the prefix of a torn frame.
+        They come from the trailer; without one, from the good frames and the prefix of a torn frame.
         """
         trailer = self.read_trailer()
         if trailer:

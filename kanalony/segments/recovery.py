@@ -179,12 +179,10 @@ def _adopt(data: DataDirectory, of: JournalContents | int, left: list[Path]) -> 
         left: The worker's open segments.
     """
     journal, worker_id = (None, of) if isinstance(of, int) else (of, of.worker_id)
-    damaged = []
-    if journal and journal.damaged:
-        content = journal.path.read_bytes()
-        for damage in journal.damaged:
-            in_some_place(data.places(), partial(quarantine, damage=damage, content=content[damage.start : damage.end]))
-            damaged.append(damage)
+    damaged = journal.damaged if journal else []
+    content = journal.path.read_bytes() if journal and damaged else b""
+    for damage in damaged:
+        in_some_place(data.places(), partial(quarantine, damage=damage, content=content[damage.start : damage.end]))
     adopted = in_some_place(data.places(), lambda place: _seal_all(data, place, worker_id, left, journal))
     adopted.damaged += damaged
     for path in left:
@@ -333,7 +331,7 @@ class _Copy:
                 and self._covered.missing(self._worker_id, segment.next_sequence, segment.next_sequence + 1)
             ):
                 start = len(content) - segment.torn
-                segment.damaged.append(Damage(path, start, len(content), "the last frame is not complete"))
+                segment.damaged.append(Damage(path, start, len(content), "the last frame is incomplete"))
             for damage in segment.damaged:
                 quarantine(self._place, damage, content[damage.start : damage.end])
             adopted.damaged += segment.damaged

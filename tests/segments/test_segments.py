@@ -94,7 +94,7 @@ def test_a_missing_frame_is_a_gap(segment: SegmentFile) -> None:
     content = segment.content[: segment.ends[0]] + segment.content[segment.ends[1] :]
     events, read = segment.read(content, sealed=True)
     assert [fields_of(event) for event in events] == FRAMES[0] + FRAMES[2]
-    assert "sequence number 9 where 5 should be" in str(read.damaged[0])
+    assert "sequence number 9 instead of 5" in str(read.damaged[0])
 
 
 def test_a_frame_of_another_worker_is_damage_not_events(data: DataDirectory, segment: SegmentFile) -> None:
@@ -242,7 +242,7 @@ def test_a_prefix_with_wrong_types_or_sizes_is_rejected(segment: SegmentFile) ->
     huge[data - 4 : data] = crc32c(huge[start : data - 4]).to_bytes(4, "little")
     events, read = segment.read(bytes(huge), sealed=True)
     assert [fields_of(event) for event in events] == FRAMES[1] + FRAMES[2]
-    assert "content is not what its prefix says" in str(read.damaged[0])
+    assert "content does not match its prefix" in str(read.damaged[0])
 
 
 def lz4_header_checksum(descriptor: bytes) -> int:
