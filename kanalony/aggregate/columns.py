@@ -81,7 +81,7 @@ class Columns:
     def finish(self) -> tuple[pa.RecordBatch, Counter[str]]:
         """All events added, and how many values did not fit their column, by column; begins anew."""
         columns, lists = self._table.finish()
-        misfits = Counter({name: column[5] for name, column in columns.items() if column[5]})
+        cast_failures = Counter({name: column[5] for name, column in columns.items() if column[5]})
         arrays = {
             field.name: _array(field.type, columns[field.name])
             for field in SCHEMA
@@ -98,7 +98,7 @@ class Columns:
             _MAP
         )
         arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), _plain(pa.string(), conflicts))
-        return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), misfits
+        return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), cast_failures
 
 
 def decompress(frame: Frame) -> pa.Buffer | None:

@@ -40,7 +40,7 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class Prints:
+class Fingerprints:
     """The fingerprints of those `rows` that have one, and their times of receipt in ms; sorted by key."""
 
     rows: _I64
@@ -49,7 +49,7 @@ class Prints:
     times: _I64
 
     @classmethod
-    def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Prints":
+    def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Fingerprints":
         """Of columns of binary and of timestamps in µs."""
         rows = np.flatnonzero(pc.is_valid(fingerprints).to_numpy(zero_copy_only=False))
         halves = _halves(fingerprints.drop_null())
@@ -68,7 +68,7 @@ def _halves(fingerprints: pa.Array) -> _U64:
     return np.frombuffer(data, np.uint64, 2 * len(fingerprints), first).reshape(-1, 2)
 
 
-class Duplicates:
+class Deduplicator:
     """Finds them, with the lake's fingerprints of the times in question in memory."""
 
     def __init__(self, lake: Lake) -> None:
@@ -76,12 +76,12 @@ class Duplicates:
         self._chunks: list[_Chunk] = []
         self._barren: set[Path] = set()  # files without fingerprints
 
-    def find(self, prints: Prints) -> _I64:
+    def find(self, fingerprints: Fingerprints) -> _I64:
         """The rows that are duplicates of others here or in the lake."""
-        if not len(prints.rows):
+        if not len(fingerprints.rows):
             return np.empty(0, np.int64)
-        self._load(prints.times)
-        keys = prints.keys
+        self._load(fingerprints.times)
+        keys = fingerprints.keys
         again = keys[1:] == keys[:-1]
         suspect = np.concatenate([again, [False]]) | np.concatenate([[False], again])
         kept: dict[tuple[int, int], list[int]] = {}
@@ -93,24 +93,26 @@ class Duplicates:
                 for tag in chunk.tags[position : np.searchsorted(chunk.keys, np.uint64(key), "right")].tolist():
                     kept.setdefault((key, tag >> _TIME_BITS), []).append(tag % _TIMES)
         suspects = np.flatnonzero(suspect)
-        suspects = suspects[np.lexsort((prints.rows[suspects], prints.times[suspects]))]  # by time, then by row
+        suspects = suspects[
+            np.lexsort((fingerprints.rows[suspects], fingerprints.times[suspects]))
+        ]  # by time, then by row
         found = []
         for key, tag, i in zip(
-            prints.keys[suspects].tolist(), prints.tags[suspects].tolist(), suspects.tolist(), strict=True
+            fingerprints.keys[suspects].tolist(), fingerprints.tags[suspects].tolist(), suspects.tolist(), strict=True
         ):
             times = kept.setdefault((key, tag >> _TIME_BITS), [])
             time = tag % _TIMES
             if any(min((time - other) % _TIMES, (other - time) % _TIMES) <= WINDOW for other in times):
-                found.append(prints.rows[i])
+                found.append(fingerprints.rows[i])
             else:
                 times.append(time)
         return np.array(found, np.int64)
 
-    def add(self, prints: Prints, kept: npt.NDArray[np.bool_], paths: set[Path]) -> None:
+    def add(self, fingerprints: Fingerprints, kept: npt.NDArray[np.bool_], paths: set[Path]) -> None:
         """Rows that are in these files of the lake now; `kept` is by row of the batch."""
-        chosen = kept[prints.rows]
+        chosen = kept[fingerprints.rows]
         if chosen.any():
-            self._append(paths, prints.keys[chosen], prints.tags[chosen], prints.times[chosen])
+            self._append(paths, fingerprints.keys[chosen], fingerprints.tags[chosen], fingerprints.times[chosen])
 
     @property
     def size(self) -> int:
@@ -137,11 +139,13 @@ class Duplicates:
         for file in self._lake.files:
             if file.path not in loaded and is_near(file.first // 1000, file.last // 1000):
                 told = read_file(file.path, ["fingerprint", "receivedAt"])
-                prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
-                if not len(prints.rows):
+                fingerprints = Fingerprints.of(
+                    told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks()
+                )
+                if not len(fingerprints.rows):
                     self._barren.add(file.path)
                 else:
-                    self._append({file.path}, prints.keys, prints.tags, prints.times)
+                    self._append({file.path}, fingerprints.keys, fingerprints.tags, fingerprints.times)
 
     def _append(self, paths: set[Path], keys: _U64, tags: _U64, times: _I64) -> None:
         chunk = _Chunk(set(paths), int(times.min()), int(times.max()), keys, tags)

@@ -5,7 +5,6 @@ dies before leaves files nobody sees, which `vacuum` deletes in time. The Delta 
 """
 
 import json
-import os
 import re
 import secrets
 import time
@@ -24,8 +23,10 @@ from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookPropert
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
+from kanalony import durable
+from kanalony.aggregate.limits import DEFAULT, Limits
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import sync_directory
+from kanalony.units import HOUR
 
 PARTITION = "date"
 
@@ -35,7 +36,6 @@ EVENTS_REMEDY = (
 )
 
 _COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
-_CHECKPOINT_COMMITS = 50
 _BATCH_ROWS = 1024
 _SEARCH_SECONDS = 10.0  # for a damaged file: all of a large lake would take hours
 
@@ -50,6 +50,11 @@ class LakeFile:
     size: int
     first: int
     last: int
+
+    @property
+    def hours(self) -> range:
+        """The hours since 1970 from its first time to its last."""
+        return range(self.first // HOUR, self.last // HOUR + 1)
 
 
 def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = False) -> pa.Table:
@@ -131,7 +136,15 @@ class ReadOnlyTable:
 class Table:
     """A table, for its one writer."""
 
-    def __init__(self, root: Path, schema: pa.Schema, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
+    def __init__(
+        self,
+        root: Path,
+        schema: pa.Schema,
+        time_column: str,
+        remedy: str = EVENTS_REMEDY,
+        *,
+        limits: Limits = DEFAULT,
+    ) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
         files are known by the times in `time_column`. Raises FormatError, with this remedy, when it is no such table,
         StorageError when the disk refuses.
@@ -139,7 +152,8 @@ class Table:
         self.root = root
         self._schema = schema
         self._time_column = time_column
-        drop_what_is_torn(root)
+        self._limits = limits
+        drop_torn_tail(root)
         try:
             table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
@@ -200,12 +214,9 @@ class Table:
         path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
         try:
             directory.mkdir(exist_ok=True)
-            with path.open("wb") as file:
+            with durable.opened(path, "wb") as file:
                 row_count, times = self._write_rows(file, rows, row_group_size, **options)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(directory)
-            sync_directory(self.root)
+            durable.sync_directory(self.root)
         except OSError as error:
             path.unlink(missing_ok=True)  # it would take what room there is
             raise StorageError(
@@ -264,7 +275,7 @@ class Table:
             )
             self._table.update_incremental()
             self._sync_log()
-            if self._table.version() % _CHECKPOINT_COMMITS == 0:
+            if self._table.version() % self._limits.checkpoint_commits == 0:
                 self._table.create_checkpoint()
                 self._sync_log()
         except (DeltaError, OSError) as error:
@@ -288,7 +299,7 @@ class Table:
     def _create(self) -> DeltaTable:
         self.root.mkdir(parents=True, exist_ok=True)
         table = DeltaTable.create(self.root, self._schema, partition_by=[PARTITION], name=self.root.name)
-        sync_directory(self.root.parent)
+        durable.sync_directory(self.root.parent)
         return table
 
     def _sync_log(self) -> None:
@@ -298,8 +309,8 @@ class Table:
         for path in log.iterdir():
             if path.name.startswith((version, "_last_checkpoint")):
                 with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        sync_directory(log)
+                    durable.sync_file(file)
+        durable.sync_directory(log)
 
     def _add_columns(self) -> None:
         known = self.schema
@@ -377,7 +388,7 @@ def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
     return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
 
 
-def drop_what_is_torn(root: Path) -> None:
+def drop_torn_tail(root: Path) -> None:
     """Delete what a power loss left without its end in the log of a table: the last commit, which was never taken as
     done, and checkpoints, which only repeat what the commits say.
     """
@@ -395,8 +406,7 @@ def drop_what_is_torn(root: Path) -> None:
         for line in commits[-1].read_text().splitlines() or [""]:
             json.loads(line)
     except ValueError:
-        commits[-1].unlink()
-        sync_directory(log)
+        durable.remove(commits[-1])
 
 
 def _is_same(one: pa.DataType, other: pa.DataType) -> bool:

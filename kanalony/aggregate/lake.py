@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from kanalony.aggregate import columns, enrich
 from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable, Table, read_file, read_metadata
+from kanalony.aggregate.limits import DEFAULT, Limits
+from kanalony.units import DAY
 
 SCHEMA = pa.schema([(PARTITION, pa.date32()), *columns.SCHEMA, *enrich.SCHEMA])
 """The columns of the table of events. Versions to come may add some, and take none away."""
@@ -19,11 +21,8 @@ TIME = "receivedAt"
 
 _APP = "kanalony-compact"
 _ORDER = [(PARTITION, "ascending"), ("partnerId", "ascending"), ("entryId", "ascending"), ("receivedAt", "ascending")]
-_DAY = 86_400_000_000  # µs
-_ROW_GROUP = 64 << 10  # rows: what a reader has to decompress at a time
 _ROW_GROUP_SIZE = 24 << 20  # bytes of one, uncompressed, unless a row alone has more: it is copied on its way
 _DICTIONARIES = 0.5  # of the rows may be distinct values for a dictionary to be worth it
-_MERGE_FILES = 8  # small files of a day that are worth a merge
 _RETENTION_HOURS = 7 * 24  # how long readers of an older version find its files
 
 
@@ -39,11 +38,12 @@ class ReadOnlyLake(ReadOnlyTable):
 class Lake:
     """The table of events, for its one writer."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limits: Limits = DEFAULT) -> None:
         """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Raises
         FormatError when it is no such table.
         """
-        self._table = Table(root, SCHEMA, TIME)
+        self._limits = limits
+        self._table = Table(root, SCHEMA, TIME, limits=limits)
         self._unpacked_sizes: dict[Path, int] = {}
 
     @property
@@ -87,12 +87,23 @@ class Lake:
         """
         fields = [field.with_type(pa.string()) if field.name in plain else field for field in events.schema]
         return self._table.write_file(
-            (_taken(events, rows, pa.schema(fields)) for rows in _row_groups(events, order)),
+            (_taken(events, rows, pa.schema(fields)) for rows in self._row_groups(events, order)),
             day,
-            row_group_size=_ROW_GROUP,
+            row_group_size=self._limits.row_group_rows,
             use_dictionary=[field.name for field in fields if pa.types.is_dictionary(field.type)],
             write_statistics=[TIME, "partnerId", "entryId", "eventType"],
         )
+
+    def _row_groups(self, events: pa.Table, order: pa.Array) -> Iterator[pa.Array]:
+        """The parts of an order of rows that go into one row group each."""
+        sizes = sum((_sizes(column.combine_chunks()) for column in events.columns), np.zeros(len(events), np.int64))
+        ends = np.cumsum(sizes[order.to_numpy()])
+        start, written = 0, 0
+        while start < len(order):
+            end = max(start + 1, int(np.searchsorted(ends, written + _ROW_GROUP_SIZE, "right")))
+            end = min(end, start + self._limits.row_group_rows)
+            yield order.slice(start, end - start)
+            start, written = end, int(ends[end - 1])
 
     def commit(self, files: Iterable[LakeFile], batch: int) -> None:
         """Make files part of the table, and note the number of the batch, at once. Durable when this returns."""
@@ -115,7 +126,7 @@ class Lake:
                     row_count += file.rows
                     byte_count += self._unpacked(file)
             # What makes a file that is not small any more, or fewer of those that are.
-            if len(chosen) >= _MERGE_FILES or row_count > max_rows // 2 or byte_count > max_bytes // 2:
+            if len(chosen) >= self._limits.merge_files or row_count > max_rows // 2 or byte_count > max_bytes // 2:
                 self._merge(chosen)
                 return True
         return False
@@ -123,8 +134,8 @@ class Lake:
     def _unpacked(self, file: LakeFile) -> int:
         """Bytes that a file's columns have, decompressed."""
         if file.path not in self._unpacked_sizes:
-            told = read_metadata(file.path)
-            groups = (told.row_group(number) for number in range(told.num_row_groups))
+            metadata = read_metadata(file.path)
+            groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
             self._unpacked_sizes[file.path] = sum(group.total_byte_size for group in groups)
         return self._unpacked_sizes[file.path]
 
@@ -150,7 +161,7 @@ class Lake:
 
 def _days(times: pa.ChunkedArray) -> pa.Array:
     """The days of timestamps in µs since 1970."""
-    return pa.array((times.cast(pa.int64()).to_numpy() // _DAY).astype(np.int32), pa.date32())
+    return pa.array((times.cast(pa.int64()).to_numpy() // DAY).astype(np.int32), pa.date32())
 
 
 def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
@@ -161,18 +172,6 @@ def _order(events: pa.Table, keys: list[tuple[str, str]]) -> pa.Array:
             words = column.combine_chunks()
             columns[name] = pc.rank(words.dictionary).take(words.indices)
     return pc.sort_indices(pa.table(columns), sort_keys=keys)
-
-
-def _row_groups(events: pa.Table, order: pa.Array) -> Iterator[pa.Array]:
-    """The parts of an order of rows that go into one row group each."""
-    sizes = sum((_sizes(column.combine_chunks()) for column in events.columns), np.zeros(len(events), np.int64))
-    ends = np.cumsum(sizes[order.to_numpy()])
-    start, written = 0, 0
-    while start < len(order):
-        end = max(start + 1, int(np.searchsorted(ends, written + _ROW_GROUP_SIZE, "right")))
-        end = min(end, start + _ROW_GROUP)
-        yield order.slice(start, end - start)
-        start, written = end, int(ends[end - 1])
 
 
 def _sizes(values: pa.Array) -> npt.NDArray[np.int64]:

@@ -4,16 +4,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from kanalony.aggregate.lake import ReadOnlyLake
-from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, identity_of
+from kanalony.aggregate.manifest import FILE_NAME, Entry, Identity, identity_of, parse_entry
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
 from kanalony.segments.names import DataDirectory, is_sealed
 from kanalony.segments.reader import Coverage, Segment
-
-_ENTRY = TypeAdapter(Entry)
 
 
 class Waiting:
@@ -61,7 +57,7 @@ class Waiting:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
-                    entry = _ENTRY.validate_json(line)
+                    entry = parse_entry(line)
                     if entry.batch > committed:
                         break
                     self._read += len(line)
@@ -80,7 +76,7 @@ class Waiting:
             self._complete.add(entry.identity)
             ranges = [*ranges, *([entry.claimed] if entry.claimed else [])]
         for first, end in ranges:
-            self._covered.add(int(entry.worker, 16), first, end)
+            self._covered.add(entry.worker_id, first, end)
 
     @staticmethod
     def _in_journals(data: DataDirectory) -> Iterator[tuple[int, int, int]]:
