@@ -7,8 +7,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kanalony.aggregate.delta import PARTITION, LakeFile
+from kanalony.aggregate.delta import PARTITION
 from kanalony.aggregate.lake import SCHEMA
+from kanalony.aggregate.parquet import LakeFile
 
 
 def connect(

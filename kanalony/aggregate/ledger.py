@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanalony.aggregate.delta import LakeFile, read_file
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.manifest import FILE_NAME, Entry, Identity, checked_entries, identity_of, read_lake
+from kanalony.aggregate.parquet import LakeFile, read_file
 from kanalony.errors import FormatError
 from kanalony.segments.journal import read_journal
 from kanalony.segments.names import DataDirectory

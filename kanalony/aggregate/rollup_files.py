@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kanalony.aggregate.delta import PARTITION, LakeFile, Table, unreadable
+from kanalony.aggregate.delta import PARTITION, Table
+from kanalony.aggregate.parquet import LakeFile, unreadable
 from kanalony.aggregate.rollups import REMEDY, TIME
 from kanalony.units import HOUR, SECOND
 

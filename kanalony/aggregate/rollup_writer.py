@@ -1,8 +1,8 @@
 """Keeps the rollups up to date with the lake.
 
-A refresh recomputes, from the events, every hour that was touched since the last one, and comes to the same rows however
-often it runs. So a run that dies between the lake's commit and the rollups' commits costs only time. An hour that does
-not fit in memory is left out (a gap, see kanalony.aggregate.rollups) and tried again.
+A refresh recomputes, from the events, every hour that was touched since the last one, and comes to the same rows
+however often it runs. So a run that dies between the lake's commit and the rollups' commits costs only time. An hour
+that does not fit in memory is left out (a gap, see kanalony.aggregate.rollups) and tried again.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from kanalony.aggregate.delta import PARTITION, LakeFile, Table, find_damaged, unreadable
+from kanalony.aggregate.delta import PARTITION, Table
 from kanalony.aggregate.engine import connect, with_all_columns
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.limits import DEFAULT, Limits
@@ -31,6 +31,7 @@ from kanalony.aggregate.measures import (
     SEQUENCE_KEY,
     facts,
 )
+from kanalony.aggregate.parquet import LakeFile, find_damaged, unreadable
 from kanalony.aggregate.rollup_files import RollupChange
 from kanalony.aggregate.rollups import (
     BATCH,

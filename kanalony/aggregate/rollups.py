@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from datasketches import update_theta_sketch
 
-from kanalony.aggregate.delta import PARTITION, LakeFile, ReadOnlyTable
+from kanalony.aggregate.delta import PARTITION, ReadOnlyTable
 from kanalony.aggregate.measures import MEASURES, OTHER_TYPES, RAW_DIMENSIONS
+from kanalony.aggregate.parquet import LakeFile
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.units import HOUR, SECOND
 

@@ -22,7 +22,6 @@ import duckdb
 import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
-from kanalony.aggregate.delta import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
 from kanalony.aggregate.engine import connect, with_all_columns
 from kanalony.aggregate.measures import (
     EVENTS,
@@ -36,6 +35,7 @@ from kanalony.aggregate.measures import (
     is_in_rollups,
     stored_as,
 )
+from kanalony.aggregate.parquet import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
 from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, sketch_of
 from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse, is_disk_full
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric

@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.aggregate.dedupe import WINDOW, Deduplicator, Fingerprints
-from kanalony.aggregate.delta import LakeFile, Table
+from kanalony.aggregate.delta import Table
 from kanalony.aggregate.lake import Lake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.limits import Limits
 from kanalony.aggregate.manifest import Manifest
+from kanalony.aggregate.parquet import LakeFile
 from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory
