@@ -19,7 +19,7 @@ from tabulate import tabulate
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher, open_geoip, read_secrets
 from kanalony.aggregate.ledger import Ledger
-from kanalony.aggregate.rollups import Rollups
+from kanalony.aggregate.rollup_writer import RollupWriter
 from kanalony.errors import FormatError, StorageError, is_disk_full
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory
@@ -63,7 +63,7 @@ def compact(data: DataDirectory, settings: Settings, every: float | None, termin
             try:
                 with _full_disks_named(data.lake), compaction() as opened:
                     begun = True
-                    rollups = Rollups(data.lake, opened.lake, memory=settings.memory, keep=_keep(settings))
+                    rollups = RollupWriter(data.lake, opened.lake, memory=settings.memory, keep=_keep(settings))
                     while True:
                         result = _run(opened, stop, terminal)
                         if not stop.is_set():
@@ -122,7 +122,7 @@ def _keep(settings: Settings) -> dict[str, float]:
     }
 
 
-def _roll_up(rollups: Rollups, compaction: Compaction) -> None:
+def _roll_up(rollups: RollupWriter, compaction: Compaction) -> None:
     told = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -131,7 +131,7 @@ def _roll_up(rollups: Rollups, compaction: Compaction) -> None:
             told = time.monotonic()
             log.info("rollups: %s of %s hours", f"{done:,}", f"{total:,}")
 
-    rollups.refresh(compaction.lake, compaction.record, progress)
+    rollups.refresh(compaction.lake, compaction.manifest, progress)
 
 
 def _tell(result: Result) -> None:

@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 from datasketches import compact_theta_sketch, theta_union
 
-from kanalony.aggregate.delta import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
+from kanalony.aggregate.engine import connect, with_all_columns
 from kanalony.aggregate.measures import (
     EVENTS,
     LOOK_AHEAD,
@@ -35,7 +35,8 @@ from kanalony.aggregate.measures import (
     is_in_rollups,
     stored_as,
 )
-from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, connect, sketch_of, with_all_columns
+from kanalony.aggregate.parquet import EVENTS_REMEDY, LakeFile, find_damaged, unreadable
+from kanalony.aggregate.rollups import DIRECTORY, REMEDY, SKETCH, SKETCH_SIZE, sketch_of
 from kanalony.errors import FormatError, KanalonyError, StorageError, WrongUse, is_disk_full
 from kanalony.events import TIME_DIMENSIONS, UNKNOWN, Metric
 from kanalony.reports import clock
@@ -394,7 +395,7 @@ class _Statement:
         return [metric.name for metric in self._metrics]
 
     def _statement(self) -> str:
-        names = {name for metric in self._metrics for name in (PEAK, SESSIONS, USERS, VIDEOS) if metric.formula == name}
+        names = {PEAK, SESSIONS, USERS, VIDEOS}.intersection(*[sum((metric.inputs for metric in self._metrics), ())])
         measures = {measure.name: measure for metric in self._metrics for measure in measures_of(metric)}
         measures.setdefault("events", MEASURES["events"])
         keys = self._keys
@@ -413,10 +414,10 @@ class _Statement:
         for part in list(parts)[1:]:
             same = [f"{part}.{key} IS NOT DISTINCT FROM sums.{key}" for key in keys]
             joins += f" LEFT JOIN {part} ON {' AND '.join(['true', *same])}"
+        inputs = {name: name for name in measures} | {name: f"coalesce({name}, 0)" for name in names}
         columns = [f"sums.{key} AS {key}" for key in keys]
         for value, metric in zip(self._values, self._metrics, strict=True):
-            formula = f"coalesce({metric.formula}, 0)" if metric.formula in names else metric.formula
-            columns.append(f"{formula} AS {value}")
+            columns.append(f"{metric.sql(inputs)} AS {value}")
         columns.append(f"{f'sums.{keys[0]} IS NULL' if keys else 'true'} AS is_total")
         alias = dict(zip((*self._dimensions, *self._names()), (*keys, *self._values), strict=True))
         order = ["is_total", *(f"{alias[name]} {'DESC' if down else 'ASC'} NULLS LAST" for name, down in self._order)]
@@ -498,7 +499,7 @@ class _Statement:
     def _rollup_rows(self, source: Source, measures: Collection[Measure]) -> str:
         assert source.rollup
         stored = [f"{sql} AS {alias}" for alias, sql in self._aliases(raw=False).items()]
-        stored += [f"{stored_as(measure)} AS {measure.name}" for measure in measures if measure.name not in MEASURES]
+        stored += [f"{stored_as(measure)} AS {measure.name}" for measure in measures if measure.other_type is not None]
         spans = " OR ".join(f"t >= {first} AND t < {end}" for first, end in source.spans)
         return (
             f"SELECT * FROM (SELECT epoch_us(time) AS t, *{''.join(f', {column}' for column in stored)} "

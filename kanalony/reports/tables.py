@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kanalony.aggregate.delta import LakeFile
-from kanalony.aggregate.ledger import read_lake
-from kanalony.aggregate.rollups import HOUR, ROLLUPS, ReadOnlyRollup, Rollup
+from kanalony.aggregate.manifest import read_lake
+from kanalony.aggregate.parquet import LakeFile
+from kanalony.aggregate.rollups import ROLLUPS, ReadOnlyRollup, Rollup
 from kanalony.errors import FormatError
+from kanalony.units import HOUR
 
 log = logging.getLogger("kanalony")
 

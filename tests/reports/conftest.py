@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.server import KANALONY
-from kanalony.aggregate.rollups import HOUR
 from kanalony.segments.directory import DataDirectory
+from kanalony.units import HOUR
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import PLAY, event, session, store
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.server import KANALONY, run
-from kanalony.aggregate.ledger import FILE_NAME
+from kanalony.aggregate.manifest import FILE_NAME
 from kanalony.core.frames import TRAILER_SIZE
 from kanalony.errors import WrongUse
 from kanalony.reports.clock import read_period
