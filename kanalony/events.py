@@ -4,6 +4,8 @@ Code elsewhere names none of them twice. Sources: the Event Tracking API, and th
 player, which sends more than the API's page says. docs/reports.md describes metrics and dimensions for people.
 """
 
+from collections.abc import Mapping
+from string import Formatter
 from typing import Literal, NamedTuple
 
 Kind = Literal["int", "float", "text"]
@@ -159,19 +161,31 @@ UNKNOWN = "Unknown"
 
 
 class Metric(NamedTuple):
-    """What reports show. `formula` is SQL over the measures of an event, summed (kanalony.aggregate.measures), and the
-    distinct counts and peaks that a query finds on its own; null where it divides by nothing.
+    """A number that reports show.
+
+    `formula` is SQL in which `{name}` stands for a measure of events, summed (kanalony.aggregate.measures), or for a
+    peak or distinct count that a query computes on its own (kanalony.reports.statement). It is null where it divides
+    by nothing. `is_count` marks whole numbers.
     """
 
     name: str
     unit: str
     meaning: str
     formula: str
+    is_count: bool = False
 
     @property
-    def is_count(self) -> bool:
-        """Whether it is a whole number."""
-        return self.formula.isidentifier()
+    def inputs(self) -> tuple[str, ...]:
+        """The names in the formula, without repetitions."""
+        return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.formula) if name))
+
+    def sql(self, columns: Mapping[str, str]) -> str:
+        """Returns the formula as SQL, with the SQL of `columns` in place of the names."""
+        return self.formula.format_map(columns)
+
+
+def _count(name: str, meaning: str) -> Metric:
+    return Metric(name, "", meaning, f"{{{name}}}", is_count=True)
 
 
 def _ratio(numerator: str, denominator: str) -> str:
@@ -179,38 +193,38 @@ def _ratio(numerator: str, denominator: str) -> str:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("events", "", "all events, of whatever type", "events"),
-    *(Metric(name, "", f"events of type {number}", name) for name, number in EVENT_TYPES.items()),
-    Metric("playRatio", "", "play by playerImpression", _ratio("play", "playerImpression")),
+    _count("events", "all events, of whatever type"),
+    *(_count(name, f"events of type {number}") for name, number in EVENT_TYPES.items()),
+    Metric("playRatio", "", "play by playerImpression", _ratio("{play}", "{playerImpression}")),
     Metric(
         "averageViewDropOff",
         "",
         "how far plays came: a quarter for each of playThrough25, 50, 75 and 100, by play",
-        _ratio("0.25 * (playThrough25 + playThrough50 + playThrough75 + playThrough100)", "play"),
+        _ratio("0.25 * ({playThrough25} + {playThrough50} + {playThrough75} + {playThrough100})", "{play}"),
     ),
-    Metric("estimatedMinutesWatched", "min", "view by 6: one is sent every ten seconds", "view / 6"),
-    Metric("minutesWatched", "min", "by playTimeSum, without the extra view at first play", "watchedMicros / 60e6"),
-    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio("watchedMicros / 60e6", "play")),
-    Metric("peakView", "", "most views in ten seconds", "peakView"),
-    Metric("bufferingTime", "s", "sum of bufferTime", "bufferMicros / 1e6"),
+    Metric("estimatedMinutesWatched", "min", "view by 6: one is sent every ten seconds", "{view} / 6"),
+    Metric("minutesWatched", "min", "by playTimeSum, without the extra view at first play", "{watchedMicros} / 60e6"),
+    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio("{watchedMicros} / 60e6", "{play}")),
+    _count("peakView", "most views in ten seconds"),
+    Metric("bufferingTime", "s", "sum of bufferTime", "{bufferMicros} / 1e6"),
     Metric(
         "rebufferRatio",
         "",
         "bufferingTime by itself and the time watched",
-        _ratio("bufferMicros", "bufferMicros + watchedMicros"),
+        _ratio("{bufferMicros}", "{bufferMicros} + {watchedMicros}"),
     ),
-    Metric("averageActualBitrate", "kbps", "mean of views", _ratio("bitrateSum / 1e3", "bitrates")),
-    Metric("averageJoinTime", "s", "mean of plays", _ratio("joinMicros / 1e6", "joins")),
-    Metric("joinTimeP50", "s", "median of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.5) / 1e6"),
-    Metric("joinTimeP95", "s", "95th percentile of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.95) / 1e6"),
-    Metric("errorRate", "", "error by playRequested", _ratio("error", "playRequested")),
-    Metric("uniqueSessions", "", "distinct sessionId", "uniqueSessions"),
-    Metric("uniqueKnownUsers", "", "distinct users of a partner, unknown ones aside", "uniqueKnownUsers"),
-    Metric("uniqueVideos", "", "distinct entries of a partner, unknown ones aside", "uniqueVideos"),
+    Metric("averageActualBitrate", "kbps", "mean of views", _ratio("{bitrateSum} / 1e3", "{bitrates}")),
+    Metric("averageJoinTime", "s", "mean of plays", _ratio("{joinMicros} / 1e6", "{joins}")),
+    Metric("joinTimeP50", "s", "median of plays", "list_aggregate({joinTimes}, 'quantile_cont', 0.5) / 1e6"),
+    Metric("joinTimeP95", "s", "95th percentile of plays", "list_aggregate({joinTimes}, 'quantile_cont', 0.95) / 1e6"),
+    Metric("errorRate", "", "error by playRequested", _ratio("{error}", "{playRequested}")),
+    _count("uniqueSessions", "distinct sessionId"),
+    _count("uniqueKnownUsers", "distinct users of a partner, unknown ones aside"),
+    _count("uniqueVideos", "distinct entries of a partner, unknown ones aside"),
     Metric(
         "lossRate",
         "",
         "eventIndex values that are missing inside play sequences, by those expected there",
-        _ratio("missing", "expected"),
+        _ratio("{missing}", "{expected}"),
     ),
 )

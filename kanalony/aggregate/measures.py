@@ -40,22 +40,26 @@ MOST_KBPS = 10_000_000  # of a bitrate
 
 class Measure(NamedTuple):
     """What is summed. `raw` is the aggregate over events (`facts`), `rolled` that over partial ones of a table or
-    several; `kind` is the type of its column.
+    several; `kind` is the type of its column. `inputs` are the columns of `facts` that `raw` reads besides the type of
+    event. `other_type` is the type of event that is counted, where that has no name.
     """
 
     name: str
     raw: str
     rolled: str
     kind: str = "BIGINT"
+    inputs: tuple[str, ...] = ()
     of_sequences: bool = False
+    other_type: int | None = None
 
 
 def _sum(name: str, *, of_sequences: bool = False) -> Measure:
-    return Measure(name, f"coalesce(sum({name}), 0)", f"coalesce(sum({name}), 0)", of_sequences=of_sequences)
+    total = f"coalesce(sum({name}), 0)"
+    return Measure(name, total, total, inputs=(name,), of_sequences=of_sequences)
 
 
-def _count(name: str, condition: str) -> Measure:
-    return Measure(name, f"count(*) FILTER ({condition})", f"coalesce(sum({name}), 0)")
+def _count(name: str, condition: str, *inputs: str) -> Measure:
+    return Measure(name, f"count(*) FILTER ({condition})", f"coalesce(sum({name}), 0)", inputs=inputs)
 
 
 _KNOWN = ", ".join(map(str, EVENT_TYPES.values()))
@@ -68,9 +72,9 @@ MEASURES: dict[str, Measure] = {
         _sum("bufferMicros"),
         _sum("watchedMicros", of_sequences=True),
         _sum("bitrateSum"),
-        _count("bitrates", "bitrateSum IS NOT NULL"),
+        _count("bitrates", "bitrateSum IS NOT NULL", "bitrateSum"),
         _sum("joinMicros"),
-        _count("joins", "joinMicros IS NOT NULL"),
+        _count("joins", "joinMicros IS NOT NULL", "joinMicros"),
         _sum("missing", of_sequences=True),
         _sum("expected", of_sequences=True),
         Measure(
@@ -78,6 +82,7 @@ MEASURES: dict[str, Measure] = {
             "list(joinMicros) FILTER (joinMicros IS NOT NULL)",
             "flatten(list(joinTimes) FILTER (joinTimes IS NOT NULL))",
             "BIGINT[]",
+            ("joinMicros",),
         ),
     )
 }
@@ -96,19 +101,22 @@ IS_OTHER_TYPE = f"eventType BETWEEN 0 AND {MOST_OTHER_TYPE} AND eventType NOT IN
 
 def type_measure(number: int) -> Measure:
     """How many events there were of a type that has no name. Rollups have it in OTHER_TYPES."""
-    return _count(f"type{number}", f"eventType = {number}")
+    return _count(f"type{number}", f"eventType = {number}")._replace(other_type=number)
+
+
+def find_measure(name: str) -> Measure:
+    """Returns the measure of that name: one of MEASURES, or that of `type_measure`, as type201."""
+    return MEASURES[name] if name in MEASURES else type_measure(int(name.removeprefix("type")))
 
 
 def is_in_rollups(measure: Measure) -> bool:
     """Whether rollups have a measure."""
-    return measure.name in MEASURES or int(measure.name.removeprefix("type")) <= MOST_OTHER_TYPE
+    return measure.other_type is None or measure.other_type <= MOST_OTHER_TYPE
 
 
 def stored_as(measure: Measure) -> str:
     """The SQL that a rollup has a measure under."""
-    if measure.name in MEASURES:
-        return measure.name
-    return f"coalesce({OTHER_TYPES}[{measure.name.removeprefix('type')}], 0)"
+    return measure.name if measure.other_type is None else f"coalesce({OTHER_TYPES}[{measure.other_type}], 0)"
 
 
 MOST_BYTES = 1024
@@ -270,7 +278,7 @@ def facts(
     dimensions' names, dimensions what `join` adds to the table.
     """
     of_sequences = any(measure.of_sequences for measure in measures)
-    needed = " ".join(measure.raw for measure in measures)
+    needed = {name for measure in measures for name in measure.inputs}
     columns = ["epoch_us(receivedAt) AS t", "eventType"]
     columns += [f"{sql} AS {name}" for name, sql in dimensions.items()]
     columns += [f"{sql} AS {name}" for name, sql in _VALUES.items() if name in needed]

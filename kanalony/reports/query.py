@@ -394,7 +394,7 @@ class _Statement:
         return [metric.name for metric in self._metrics]
 
     def _statement(self) -> str:
-        names = {name for metric in self._metrics for name in (PEAK, SESSIONS, USERS, VIDEOS) if metric.formula == name}
+        names = {PEAK, SESSIONS, USERS, VIDEOS}.intersection(*[sum((metric.inputs for metric in self._metrics), ())])
         measures = {measure.name: measure for metric in self._metrics for measure in measures_of(metric)}
         measures.setdefault("events", MEASURES["events"])
         keys = self._keys
@@ -413,10 +413,10 @@ class _Statement:
         for part in list(parts)[1:]:
             same = [f"{part}.{key} IS NOT DISTINCT FROM sums.{key}" for key in keys]
             joins += f" LEFT JOIN {part} ON {' AND '.join(['true', *same])}"
+        inputs = {name: name for name in measures} | {name: f"coalesce({name}, 0)" for name in names}
         columns = [f"sums.{key} AS {key}" for key in keys]
         for value, metric in zip(self._values, self._metrics, strict=True):
-            formula = f"coalesce({metric.formula}, 0)" if metric.formula in names else metric.formula
-            columns.append(f"{formula} AS {value}")
+            columns.append(f"{metric.sql(inputs)} AS {value}")
         columns.append(f"{f'sums.{keys[0]} IS NULL' if keys else 'true'} AS is_total")
         alias = dict(zip((*self._dimensions, *self._names()), (*keys, *self._values), strict=True))
         order = ["is_total", *(f"{alias[name]} {'DESC' if down else 'ASC'} NULLS LAST" for name, down in self._order)]
@@ -498,7 +498,7 @@ class _Statement:
     def _rollup_rows(self, source: Source, measures: Collection[Measure]) -> str:
         assert source.rollup
         stored = [f"{sql} AS {alias}" for alias, sql in self._aliases(raw=False).items()]
-        stored += [f"{stored_as(measure)} AS {measure.name}" for measure in measures if measure.name not in MEASURES]
+        stored += [f"{stored_as(measure)} AS {measure.name}" for measure in measures if measure.other_type is not None]
         spans = " OR ".join(f"t >= {first} AND t < {end}" for first, end in source.spans)
         return (
             f"SELECT * FROM (SELECT epoch_us(time) AS t, *{''.join(f', {column}' for column in stored)} "

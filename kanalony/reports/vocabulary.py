@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from kanalony.aggregate.measures import MEASURES, RAW_DIMENSIONS, Measure, parameter_dimension, type_measure
+from kanalony.aggregate.measures import RAW_DIMENSIONS, Measure, find_measure, parameter_dimension, type_measure
 from kanalony.errors import WrongUse
 from kanalony.events import DIMENSIONS, EVENT_TYPES, METRICS, TIME_DIMENSIONS, Metric
 
@@ -50,7 +50,8 @@ class Vocabulary:
 
     @staticmethod
     def _of_type(name: str, number: int) -> Metric:
-        return Metric(name, "", f"events of type {number}", _NAMES.get(number, type_measure(number).name))
+        measure = _NAMES.get(number, type_measure(number).name)
+        return Metric(name, "", f"events of type {number}", f"{{{measure}}}", is_count=True)
 
     def metric(self, name: str) -> Metric:
         """A metric; a number stands for events of that type. Raises UnknownName."""
@@ -80,6 +81,4 @@ class Vocabulary:
 
 def measures_of(metric: Metric) -> list[Measure]:
     """The measures that a metric's formula names."""
-    names = re.findall(r"[A-Za-z]\w*", metric.formula)
-    found = [MEASURES[name] for name in names if name in MEASURES]
-    return found + [type_measure(int(name[4:])) for name in names if re.fullmatch(r"type[0-9]+", name)]
+    return [find_measure(name) for name in metric.inputs if name not in (PEAK, SESSIONS, USERS, VIDEOS)]
