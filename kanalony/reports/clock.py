@@ -1,6 +1,7 @@
 """Time as people mean it: time zones, days that are not 24 hours long, periods like `-24h`, `today` and `2026-06`."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -99,7 +100,7 @@ def whole_offsets(zone: tzinfo, first: int, end: int) -> bool:
     return all(_offset(day, zone) % HOUR == 0 for day in days)
 
 
-def quarters(spans: list[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
+def quarters(spans: Sequence[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
     """For each `quarter` of an hour of some periods, by its number since 1970, the beginning of the local `day` and
     `hour` it is in, as far as `names` has these, in µs since 1970. An hour in which the clock is changed by half of one
     is two: one ends, and one begins, where it is changed.

@@ -23,7 +23,8 @@ from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main
 from kanalony.errors import FormatError
-from kanalony.reports.query import Query, Reports
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from urllib.parse import urlencode
 
-from kanalony.reports.query import Query, Reports
-from kanalony.reports.table import as_object
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.reports.renderer import as_object
 from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent, roll_up, seal

@@ -20,13 +20,19 @@ import uvicorn
 from harness.server import run
 from kanalony.errors import StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS
-from kanalony.reports.api import create_app
-from kanalony.reports.query import Query, Reports, _Statement
-from kanalony.reports.request import read_action
+from kanalony.reports.api.app import create_app
+from kanalony.reports.api.limits import Limits
+from kanalony.reports.execution import Reports
+from kanalony.reports.parsing import read_action
+from kanalony.reports.planner import Snapshot
+from kanalony.reports.query import Query, Selection
+from kanalony.reports.result import Result
+from kanalony.reports.statement import Statement
 from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.reports.asking import ask, event, store
+from tests.reports.commands import invoke_text
 from tests.reports.conftest import dashboard
 
 ACTION = {"service": "analytics", "action": "query"}
@@ -97,7 +103,7 @@ def test_csv(address: str) -> None:
 def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
     values = ["a\rplanted", "b\rplanted,9", 'say "x", please']
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
-    with dashboard(data.root) as address:
+    with served(data) as address:
         status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "entry", "format": "csv"})
     assert status == 200
     rows = list(csv.reader(io.StringIO(text, newline="")))
@@ -118,7 +124,7 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
     [
         ({"metrics": "plya"}, "unknownMetric", ["plya", "play"]),
         ({"metrics": "play", "dimensions": "contry"}, "unknownDimension", ["contry", "country"]),
-        ({}, "badRequest", ["no metric"]),
+        ({}, "badRequest", ["no metrics"]),
         (
             {"metrics": "play", "startDate": "2026-06-01"},
             "badRequest",
@@ -269,15 +275,13 @@ def test_a_query_of_the_most_names_and_values_is_answered(address: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
-def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(
-    data: DataDirectory, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.reports.api._MOST_ANSWER", 20_000)
+def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(data: DataDirectory, form: str) -> None:
     long = [f"{number:02}{'x' * 900}" for number in range(40)]
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=entry) for entry in long))
     short = [f"s{number}" for number in range(200)]
     store(data, *(event("2026-07-01T12:00:00", 3, customVar1=name) for name in short))
-    with served(data) as address:
+    reports = Reports(data, text_bytes=20_000)
+    with served(data, reports=reports, limits=Limits(answer_bytes=20_000)) as address:
 
         def asked(**parameters: Any) -> tuple[int, str]:
             return call(address, {**ACTION, "metrics": "play", "format": form, **parameters})
@@ -298,47 +302,51 @@ def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(
         assert asked(**by_name)[0] == 200
 
 
-class Endless:
-    """Makes queries for the metric `view` endless; `running` is how many of them run, `ended` how many have ended."""
+class Endless(Reports):
+    """Reports in which every query for the metric `view` is endless.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    Attributes:
+        running: Endless queries that run.
+        ended: Endless queries that have ended.
+    """
+
+    def __init__(self, data: DataDirectory) -> None:
+        super().__init__(data)
         self.running = self.ended = 0
         self._lock = threading.Lock()
-        run, statement = Reports.run, _Statement._statement
 
-        def watched(reports: Reports, query: Query, *arguments: Any) -> Any:
-            if query.metrics != ("view",):
-                return run(reports, query, *arguments)
+    def run(self, query: Query, cancel: threading.Event | None = None) -> Result:
+        if query.metrics != ("view",):
+            return super().run(query, cancel)
+        with self._lock:
+            self.running += 1
+        try:
+            return super().run(query, cancel)
+        finally:
             with self._lock:
-                self.running += 1
-            try:
-                return run(reports, query, *arguments)
-            finally:
-                with self._lock:
-                    self.running -= 1
-                    self.ended += 1
+                self.running -= 1
+                self.ended += 1
 
-        def endless(made: _Statement) -> str:
-            if made._query.metrics != ("view",):
-                return statement(made)
-            numbers = "range(1_000_000_000) a(x), range(1_000_000_000) b(y)"
-            bound = "".join(f" AND ${name} IS NOT NULL" for name in made._bound)
-            return f"SELECT count(*) AS m0, true AS is_total, 1 AS position FROM {numbers} WHERE (x * y) % 7 = 3{bound}"
-
-        monkeypatch.setattr(Reports, "run", watched)
-        monkeypatch.setattr(_Statement, "_statement", endless)
+    def build(self, snapshot: Snapshot, query: Query, selection: Selection) -> Statement | None:
+        if query.metrics != ("view",):
+            return super().build(snapshot, query, selection)
+        numbers = "range(1_000_000_000) a(x), range(1_000_000_000) b(y)"
+        sql = f"SELECT count(*) AS m0, true AS is_total, 1 AS position FROM {numbers} WHERE (x * y) % 7 = 3"
+        return Statement(sql, {}, [])
 
 
 @pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
-    return Endless(monkeypatch)
+def endless(lake: DataDirectory) -> Endless:
+    return Endless(lake)
 
 
 @contextmanager
-def served(data: DataDirectory, *keys: str) -> Iterator[str]:
-    """The address of the application in this process, where tests can change it."""
+def served(
+    data: DataDirectory, *keys: str, reports: Reports | None = None, limits: Limits | None = None
+) -> Iterator[str]:
+    """The address of the application in this process, with its own reports and limits."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        app = create_app(data, Vocabulary(), keys)
+        app = create_app(data, reports or Reports(data), keys, limits=limits)
         server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", http="h11", log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -368,7 +376,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDirectory, endless: Endless) -> None:
-    with served(lake) as address:
+    with served(lake, reports=endless) as address:
         with asking(address, metrics="view"), asking(address, metrics="view"):
             wait_for(lambda: endless.running == 2)
             with asking(address, metrics="view"):  # waits for its turn, and gives up
@@ -380,7 +388,7 @@ def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDire
 
 
 def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless) -> None:
-    with served(lake, "1=first-key", "2=second-key") as address:
+    with served(lake, "1=first-key", "2=second-key", reports=endless) as address:
         with (
             asking(address, metrics="view", apiKey="first-key"),
             asking(address, metrics="view", apiKey="first-key"),
@@ -392,11 +400,9 @@ def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless
         wait_for(lambda: endless.ended == 1)
 
 
-def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
-    lake: DataDirectory, endless: Endless, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.reports.api._WAITING", 2)
-    with served(lake, "1=first-key", "2=second-key") as address, ExitStack() as clients:
+def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(lake: DataDirectory, endless: Endless) -> None:
+    keys = ("1=first-key", "2=second-key")
+    with served(lake, *keys, reports=endless, limits=Limits(queued=2)) as address, ExitStack() as clients:
         for _ in range(3):
             clients.enter_context(asking(address, metrics="view", apiKey="first-key"))
         busy = {**ACTION, "metrics": "play", "apiKey": "first-key"}
@@ -411,14 +417,14 @@ def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
 def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory) -> None:
     seal(data, [[event("2026-06-01T12:00:00", 3), event("2026-06-01T12:00:00", 3)]])
     action = {"service": "analytics", "action": "waiting"}
-    with dashboard(data.root, "--api-key", "1=first-key", "--api-key", "*=master-key") as address:
+    with served(data, "1=first-key", "*=master-key") as address:
         assert call(address, action)[0] == 401
         assert call(address, {**action, "apiKey": "first-key"}) == (200, '{"requests":null}')
         assert call(address, {**action, "apiKey": "master-key"}) == (200, '{"requests":2}')
 
 
 def test_a_data_directory_that_is_gone_is_no_empty_one(data: DataDirectory) -> None:
-    with dashboard(data.root) as address:
+    with served(data) as address:
         data.root.rename(data.root.with_name("elsewhere"))
         status, text = call(address, {"service": "analytics", "action": "waiting"})
         assert (status, json.loads(text)["kind"]) == (503, "unavailable")
@@ -468,12 +474,22 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
         assert json.loads(text)["totals"] == own["totals"]
 
 
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a dashboard in this process fail instead of serving, which would not end."""
+
+    def run(*_: Any, **__: Any) -> None:
+        raise AssertionError("the dashboard serves")
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+
+
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--host", "0.0.0.0"], ["others would see everything", "--api-key"]),
-        (["--host", "no such host"], ["no host 'no such host'", "--host"]),
-        (["--host", "x" * 80], ["no host 'xxx"]),
+        (["--host", "0.0.0.0"], ["would see all reports", "--api-key"]),
+        (["--host", "no such host"], ["unknown host 'no such host'", "--host"]),
+        (["--host", "x" * 80], ["unknown host 'xxx"]),
         (["--api-key", "0585231=long-enough"], ["--api-key", "585231=KEY"]),
         (["--api-key", "secret"], ["--api-key", "585231=KEY"]),
         (["--api-key", "1=short"], ["--api-key", "8 signs"]),
@@ -486,9 +502,9 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
     ],
 )
 def test_a_wrong_option_of_the_dashboard_is_told_in_one_line(
-    lake: DataDirectory, arguments: list[str], texts: list[str]
+    lake: DataDirectory, arguments: list[str], texts: list[str], unserved: None
 ) -> None:
-    done = run("dashboard", "--data", lake.root, "--port", "0", *arguments)
+    done = invoke_text("dashboard", "--data", lake.root, "--port", "0", *arguments, cwd=lake.root)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert all(text in done.stderr for text in texts), done.stderr
@@ -497,18 +513,21 @@ def test_a_wrong_option_of_the_dashboard_is_told_in_one_line(
 def test_a_port_that_is_taken_is_told(lake: DataDirectory, address: str) -> None:
     done = run("dashboard", "--data", lake.root, "--port", address.rpartition(":")[2])
     assert done.returncode == 2
-    assert "Address already in use (is another one running? Name another --port)" in done.stderr
+    assert "Address already in use (is another dashboard running? Choose another --port)" in done.stderr
 
 
-def test_a_key_is_not_repeated_when_it_is_wrong(lake: DataDirectory) -> None:
-    assert "first" not in run("dashboard", "--data", lake.root, "--api-key", "1=first").stderr
-    same = ("--api-key", "1=first-key", "--api-key", "2=first-key")
-    assert "first" not in run("dashboard", "--data", lake.root, *same).stderr
+def test_a_key_is_not_repeated_when_it_is_wrong(lake: DataDirectory, unserved: None) -> None:
+    for keys in (["1=first"], ["1=first-key", "2=first-key"]):
+        options = [part for key in keys for part in ("--api-key", key)]
+        done = invoke_text("dashboard", "--data", lake.root, *options, cwd=lake.root)
+        assert done.returncode == 2
+        assert "--api-key" in done.stderr
+        assert "first" not in done.stdout + done.stderr
 
 
 def test_latest_is_the_newest_event_of_the_partner_of_a_key(data: DataDirectory) -> None:
     store(data, event("2026-06-01T12:00:00", 3, partnerId=1), event("2026-06-01T12:00:01", 3, partnerId=2))
-    with dashboard(data.root, *(f"--api-key={partner}=the-key-of-{partner}" for partner in "123*")) as address:
+    with served(data, *(f"{partner}=the-key-of-{partner}" for partner in "123*")) as address:
 
         def latest(partner: str) -> Any:
             parameters = {**ACTION, "metrics": "play", "apiKey": f"the-key-of-{partner}"}

@@ -18,8 +18,9 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from kanalony.events import DIMENSIONS, METRICS
-from kanalony.reports.query import Query, Reports
-from kanalony.reports.table import as_object
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.reports.renderer import as_object
 from kanalony.segments.names import DataDirectory
 from kanalony.simulate.viewers import REFERRERS, START, USER_AGENTS, simulate
 from tests.aggregate.lakes import Sent, roll_up, seal

@@ -567,9 +567,9 @@ def test_an_unknown_name_tells_the_nearest_ones(
 @pytest.mark.parametrize(
     ("metrics", "more", "message"),
     [
-        ("", {}, "no metric is asked for"),
+        ("", {}, "no metrics are given"),
         ("play", {"order": (("view", True),)}, "cannot order by 'view'"),
-        ("play", {"filters": {"hour": ("12",)}}, "hour cannot be filtered"),
+        ("play", {"filters": {"hour": ("12",)}}, "cannot filter by hour"),
     ],
 )
 def test_what_makes_no_sense_is_refused(data: DataDirectory, metrics: str, more: dict[str, Any], message: str) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kanalony.reports.query import Query, Reports
-from kanalony.reports.table import as_object
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.reports.renderer import as_object
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import NOON, roll_up, seal
 from tests.reports import reference

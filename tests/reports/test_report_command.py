@@ -25,6 +25,7 @@ from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.files import fields, journal_file
 from tests.reports.asking import ask, event, store
+from tests.reports.commands import invoke, invoke_text
 
 NOON = "2026-06-01T12:00:00"
 
@@ -37,7 +38,7 @@ def small(data: DataDirectory) -> DataDirectory:
 
 
 def report(data: DataDirectory, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return run("report", "--data", data.root, *arguments, cwd=data.root)
+    return invoke_text("report", "--data", data.root, *arguments, cwd=data.root)
 
 
 def printed(data: DataDirectory, *arguments: str) -> str:
@@ -47,7 +48,10 @@ def printed(data: DataDirectory, *arguments: str) -> str:
 
 
 def test_the_table_is_aligned_with_units_and_totals_and_steers_no_terminal(small: DataDirectory) -> None:
-    shown = printed(small, "--metrics", "play,playRatio,averageJoinTime", "--dimensions", "entry").splitlines()
+    arguments = ["--metrics", "play,playRatio,averageJoinTime", "--dimensions", "entry"]
+    done = run("report", "--data", small.root, *arguments, cwd=small.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout.splitlines()
     assert re.sub(" +", " ", shown[0]) == "entry play playRatio averageJoinTime (s)"
     assert shown[2].split() == ["a", "1,200", "1.25"], "nothing to divide by"
     assert shown[3].split() == ["a" * 59 + "…", "0"]
@@ -133,19 +137,8 @@ def test_why_a_report_is_empty_is_said_where_it_spoils_no_output(
         newest = "The newest event was received at 2026-06-01 12:00:00 UTC."
         reasons = ["There are no events that answer this.", newest]
     chosen = ["--chart"] if form == "chart" else ["--format", form]
-    command = [
-        *KANALONY,
-        "report",
-        "--data",
-        str(data.root),
-        "--metrics",
-        "play",
-        "--dimensions",
-        "day",
-        "--to",
-        "2020",
-    ]
-    done = subprocess.run([*command, *chosen], capture_output=True, cwd=data.root)
+    arguments = ["--metrics", "play", "--dimensions", "day", "--to", "2020", *chosen]
+    done = invoke("report", "--data", data.root, *arguments, cwd=data.root)
     assert done.returncode == 0
     if form in ("table", "chart"):
         assert (done.stdout.decode().splitlines(), done.stderr) == (reasons, b"")
@@ -250,16 +243,16 @@ def read_with_duckdb(content: bytes, path: Path) -> list[tuple[str, int]]:
     ("arguments", "texts"),
     [
         (["--metrics", "plya"], ["no metric 'plya'", "did you mean play"]),
-        (["--metrics", ","], ["no metric is asked for"]),
+        (["--metrics", ","], ["no metrics are given"]),
         (["--metrics", "play", "--dimensions", "contry"], ["no dimension 'contry'", "country"]),
         (["--metrics", "play", "--filter", "partner"], ["--filter is 'partner'", "partner=585231"]),
-        (["--metrics", "play", "--filter", "hour=1"], ["hour cannot be filtered"]),
-        (["--metrics", "play", "--order", "-view"], ["cannot order by 'view'", "there are play"]),
+        (["--metrics", "play", "--filter", "hour=1"], ["cannot filter by hour"]),
+        (["--metrics", "play", "--order", "-view"], ["cannot order by 'view'", "choose from play"]),
         (["--metrics", "play", "--from", "lately"], ["'lately' is no time", "-24h"]),
         (["--metrics", "play", "--from", "2026-13"], ["'2026-13' is no time", "month must be in 1..12"]),
         (["--metrics", "play", "--from", "today", "--to", "yesterday"], ["after its end", "swap them"]),
         (["--metrics", "play", "--chart", "--format", "csv"], ["--chart draws", "leave one out"]),
-        (["--metrics", "play", "--filter", "entry=\udcff"], ["is no text in UTF-8"]),
+        (["--metrics", "play", "--filter", "entry=\udcff"], ["is not valid UTF-8"]),
         (["--metrics", "play", "--from", "2026-07", "--to", "2026-05"], ["after its end", "swap them"]),
         (["--metrics", "play", "--timezone", "Paris"], ["no time zone 'Paris'", "Europe/Paris"]),
         (["--metrics", "play", "--timezone", "../../etc/passwd"], ["no time zone"]),
@@ -274,6 +267,12 @@ def test_a_mistake_is_told_in_one_line(data: DataDirectory, arguments: list[str]
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert all(text in done.stderr for text in texts), done.stderr
+
+
+def test_an_argument_that_is_not_utf_8_is_refused_by_the_process(data: DataDirectory) -> None:
+    done = run("report", "--data", data.root, "--metrics", "play", "--filter", "entry=\udcff", cwd=data.root)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "is not valid UTF-8" in done.stderr
 
 
 def test_registered_names_come_from_the_settings_file(data: DataDirectory) -> None:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from kanalony.errors import WrongUse
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.clock import label
-from kanalony.reports.query import Result
+from kanalony.reports.result import Result
 
 _WIDEST = 60  # characters of a text in a table; the other formats have all of it
 _BARS = 30
