@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from itertools import pairwise
 from math import floor, isfinite
 from urllib.parse import parse_qsl
@@ -330,7 +331,8 @@ def known(event: Event, dimension: str) -> tuple[str, str] | None:
 def metrics(group: Group) -> dict[str, float | None]:
     """Every metric of the events of a row."""
     events = group.events
-    count = {name: sum(event.kind == kind for event in events) for kind, name in TYPES.items()}
+    kinds = Counter(event.kind for event in events)
+    count = {name: kinds[kind] for kind, name in TYPES.items()}
     views = Counter(event.at // TEN_SECONDS for event in events if event.kind == VIEW)
     buffered = sum(event.buffered for event in events if event.buffered is not None)
     bitrates = [event.bitrate for event in events if event.kind == VIEW and event.bitrate is not None]
@@ -378,13 +380,25 @@ def time_label(at: int, name: str, zone: tzinfo) -> str:
     return clock.replace(second=seconds, microsecond=0).isoformat(timespec="seconds" if seconds else "minutes")
 
 
+def key_of(event: Event, dimensions: tuple[str, ...], zone: tzinfo) -> tuple[str, ...]:
+    """The values of an event's dimensions."""
+    return tuple(
+        _label_of_bucket(event.at // TEN_SECONDS, name, zone) if name in TIMES else event.dimensions[name]
+        for name in dimensions
+    )
+
+
+@cache
+def _label_of_bucket(bucket: int, name: str, zone: tzinfo) -> str:
+    """The label of all times in ten seconds, numbered since 1970: no label tells shorter times apart."""
+    return time_label(bucket * TEN_SECONDS, name, zone)
+
+
 def report(
     events: Iterable[Event], dimensions: tuple[str, ...] = (), zone: tzinfo = UTC
 ) -> dict[tuple[str, ...], dict[str, float | None]]:
     """Every metric by dimensions: a row for each combination of values that events have."""
     rows: dict[tuple[str, ...], Group] = defaultdict(Group)
     for event in events:
-        times = {name: time_label(event.at, name, zone) for name in TIMES if name in dimensions}
-        values = event.dimensions | times
-        rows[tuple(values[name] for name in dimensions)].events.append(event)
+        rows[key_of(event, dimensions, zone)].events.append(event)
     return {values: metrics(group) for values, group in rows.items()}

@@ -139,7 +139,7 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
         ({"metrics": "play", "pageSize": "0"}, "badRequest", ["pageSize", "from 1"]),
         ({"metrics": "play", "pageSize": "100000"}, "badRequest", ["pageSize", "10,000"]),
         ({"metrics": "play", "pager": "[]"}, "badRequest", ["pager"]),
-        ({"metrics": "play", "metric": "view"}, "badRequest", ["no parameter 'metric'"]),
+        ({"metrics": "play", "metric": "view"}, "badRequest", ["unknown parameter 'metric'"]),
         ({"metrics": "play", "orderBy": "view"}, "badRequest", ["cannot order by"]),
         ({"metrics": "play", "format": "xml"}, "badRequest", ["xml"]),
         (

@@ -377,7 +377,7 @@ def test_registered_event_types_and_parameters_are_metrics_and_dimensions(data: 
     chosen = ask(data, "quizAnswered", filters={"campaign": ("spring",)}, vocabulary=vocabulary)
     assert chosen["rows"] == [{"quizAnswered": 2}]
     for events, parameters in (({"play": 201}, {}), ({}, {"Hour": "h"}), ({"quiz": 1}, {"quiz": "q"})):
-        with pytest.raises(WrongUse, match="is a metric or dimension already"):
+        with pytest.raises(WrongUse, match="is already a metric or dimension"):
             Vocabulary(events, parameters)
 
 
@@ -548,11 +548,11 @@ def test_a_period_without_events_has_no_rows(data: DataDirectory) -> None:
 @pytest.mark.parametrize(
     ("metrics", "dimensions", "more", "message", "near"),
     [
-        ("plya", "", {}, "no metric 'plya'", ["play"]),
-        ("playthrough25", "", {}, "no metric 'playthrough25'", ["playThrough25"]),
-        ("watched", "", {}, "no metric 'watched'", ["minutesWatched"]),
-        ("play", "contry", {}, "no dimension 'contry'", ["country"]),
-        ("play", "", {"filters": {"Entry": ("a",)}}, "no dimension 'Entry'", ["entry"]),
+        ("plya", "", {}, "unknown metric 'plya'", ["play"]),
+        ("playthrough25", "", {}, "unknown metric 'playthrough25'", ["playThrough25"]),
+        ("watched", "", {}, "unknown metric 'watched'", ["minutesWatched"]),
+        ("play", "contry", {}, "unknown dimension 'contry'", ["country"]),
+        ("play", "", {"filters": {"Entry": ("a",)}}, "unknown dimension 'Entry'", ["entry"]),
     ],
 )
 def test_an_unknown_name_tells_the_nearest_ones(
