@@ -134,13 +134,13 @@ def test_without_events_the_page_says_whether_any_wait_to_be_compacted(
 ) -> None:
     with dashboard(data.root) as address:
         opened(browser, address, "empty")
-        assert "Nothing has arrived so far." in text_of(browser, "empty")
+        assert "Nothing has arrived yet." in text_of(browser, "empty")
     now = time.time_ns() // 1000
     seal(data, [[event(now - number, 3, eventIndex=number) for number in range(1, 1201)]])
     with dashboard(data.root) as address:
         opened(browser, address, "empty")
         shown = text_of(browser, "empty")
-        assert "Events have arrived, and are stored." in shown
+        assert "Events have arrived and are stored." in shown
         assert f"1,200 requests wait {COMPACT}" in shown
         assert "Nothing has arrived" not in shown
         store(data)
@@ -158,7 +158,7 @@ def test_old_numbers_say_what_is_not_in_them(browser: webdriver.Chrome, data: Da
         assert metric(browser, "play") == 1
         assert text_of(browser, "notice").startswith(f"2 requests wait {COMPACT}")
         changed(browser, lambda: browser.execute_script("location.hash = '#period=24h&entry=none'"), "empty")
-        assert "There are none of entry none." in text_of(browser, "empty")
+        assert "No events match entry none." in text_of(browser, "empty")
         assert f"2 requests wait {COMPACT}" in text_of(browser, "empty")
 
 
@@ -170,7 +170,7 @@ def test_a_partner_without_events_learns_nothing_of_others(browser: webdriver.Ch
         opened(browser, address, "error")
         field = browser.find_element(By.ID, "key")
         changed(browser, lambda: field.send_keys("the-first-key", Keys.ENTER), "empty")
-        assert text_of(browser, "empty") == "No events yet\nNone of yours have been compacted so far."
+        assert text_of(browser, "empty") == "No events yet\nNone of your events have been compacted yet."
 
 
 @pytest.mark.parametrize("period", ["__proto__", "constructor", "toString", "nonsense"])
