@@ -1,7 +1,8 @@
-"""The metrics of docs/reports.md in plain Python, written from the documentation alone.
+"""The metrics of docs/reports.md in plain Python, written from the document alone.
 
-It follows the document sentence by sentence and is as simple as it can be: one event after the other, lists and sets,
-no tables, no SQL. It shares no code with the product. Where the document leaves a choice, a comment names the reading.
+The reference follows the document sentence by sentence and is as simple as possible: one event after the other, lists
+and sets, no tables, no SQL. It shares no code with the product. Where the document leaves a choice, a comment names
+the reading.
 """
 
 import re
@@ -78,18 +79,21 @@ class Event:
     missing: int = 0
 
 
-# What players sent.
+# Requests.
 
 
 def integer(text: str) -> int | None:
-    """The value of an integer column: at most 18 digits."""
+    """Returns the value of an integer column, of at most 18 digits; None for other text."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
 def whole(text: str, scale: int, most: int | None = None) -> int | None:
-    """The value of a number column in whole parts, `scale` of them to one; None for values that no player sends.
+    """Returns the value of a number column in whole parts; None for values that no player sends.
 
-    Those are negative ones, and ones above `most` parts. A half is rounded away from zero.
+    Args:
+        text: The value.
+        scale: Parts of one. A half of a part is rounded away from zero.
+        most: No player sends more parts than this, nor negative values.
     """
     if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) or not isfinite(float(text)):
         return None
@@ -98,7 +102,7 @@ def whole(text: str, scale: int, most: int | None = None) -> int | None:
 
 
 def parameters_of(query: str) -> dict[str, str]:
-    """The first value of each parameter, by its name without `event:`."""
+    """Returns the first value of each parameter, by its name without `event:`."""
     parameters: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parameters.setdefault(name.removeprefix("event:"), value)
@@ -106,7 +110,7 @@ def parameters_of(query: str) -> dict[str, str]:
 
 
 def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
-    """An event from its query; `derived` holds dimensions of its headers, its address and its `ks`."""
+    """Returns the event of a query; `derived` holds the dimensions of its headers, its address and its `ks`."""
     sent = defaultdict(str, parameters_of(query))
     partner = integer(sent["partnerId"])
     dimensions: dict[str, str | None] = {
@@ -136,9 +140,9 @@ def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
 
 
 def read(sent: Iterable[tuple[int, str, dict[str, str | None]]]) -> list[Event]:
-    """The events of the lake in order of receipt, without duplicates, with what each adds.
+    """Returns the events of the lake in order of receipt, without duplicates, with what each adds to the sums.
 
-    Arguments:
+    Args:
         sent: for each request its time in µs, its query, and the dimensions of its headers, its address and its `ks`.
             Those of the same time stand in the order of worker, sequence number and index.
     """
@@ -178,7 +182,7 @@ def place_of(event: Event) -> int:
 
 
 def play_sequences(events: Iterable[Event]) -> list[list[Event]]:
-    """Play sequences of events that stand in order of receipt. Every event with a sequence gets its place."""
+    """Divides events, given in order of receipt, into play sequences. Every event with a sequence gets its place."""
     # An unknown partner or entry is one like any other.
     received: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
     for event in events:
@@ -193,7 +197,7 @@ def play_sequences(events: Iterable[Event]) -> list[list[Event]]:
 
 
 def give_places(received: list[Event]) -> None:
-    """Place: the events of one partner, session and entry, in order of receipt."""
+    """Place: gives each event its place; all are of one partner, session and entry, in order of receipt."""
     for i, event in enumerate(received):
         overtook = [
             other
@@ -204,12 +208,12 @@ def give_places(received: list[Event]) -> None:
 
 
 def in_order(received: list[Event]) -> list[Event]:
-    """Order: by place, then by number. `sorted` keeps the order of receipt among the rest."""
+    """Order: by place, then by number. `sorted` keeps the order of receipt of equal ones."""
     return sorted(received, key=lambda event: (place_of(event), number_of(event)))
 
 
 def divided(ordered: list[Event]) -> list[list[Event]]:
-    """Sequence: where one ends and the next begins."""
+    """Sequence: divides ordered events where a sequence ends and the next begins."""
     sequences: list[list[Event]] = []
     for event in ordered:
         if not sequences or starts_sequence(event, sequences[-1][-1]):
@@ -230,18 +234,18 @@ def starts_sequence(event: Event, before: Event) -> bool:
 
 
 def expected_numbers(sequence: list[Event]) -> set[int]:
-    """The numbers that a sequence should have: from its smallest to its largest."""
+    """Returns the numbers that a sequence should have: from its smallest to its largest."""
     numbers = {number_of(event) for event in sequence}
     return set(range(min(numbers), max(numbers) + 1))
 
 
 def missing_numbers(sequence: list[Event]) -> set[int]:
-    """The numbers that a sequence should have and that are not there."""
+    """Returns the numbers that a sequence should have and lacks."""
     return expected_numbers(sequence) - {number_of(event) for event in sequence}
 
 
 def add_loss(sequence: list[Event]) -> None:
-    """What each event adds to expected and missing."""
+    """Adds what each event adds to expected and missing."""
     sequence[0].expected = 1
     for before, event in pairwise(sequence):
         if number_of(event) != number_of(before):
@@ -253,7 +257,7 @@ def add_loss(sequence: list[Event]) -> None:
 
 
 def add_watched(sequence: list[Event]) -> None:
-    """What each event adds to the time watched."""
+    """Adds what each event adds to the time watched."""
     for i, event in enumerate(sequence):
         before = sequence[:i]
         if event.play_time_sum is not None:
@@ -263,7 +267,7 @@ def add_watched(sequence: list[Event]) -> None:
 
 
 def watched_since(event: Event, before: list[Event]) -> int:
-    """What an event with a `playTimeSum` adds; `before`: the events before it in its sequence."""
+    """Returns what an event with a `playTimeSum` adds; `before` are the events before it in its sequence."""
     nearest = last(before, lambda other: other.play_time_sum is not None)
     if nearest is None or not close_before(nearest, event):
         return 0
@@ -274,7 +278,7 @@ def watched_since(event: Event, before: list[Event]) -> int:
 
 
 def watched_at_view(event: Event, before: list[Event]) -> int:
-    """What a view without `playTimeSum` adds; `before`: the events before it in its sequence."""
+    """Returns what a view without `playTimeSum` adds; `before` are the events before it in its sequence."""
     if any(other.play_time_sum is not None and close_before(other, event) for other in before):
         return 0
     nearest = last(before, lambda other: other.kind == VIEW)
@@ -284,7 +288,7 @@ def watched_at_view(event: Event, before: list[Event]) -> int:
 
 
 def close_before(other: Event, event: Event) -> bool:
-    """Whether the place of an event before is at most ten minutes earlier."""
+    """Whether the place of an earlier event is at most ten minutes earlier."""
     return place_of(event) - place_of(other) <= TEN_MINUTES
 
 
@@ -302,17 +306,17 @@ class Group:
     events: list[Event] = field(default_factory=list)
 
     def distinct(self, value: Callable[[Event], Hashable]) -> int:
-        """How many values there are; None is no value."""
+        """Counts distinct values; None is no value."""
         return len({value(event) for event in self.events} - {None})
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """A ratio is empty with nothing to divide by."""
+    """Divides; a ratio with nothing to divide by is empty."""
     return numerator / denominator if denominator else None
 
 
 def percentile(values: list[int], share: float) -> float | None:
-    """Between two values it lies as far as its share does: of 3 and 5, P50 is 4 and P95 is 4.9."""
+    """Returns a percentile, interpolated linearly between two values: of 3 and 5, P50 is 4 and P95 is 4.9."""
     if not values:
         return None
     ranked = sorted(values)
@@ -323,13 +327,13 @@ def percentile(values: list[int], share: float) -> float | None:
 
 
 def known(event: Event, dimension: str) -> tuple[str, str] | None:
-    """The value of a dimension, those of each partner on their own; None for `Unknown`."""
+    """Returns the value of a dimension, with the partner; None for `Unknown`."""
     value = event.dimensions[dimension]
     return None if value == "Unknown" else (event.dimensions["partner"], value)
 
 
 def metrics(group: Group) -> dict[str, float | None]:
-    """Every metric of the events of a row."""
+    """Computes every metric of the events of a row."""
     events = group.events
     kinds = Counter(event.kind for event in events)
     count = {name: kinds[kind] for kind, name in TYPES.items()}
@@ -367,7 +371,7 @@ def metrics(group: Group) -> dict[str, float | None]:
 
 
 def time_label(at: int, name: str, zone: tzinfo) -> str:
-    """The day, hour, minute or ten seconds of a time, as reports write it: the clock of the zone, and its offset.
+    """Formats the day, hour, minute or ten seconds of a time as reports do: the zone's clock, with its offset.
 
     Seconds are written unless they are 0.
     """
@@ -381,7 +385,7 @@ def time_label(at: int, name: str, zone: tzinfo) -> str:
 
 
 def key_of(event: Event, dimensions: tuple[str, ...], zone: tzinfo) -> tuple[str, ...]:
-    """The values of an event's dimensions."""
+    """Returns the values of an event's dimensions."""
     return tuple(
         _label_of_bucket(event.at // TEN_SECONDS, name, zone) if name in TIMES else event.dimensions[name]
         for name in dimensions
@@ -390,14 +394,14 @@ def key_of(event: Event, dimensions: tuple[str, ...], zone: tzinfo) -> tuple[str
 
 @cache
 def _label_of_bucket(bucket: int, name: str, zone: tzinfo) -> str:
-    """The label of all times in ten seconds, numbered since 1970: no label tells shorter times apart."""
+    """Formats the times of ten seconds, numbered since 1970: all of them have the same label."""
     return time_label(bucket * TEN_SECONDS, name, zone)
 
 
 def report(
     events: Iterable[Event], dimensions: tuple[str, ...] = (), zone: tzinfo = UTC
 ) -> dict[tuple[str, ...], dict[str, float | None]]:
-    """Every metric by dimensions: a row for each combination of values that events have."""
+    """Computes every metric by dimensions: a row for each combination of values that events have."""
     rows: dict[tuple[str, ...], Group] = defaultdict(Group)
     for event in events:
         rows[key_of(event, dimensions, zone)].events.append(event)

@@ -1,4 +1,4 @@
-"""The query action over HTTP, with the real server: what it takes, answers and refuses."""
+"""The query action over HTTP: parameters, answers, refusals, turns. Most tests use the real server."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ ACTION = {"service": "analytics", "action": "query"}
 def call(
     address: str, parameters: dict[str, Any], *, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Status and text of an answer; a POST when there is a body."""
+    """Sends a request, a POST when there is a body; returns the status and text of the answer."""
     url = f"{address}/api_v3/index.php?{urlencode(parameters)}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=60) as answer:
@@ -53,11 +53,11 @@ def call(
 def query(address: str, **parameters: Any) -> dict[str, Any]:
     status, text = call(address, {**ACTION, **parameters})
     assert status == 200, text
-    told: dict[str, Any] = json.loads(text)
-    return told
+    answer: dict[str, Any] = json.loads(text)
+    return answer
 
 
-def test_it_answers_as_the_command_does(address: str, lake: DataDirectory) -> None:
+def test_the_answer_is_that_of_the_command(address: str, lake: DataDirectory) -> None:
     found = query(address, metrics="play,playRatio,peakView", dimensions="entry", orderBy="-play,entry", pageSize=3)
     order = (("play", True), ("entry", False))
     assert found == ask(lake, "play playRatio peakView", "entry", order=order, limit=3)
@@ -68,10 +68,10 @@ def test_get_form_and_json_are_the_same(address: str) -> None:
     filters = json.dumps([{"dimension": "entry", "values": ["0_1", "0_2"]}])
     expected = query(address, metrics="view", dimensions="entry", filters=filters, partnerId=1)
     form = {**ACTION, "metrics": "view", "dimensions": "entry", "filters": filters, "partnerId": "1"}
-    told = {**ACTION, "metrics": ["view"], "dimensions": ["entry"], "filters": json.loads(filters), "partnerId": 1}
+    values = {**ACTION, "metrics": ["view"], "dimensions": ["entry"], "filters": json.loads(filters), "partnerId": 1}
     json_type = {"Content-Type": "application/json"}
     assert call(address, {}, body=urlencode(form).encode()) == (200, json.dumps(expected, separators=(",", ":")))
-    assert json.loads(call(address, {}, body=json.dumps(told).encode(), headers=json_type)[1]) == expected
+    assert json.loads(call(address, {}, body=json.dumps(values).encode(), headers=json_type)[1]) == expected
     assert [row["entry"] for row in expected["rows"]] == ["0_1", "0_2"] or expected["count"] == 2
 
 
@@ -94,13 +94,13 @@ def test_pages_by_any_spelling(address: str) -> None:
 def test_csv(address: str) -> None:
     status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "partner", "format": "csv"})
     assert status == 200
-    told = query(address, metrics="play", dimensions="partner")["rows"]
+    expected = query(address, metrics="play", dimensions="partner")["rows"]
     assert list(csv.DictReader(io.StringIO(text))) == [
-        {name: str(value) for name, value in row.items()} for row in told
+        {name: str(value) for name, value in row.items()} for row in expected
     ]
 
 
-def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
+def test_a_value_cannot_add_a_row_to_csv(data: DataDirectory) -> None:
     values = ["a\rplanted", "b\rplanted,9", 'say "x", please']
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
     with served(data) as address:
@@ -110,7 +110,7 @@ def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
     assert rows == [["entry", "play"], *([value, "1"] for value in sorted(values))]
 
 
-def test_times_are_of_the_offset_or_the_zone() -> None:
+def test_times_follow_the_offset_or_the_zone() -> None:
     start = {"metrics": "play", "startDate": "06/01/2026 12:00", "endDate": "06/01/2026 13:30"}
     query = read_action({**start, "timezoneOffset": "-330"})
     assert query.start == datetime(2026, 6, 1, 17, 30, tzinfo=UTC)
@@ -149,14 +149,14 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_kind(
+def test_a_wrong_parameter_is_reported_with_its_kind(
     address: str, parameters: dict[str, Any], kind: str, texts: list[str]
 ) -> None:
     status, text = call(address, {**ACTION, **parameters})
-    told = json.loads(text)
-    assert (status, told["kind"]) == (400, kind)
-    assert set(told) == {"kind", "data"}
-    assert all(part in json.dumps(told["data"]) for part in texts)
+    problem = json.loads(text)
+    assert (status, problem["kind"]) == (400, kind)
+    assert set(problem) == {"kind", "data"}
+    assert all(part in json.dumps(problem["data"]) for part in texts)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_a_body_that_cannot_be_read_is_refused(address: str, body: bytes) -> Non
     assert json.loads(text)["kind"] in ("badRequest", "unknownMetric", "unknownDimension")
 
 
-def test_deep_nesting_and_long_values_are_refused_shortly(address: str) -> None:
+def test_deep_nesting_and_long_values_are_refused_with_a_short_message(address: str) -> None:
     for parameters in ({"filters": "[" * 5000}, {"pager": "{" * 5000}, {"pageSize": "9" * 5000}):
         status, text = call(address, {**ACTION, "metrics": "play", **parameters})
         assert status == 400
         assert len(text) < 500
 
 
-def test_other_actions_and_pages_are_not_there(address: str) -> None:
+def test_other_actions_and_pages_are_not_found(address: str) -> None:
     assert call(address, {"service": "analytics", "action": "trackEvent"})[0] == 404
     status, text = call(address, {"service": "stats"})
     assert (status, json.loads(text)["kind"]) == (404, "notFound")
@@ -275,7 +275,7 @@ def test_a_query_of_the_most_names_and_values_is_answered(address: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
-def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(data: DataDirectory, form: str) -> None:
+def test_an_answer_has_a_bounded_size_and_smaller_pages_fit(data: DataDirectory, form: str) -> None:
     long = [f"{number:02}{'x' * 900}" for number in range(40)]
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=entry) for entry in long))
     short = [f"s{number}" for number in range(200)]
@@ -360,7 +360,7 @@ def served(
 
 @contextmanager
 def asking(address: str, **parameters: Any) -> Iterator[None]:
-    """A client that has sent a query, and hangs up at the end."""
+    """Sends a query as a client that hangs up at the end."""
     host, _, port = address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 30) as connection:
         query = urlencode({**ACTION, **parameters})
@@ -379,12 +379,12 @@ def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDire
     with served(lake, reports=endless) as address:
         with asking(address, metrics="view"), asking(address, metrics="view"):
             wait_for(lambda: endless.running == 2)
-            with asking(address, metrics="view"):  # waits for its turn, and gives up
+            with asking(address, metrics="view"):  # waits for its turn, and hangs up
                 pass
             assert (endless.running, endless.ended) == (2, 0)
         wait_for(lambda: endless.ended == 2)
         assert query(address, metrics="play")["count"] == 1
-        assert (endless.running, endless.ended) == (0, 2), "the one that gave up never ran"
+        assert (endless.running, endless.ended) == (0, 2), "the one that was cancelled while it waited never ran"
 
 
 def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless) -> None:
@@ -400,7 +400,7 @@ def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless
         wait_for(lambda: endless.ended == 1)
 
 
-def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(lake: DataDirectory, endless: Endless) -> None:
+def test_a_partner_whose_queries_fill_the_queue_does_not_block_others(lake: DataDirectory, endless: Endless) -> None:
     keys = ("1=first-key", "2=second-key")
     with served(lake, *keys, reports=endless, limits=Limits(queued=2)) as address, ExitStack() as clients:
         for _ in range(3):
@@ -414,7 +414,7 @@ def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(lake: DataDir
         assert query(address, metrics="play", apiKey="first-key")["count"] == 1
 
 
-def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory) -> None:
+def test_the_number_of_waiting_requests_is_hidden_from_single_partners(data: DataDirectory) -> None:
     seal(data, [[event("2026-06-01T12:00:00", 3), event("2026-06-01T12:00:00", 3)]])
     action = {"service": "analytics", "action": "waiting"}
     with served(data, "1=first-key", "*=master-key") as address:
@@ -423,7 +423,7 @@ def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory
         assert call(address, {**action, "apiKey": "master-key"}) == (200, '{"requests":2}')
 
 
-def test_a_data_directory_that_is_gone_is_no_empty_one(data: DataDirectory) -> None:
+def test_a_removed_data_directory_is_not_taken_for_an_empty_one(data: DataDirectory) -> None:
     with served(data) as address:
         data.root.rename(data.root.with_name("elsewhere"))
         status, text = call(address, {"service": "analytics", "action": "waiting"})
@@ -431,7 +431,7 @@ def test_a_data_directory_that_is_gone_is_no_empty_one(data: DataDirectory) -> N
         assert "is not a kanalony data directory" in text
 
 
-def test_pages_of_other_sites_cannot_read_it(address: str) -> None:
+def test_pages_of_other_sites_cannot_read_answers(address: str) -> None:
     status, _ = call(address, {**ACTION, "metrics": "play"}, headers={"Host": "evil.example"})
     assert status == 400
     with urllib.request.urlopen(address, timeout=60) as page:
@@ -466,10 +466,10 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
             {"partnerId": "2", "filters": own_filter},
         ):
             for key in ("first-key", "master-key"):
-                assert asked(key, **contradiction)[1]["rows"] == [], "no more than was asked for"
+                assert asked(key, **contradiction)[1]["rows"] == [], "no more than the query selects"
         for other in ({"partnerId": "2"}, {"filters": '[{"dimension": "partner", "values": ["1", "2"]}]'}):
-            status, told = asked("first-key", **other)
-            assert (status, told["kind"]) == (404, "unknownPartner")
+            status, problem = asked("first-key", **other)
+            assert (status, problem["kind"]) == (404, "unknownPartner")
         status, text = call(address, {**ACTION, "metrics": "events", "apiKey": "first-key"})
         assert json.loads(text)["totals"] == own["totals"]
 
@@ -501,7 +501,7 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--data", "/nonexistent"], ["/nonexistent"]),
     ],
 )
-def test_a_wrong_option_of_the_dashboard_is_told_in_one_line(
+def test_a_wrong_option_of_the_dashboard_is_reported_in_one_line(
     lake: DataDirectory, arguments: list[str], texts: list[str], unserved: None
 ) -> None:
     done = invoke_text("dashboard", "--data", lake.root, "--port", "0", *arguments, cwd=lake.root)
@@ -510,7 +510,7 @@ def test_a_wrong_option_of_the_dashboard_is_told_in_one_line(
     assert all(text in done.stderr for text in texts), done.stderr
 
 
-def test_a_port_that_is_taken_is_told(lake: DataDirectory, address: str) -> None:
+def test_a_taken_port_is_reported(lake: DataDirectory, address: str) -> None:
     done = run("dashboard", "--data", lake.root, "--port", address.rpartition(":")[2])
     assert done.returncode == 2
     assert "Address already in use (is another dashboard running? Choose another --port)" in done.stderr
@@ -551,12 +551,12 @@ def test_values_of_a_wrong_type_are_refused() -> None:
             read_action(wrong)
 
 
-def test_a_query_that_takes_too_long_is_given_up(lake: DataDirectory) -> None:
+def test_a_query_that_takes_too_long_is_ended(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match=r"takes longer than 0\.001 s"):
         Reports(lake, seconds=0.001).run(Query(tuple(Vocabulary().metrics), ("tenSeconds", "userId")))
 
 
-def test_a_query_that_takes_too_much_memory_is_told(lake: DataDirectory) -> None:
+def test_a_query_that_takes_too_much_memory_is_refused(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match="takes too much memory"):
         Reports(lake, memory=1 << 20).run(Query(("play", "lossRate"), ("tenSeconds", "userId", "referrer")))
 

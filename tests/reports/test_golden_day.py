@@ -1,5 +1,7 @@
-"""A day of 200,000 simulated events: every metric by every dimension is what a second, simpler program makes of what
-was sent, from rollups, from events, and from both together.
+"""A day of 200,000 simulated events: every metric by every dimension equals that of the reference.
+
+The reference is a second, simpler program that computes metrics from what was sent. Answers come from rollups, from
+events, and from both together.
 """
 
 import random
@@ -28,7 +30,7 @@ from tests.aggregate.lakes import Sent, roll_up, seal
 from tests.reports import reference
 
 EVENTS = 200_000
-VIEWERS = 35  # at whose pace that many take a day
+VIEWERS = 35  # with so many viewers EVENTS take a day
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 PLACES = {
     7: ("Germany", "Berlin", "Berlin"),
@@ -66,7 +68,7 @@ FIRST, SECOND = ZoneInfo("Europe/Paris"), ZoneInfo("Asia/Kolkata")
 
 
 def changed(query: str, changes: dict[str, str | None]) -> str:
-    """A query with other values of parameters, or without them (None)."""
+    """Returns a query with other values of parameters, or without them (None)."""
     if not changes:
         return query
     parameters = {**dict(parse_qsl(query, keep_blank_values=True)), **changes}
@@ -74,7 +76,7 @@ def changed(query: str, changes: dict[str, str | None]) -> str:
 
 
 def traffic() -> list[tuple[Sent, dict[str, Any]]]:
-    """What is sent, and what headers and address say: simulated, with all that goes wrong on the way."""
+    """Returns requests, with faults added, and the dimensions of their headers and address."""
     rng = random.Random(1)
     sent = []
     for event in islice(simulate(VIEWERS, "golden"), EVENTS):
@@ -89,11 +91,11 @@ def traffic() -> list[tuple[Sent, dict[str, Any]]]:
             changes["playTimeSum"] = None
         elif kind == 2:
             changes["sessionId"] = ""
-        elif kind == 3 and index > 20:  # stopped for a while: the counter begins anew
+        elif kind == 3 and index > 20:  # stopped for a while: the counter starts again
             at += 40
             changes["eventIndex"] = str(index - 20)
         elif kind == 4 and index % 9 == 0:
-            at += 0.7  # overtaken by the next one, or nearly so
+            at += 0.7  # overtaken by the next one, or almost
         elif kind == 5 and index % 30 == 0:
             changes |= {"eventType": "6", "eventIndex": "what"}
         elif kind == 6:
@@ -111,7 +113,7 @@ def traffic() -> list[tuple[Sent, dict[str, Any]]]:
             derived["partner"] = None
         once = Sent(int(at * 1e6), query, user_agent=event.user_agent.encode(), address=bytes([203, 0, 113, address]))
         sent.append((once, derived))
-        if rng.random() < 0.01:  # sent again by somebody between
+        if rng.random() < 0.01:  # sent again on the way
             sent.append(
                 (Sent(once.at + rng.randrange(300_000_000), query, b"", once.user_agent, once.address), derived)
             )
@@ -140,7 +142,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
     in_order = sorted((once for once, _ in sent), key=lambda once: once.at)
     is_late = {
         once.query for once in in_order[50_000:60_000:7]
-    }  # with what is sent again: the first that comes is kept
+    }  # including what is sent again: the first to arrive is kept
     late = [once for once in in_order if once.query in is_late]
     prompt = [once for once in in_order if once.query not in is_late]
     data = DataDirectory.writable(root / "data")
@@ -153,7 +155,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def differences(found: dict[str, Any], expected: dict[str, float | None]) -> dict[str, tuple[Any, Any]]:
-    """Metrics that are not the same, but for the last digits of a division: (found, expected)."""
+    """Returns metrics that differ, as (found, expected). The last digits of a division may differ."""
     different = {}
     for name, value in expected.items():
         other = found[name]
@@ -208,38 +210,36 @@ def combinations() -> Iterator[tuple[str, ...]]:
     yield from (("country", "browser", "playbackType", "customVar1"), ("tenSeconds", "partner"))
 
 
-def test_the_day_has_what_it_should_test(day: Day) -> None:
+def test_the_day_has_the_cases_it_should_test(day: Day) -> None:
     events, total = day.events, day.totals
     assert 20 < (events[-1].at - events[0].at) / 3.6e9 < 28, "hours"
     assert 195_000 < len(events) < 200_000
     assert all(value is not None for value in total.values())
     assert 0 < (total["lossRate"] or 0) < 0.05
-    assert any(event.place not in (None, event.at) for event in events), "some came in another order"
+    assert any(event.place not in (None, event.at) for event in events), "some arrived in another order"
     assert events[0].at >= START * 1e6
 
 
 @pytest.mark.parametrize("dimensions", list(combinations()), ids=" ".join)
-def test_every_metric_is_that_of_the_reference(day: Day, dimensions: tuple[str, ...]) -> None:
+def test_every_metric_equals_that_of_the_reference(day: Day, dimensions: tuple[str, ...]) -> None:
     check(day, Query(METRIC_NAMES, dimensions))
 
 
 @pytest.mark.parametrize("zone", [FIRST, SECOND], ids=str)
 @pytest.mark.parametrize("dimension", ["day", "hour", "minute"])
-def test_days_and_hours_are_those_of_the_time_zone(day: Day, zone: ZoneInfo, dimension: str) -> None:
+def test_days_and_hours_follow_the_time_zone(day: Day, zone: ZoneInfo, dimension: str) -> None:
     check(day, Query(METRIC_NAMES, (dimension,), timezone=zone))
 
 
 @pytest.mark.parametrize("dimensions", [(), ("partner",), ("city", "hour")], ids=" ".join)
-def test_a_period_that_begins_and_ends_anywhere_is_put_together_from_several_tables(
-    day: Day, dimensions: tuple[str, ...]
-) -> None:
+def test_a_period_with_arbitrary_ends_is_composed_from_several_tables(day: Day, dimensions: tuple[str, ...]) -> None:
     start = datetime(2026, 1, 1, 3, 17, 41, 123456, tzinfo=UTC)
     query = Query(METRIC_NAMES, dimensions, start=start, end=start + timedelta(hours=5, seconds=77))
     tables = check(day, query)
     assert {"hour", "events"} <= set(tables)
 
 
-def test_filters_choose_rows(day: Day) -> None:
+def test_filters_select_events(day: Day) -> None:
     filters = {"country": ("Germany", "Unknown"), "browser": ("Chrome", "Chrome Mobile")}
     check(day, Query(METRIC_NAMES, ("partner", "playbackType"), filters))
 
