@@ -7,7 +7,7 @@ the reading.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
@@ -67,6 +67,8 @@ class Event:
     parameters: dict[str, str]
     dimensions: dict[str, str]
     session: str = ""  # sessionId
+    user: tuple[str, str] | None = None  # with the partner; None for `Unknown`
+    entry: tuple[str, str] | None = None  # with the partner; None for `Unknown`
     kind: int | None = None  # eventType
     number: int | None = None  # eventIndex
     play_time_sum: int | None = None
@@ -125,11 +127,14 @@ def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
         "customVar3": sent["customVar3"],
         "userId": sent["userId"],
     }
+    values = {name: value or "Unknown" for name, value in (dimensions | derived).items()}
     return Event(
         at,
         dict(sent),
-        {name: value or "Unknown" for name, value in (dimensions | derived).items()},
+        values,
         session=sent["sessionId"],
+        user=known(values, "userId"),
+        entry=known(values, "entry"),
         kind=integer(sent["eventType"]),
         number=integer(sent["eventIndex"]),
         play_time_sum=whole(sent["playTimeSum"], SECOND),
@@ -162,6 +167,11 @@ def read(sent: Iterable[tuple[int, str, dict[str, str | None]]]) -> list[Event]:
         add_loss(sequence)
         add_watched(sequence)
     return events
+
+
+def known(dimensions: dict[str, str], name: str) -> tuple[str, str] | None:
+    """Returns the value of a dimension, with the partner; None for `Unknown`."""
+    return None if dimensions[name] == "Unknown" else (dimensions["partner"], dimensions[name])
 
 
 # Play sequences.
@@ -305,10 +315,6 @@ class Group:
 
     events: list[Event] = field(default_factory=list)
 
-    def distinct(self, value: Callable[[Event], Hashable]) -> int:
-        """Counts distinct values; None is no value."""
-        return len({value(event) for event in self.events} - {None})
-
 
 def ratio(numerator: float, denominator: float) -> float | None:
     """Divides; a ratio with nothing to divide by is empty."""
@@ -326,20 +332,15 @@ def percentile(values: list[int], share: float) -> float | None:
     return ranked[below] + (rank - below) * (ranked[above] - ranked[below])
 
 
-def known(event: Event, dimension: str) -> tuple[str, str] | None:
-    """Returns the value of a dimension, with the partner; None for `Unknown`."""
-    value = event.dimensions[dimension]
-    return None if value == "Unknown" else (event.dimensions["partner"], value)
-
-
 def metrics(group: Group) -> dict[str, float | None]:
     """Computes every metric of the events of a row."""
     events = group.events
     kinds = Counter(event.kind for event in events)
     count = {name: kinds[kind] for kind, name in TYPES.items()}
-    views = Counter(event.at // TEN_SECONDS for event in events if event.kind == VIEW)
+    views = [event for event in events if event.kind == VIEW]
+    views_at = Counter(event.at // TEN_SECONDS for event in views)
     buffered = sum(event.buffered for event in events if event.buffered is not None)
-    bitrates = [event.bitrate for event in events if event.kind == VIEW and event.bitrate is not None]
+    bitrates = [event.bitrate for event in views if event.bitrate is not None]
     joined = [event.joined for event in events if event.kind == PLAY and event.joined is not None]
     watched = sum(event.watched for event in events)
     quartiles = ("playThrough25", "playThrough50", "playThrough75", "playThrough100")
@@ -355,7 +356,7 @@ def metrics(group: Group) -> dict[str, float | None]:
         "estimatedMinutesWatched": count["view"] / 6,
         "minutesWatched": watched / (60 * SECOND),
         "averageViewDuration": ratio(watched / (60 * SECOND), count["play"]),
-        "peakView": max(views.values(), default=0),
+        "peakView": max(views_at.values(), default=0),
         "bufferingTime": buffered / SECOND,
         "rebufferRatio": ratio(buffered, buffered + watched),
         "averageActualBitrate": ratio(sum(bitrates), 1000 * len(bitrates)),
@@ -363,9 +364,9 @@ def metrics(group: Group) -> dict[str, float | None]:
         "joinTimeP50": seconds(percentile(joined, 0.5)),
         "joinTimeP95": seconds(percentile(joined, 0.95)),
         "errorRate": ratio(count["error"], count["playRequested"]),
-        "uniqueSessions": group.distinct(lambda event: event.session or None),
-        "uniqueKnownUsers": group.distinct(lambda event: known(event, "userId")),
-        "uniqueVideos": group.distinct(lambda event: known(event, "entry")),
+        "uniqueSessions": len({event.session for event in events} - {""}),
+        "uniqueKnownUsers": len({event.user for event in events} - {None}),
+        "uniqueVideos": len({event.entry for event in events} - {None}),
         "lossRate": ratio(sum(event.missing for event in events), sum(event.expected for event in events)),
     }
 
