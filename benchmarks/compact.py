@@ -25,7 +25,8 @@ from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
-from kanalony.reports.query import Query, Reports
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store

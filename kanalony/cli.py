@@ -381,9 +381,9 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that nobody needs
     from kanalony.aggregate.waiting import Waiting
-    from kanalony.reports.query import Reports
-    from kanalony.reports.request import read_command
-    from kanalony.reports.table import as_chart, as_csv, as_json, as_parquet, as_table, explain_nothing
+    from kanalony.reports.execution import Reports
+    from kanalony.reports.parsing import read_command
+    from kanalony.reports.renderer import as_chart, as_csv, as_json, as_parquet, as_table, explain_nothing
     from kanalony.reports.vocabulary import Vocabulary
 
     settings = load_settings(config)
@@ -435,7 +435,7 @@ def dashboard(host: str, port: int, data: Path | None, config: Path | None, **fl
     keep `kanalony compact --every 60s` running beside it.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from kanalony.reports.api import serve
+    from kanalony.reports.api.server import serve
     from kanalony.reports.vocabulary import Vocabulary
 
     settings = load_settings(config, **flags)

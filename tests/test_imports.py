@@ -31,7 +31,7 @@ SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
     [
         ("kanalony.collector.app, kanalony.collector.server", OFFLINE_ONLY),
         ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery, kanalony.aggregate.run", SERVING_ONLY),
-        ("kanalony.reports.api, kanalony.reports.table", SERVING_ONLY),
+        ("kanalony.reports.api.server, kanalony.reports.renderer", SERVING_ONLY),
     ],
 )
 def test_a_half_does_not_load_the_other_halfs_libraries(modules: str, banned: tuple[str, ...]) -> None:

@@ -24,7 +24,8 @@ from kanalony.aggregate.limits import Limits
 from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main
 from kanalony.errors import FormatError
-from kanalony.reports.query import Query, Reports
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import (

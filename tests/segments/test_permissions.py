@@ -233,11 +233,12 @@ def test_every_directory_that_is_created_for_the_data_is_durable(
 def test_a_member_of_the_group_gets_no_count_of_waiting_requests(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = pytest.importorskip("kanalony.reports.api")
+    backlog = pytest.importorskip("kanalony.reports.api.backlog")
+    limits = pytest.importorskip("kanalony.reports.api.limits").Limits()
 
     def refuse(_: Path) -> Iterator[Path]:
         raise PermissionError
 
-    assert asyncio.run(api._Counted(data).get()) == 0
+    assert asyncio.run(backlog.Backlog(data, limits).count()) == 0
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert asyncio.run(api._Counted(data).get()) is None
+    assert asyncio.run(backlog.Backlog(data, limits).count()) is None
