@@ -17,7 +17,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test check-install demo lint bench-short fuzz fuzz-readers clean
+.PHONY: install serve test test-all check-install demo lint bench-short fuzz fuzz-readers clean
 
 install: $(TOOLS)
 
@@ -40,8 +40,20 @@ serve: $(READY)
 demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
+# Tests run in JOBS processes. Those marked serial follow alone; no such test is no failure (pytest's status 5).
+JOBS ?= 2
+define run-tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(1) -m "$(strip not serial $(2))" $(ARGS)
+	$(BIN)/python -m pytest $(1) -m "$(strip serial $(2))" $(ARGS) || [ $$? = 5 ]
+endef
+
+# The quick tests, with fewer examples of properties: under four minutes on two cores.
 test: $(TOOLS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(call run-tests,--hypothesis-profile fast,and not slow)
+
+# Everything, as CI runs it.
+test-all: $(TOOLS)
+	$(call run-tests,--hypothesis-profile full)
 
 # Builds the sdist and wheels, and tries them in clean environments on every Python there is.
 check-install:
