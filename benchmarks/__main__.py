@@ -21,6 +21,7 @@ from benchmarks import redact as redact_benchmark
 from benchmarks import replay as replay_benchmark
 from benchmarks import report as report_benchmark
 from benchmarks import segments as segments_benchmark
+from benchmarks.attacks import ATTACKS
 from benchmarks.outcome import Outcome
 
 CHARTS = (".png", ".svg", ".pdf")
@@ -216,13 +217,13 @@ def soak(seconds: int, directory: Path | None) -> Outcome:
 @benchmark()
 @click.option(
     "--attack",
-    type=click.Choice(list(abuse_benchmark.ATTACKS)),
+    type=click.Choice(list(ATTACKS)),
     multiple=True,
     help="One of the attacks only; may be repeated.",
 )
 def abuse(attack: tuple[str, ...]) -> Outcome:
     """Hostile clients among honest ones, against meinheld alone, granian, and nginx in front: about ten minutes."""
-    return abuse_benchmark.measure(attack or tuple(abuse_benchmark.ATTACKS))
+    return abuse_benchmark.measure(attack or tuple(ATTACKS))
 
 
 @benchmark(redact_benchmark.CAVEATS)
