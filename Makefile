@@ -40,20 +40,25 @@ serve: $(READY)
 demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
-# Tests run in JOBS processes. Those marked serial follow alone; no such test is no failure (pytest's status 5).
+# Tests run in JOBS processes; those marked serial follow alone (5 is pytest's status when there are none). $(1) is how
+# pytest is started, $(2) is added to the choice of tests.
 JOBS ?= 2
 define run-tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(1) -m "$(strip not serial $(2))" $(ARGS)
-	$(BIN)/python -m pytest $(1) -m "$(strip serial $(2))" $(ARGS) || [ $$? = 5 ]
+	$(1) -n $(JOBS) --dist worksteal -m "not serial $(2)" $(ARGS)
+	$(1) -m "serial $(2)" $(ARGS) || [ $$? = 5 ]
 endef
 
-# The quick tests, with fewer examples of properties: under four minutes on two cores.
+# The quick tests, with fewer examples for each property: under four minutes on two cores.
 test: $(TOOLS)
-	$(call run-tests,--hypothesis-profile fast,and not slow)
+	$(call run-tests,$(BIN)/python -m pytest --hypothesis-profile fast,and not slow)
 
-# Everything, as CI runs it.
+# Everything, as CI runs it, with the coverage of Python, then that of Cython and C.
 test-all: $(TOOLS)
-	$(call run-tests,--hypothesis-profile full)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(call run-tests,COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage run -m pytest)
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage combine --quiet
+	$(BIN)/python .ci/native_coverage.py -n $(JOBS)
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage report
 
 # Builds the sdist and wheels, and tries them in clean environments on every Python there is.
 check-install:

@@ -1,8 +1,8 @@
 """Measures which lines of the compiled core, Cython and C, the tests run; prints a table.
 
-Copies the sources to build/coverage/native, compiles the core there for gcov, runs the tests that need no server in that
-copy, and counts the executed lines of each .pyx and .h file. Line tracing by Cython would neither see the C headers nor
-code without the GIL. Needs gcc with its gcov.
+Copies the sources to build/coverage/native, compiles the core there for gcov, runs the tests that need no server in
+that copy, and counts the executed lines of each .pyx and .h file. Line tracing by Cython would see neither the C headers
+nor code without the GIL. Needs gcc with its gcov.
 """
 
 import json
@@ -37,14 +37,14 @@ def compile_core() -> None:
     for source in sorted((WORK / CORE).glob("*.pyx")):
         target = WORK / "build/cython" / CORE / f"{source.stem}.c"
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [bin_directory / "cython", "--line-directives", source.relative_to(WORK), "-o", target]
+        command = [bin_directory / "cython", "--line-directives", str(source.relative_to(WORK)), "-o", target]
         subprocess.run(command, cwd=WORK, check=True)
     environment = {**os.environ, "CFLAGS": "--coverage"}
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=WORK, env=environment, check=True)
 
 
 def run_tests(*arguments: str) -> int:
-    """Runs the tests in the copy, and returns pytest's exit status."""
+    """Runs the tests in the copy, and returns the exit status of pytest."""
     environment = {**os.environ, "PYTHONPATH": str(WORK)}
     command = [sys.executable, "-m", "pytest", "-q", *arguments, *TESTS]
     return subprocess.run(command, cwd=WORK, env=environment, check=False).returncode

@@ -25,6 +25,7 @@ from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal, tree
+from tests.tools import examples
 
 MINUTE = 60_000_000
 STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Record, "add"), (Table, "commit"), (Table, "_sync_log")]
@@ -169,7 +170,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (16 << 10))  # some 10 events a batch
