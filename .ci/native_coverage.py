@@ -1,8 +1,8 @@
 """Measures which lines of the compiled core, Cython and C, the tests run; prints a table.
 
 Copies the sources to build/coverage/native, compiles the core there for gcov, runs the tests that need no server in
-that copy, and counts the executed lines of each .pyx and .h file. Line tracing by Cython would see neither the C headers
-nor code without the GIL. Needs gcc with its gcov.
+that copy, and counts the executed lines of each .pyx and .h file. Cython's own line tracing would see neither the C
+headers nor code without the GIL. Needs gcc with its gcov.
 """
 
 import json
@@ -37,7 +37,7 @@ def compile_core() -> None:
     for source in sorted((WORK / CORE).glob("*.pyx")):
         target = WORK / "build/cython" / CORE / f"{source.stem}.c"
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [bin_directory / "cython", "--line-directives", str(source.relative_to(WORK)), "-o", target]
+        command = [str(bin_directory / "cython"), "--line-directives", str(source.relative_to(WORK)), "-o", str(target)]
         subprocess.run(command, cwd=WORK, check=True)
     environment = {**os.environ, "CFLAGS": "--coverage"}
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=WORK, env=environment, check=True)
