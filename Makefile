@@ -17,7 +17,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export MEINHELD_NOGREEN := 1
 MEINHELD_CPPFLAGS := -DHTTP_PARSER_STRICT=0
 
-.PHONY: install serve test check-install demo lint bench-short fuzz fuzz-readers clean
+.PHONY: install serve test test-all check-install demo lint bench-short fuzz fuzz-readers clean
 
 install: $(TOOLS)
 
@@ -40,8 +40,25 @@ serve: $(READY)
 demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
+# Tests run in JOBS processes; those marked serial follow alone (5 is pytest's status when there are none). $(1) is how
+# pytest is started, $(2) is added to the choice of tests.
+JOBS ?= 2
+define run-tests
+	$(1) -n $(JOBS) --dist worksteal -m "not serial $(2)" $(ARGS)
+	$(1) -m "serial $(2)" $(ARGS) || [ $$? = 5 ]
+endef
+
+# The quick tests, with fewer examples for each property: under four minutes on two cores.
 test: $(TOOLS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(call run-tests,$(BIN)/python -m pytest --hypothesis-profile fast,and not slow)
+
+# Everything, as CI runs it, with the coverage of Python, then that of Cython and C.
+test-all: $(TOOLS)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(call run-tests,COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage run -m pytest)
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage combine --quiet
+	$(BIN)/python .ci/native_coverage.py -n $(JOBS)
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage report
 
 # Builds the sdist and wheels, and tries them in clean environments on every Python there is.
 check-install:

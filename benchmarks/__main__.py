@@ -1,4 +1,4 @@
-"""python -m benchmarks: the catalogue, or one of it."""
+"""`python -m benchmarks`: the catalogue of benchmarks, and the command that runs each."""
 
 import os
 import shlex
@@ -21,18 +21,21 @@ from benchmarks import redact as redact_benchmark
 from benchmarks import replay as replay_benchmark
 from benchmarks import report as report_benchmark
 from benchmarks import segments as segments_benchmark
+from benchmarks.attacks import ATTACKS
 from benchmarks.outcome import Outcome
 
 CHARTS = (".png", ".svg", ".pdf")
 DIRECTORY = click.option(
-    "--directory", type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True), help="Disk to work on."
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True),
+    help="Directory, and so disk, to work on.",
 )
 
 
 def _writable(_: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """A file to write when all is measured: better to know before."""
+    """Rejects a file that cannot be written, before anything is measured."""
     if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise click.BadParameter(f"{path.parent} is no directory that can be written to")
+        raise click.BadParameter(f"{path.parent} is no writable directory")
     if path and parameter.name == "chart_file" and path.suffix not in CHARTS:
         raise click.BadParameter(f"name a file that ends in {', '.join(CHARTS)}")
     return path
@@ -42,10 +45,12 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path, dir_okay=False), "ca
 
 
 def rounds(default: int) -> Callable[..., Any]:
+    """Returns the option `--rounds`."""
     return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True)
 
 
 def sizes(*default: int) -> Callable[..., Any]:
+    """Returns the option `--events`, which may be repeated."""
     return click.option(
         "--events",
         type=click.IntRange(1000),
@@ -61,18 +66,23 @@ def sizes(*default: int) -> Callable[..., Any]:
 )
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Measure kanalony. Every benchmark checks what it did: a figure with an event missing is an error instead.
+    """Measure kanalony. Every benchmark checks its own work: when an event is missing, it prints an error, no figure.
 
-    Exit status: 0, or 1 when something was lost or could not be measured. An aim of speed or size that is missed is
-    told, and fails nothing.
+    Exit status: 0, or 1 when something was lost or could not be measured. Aims of speed or size that are missed are printed
+    and do not change the exit status.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., Outcome]], click.Command]:
-    """A command that prints where it ran, what speaks against its figures, and what it found; as JSON and as a chart
-    when told so. `chart` is the quantity that it shows, for those that compare.
+    """Makes a command of a function that measures.
+
+    The command prints the machine, the caveats and the results, and writes them as JSON or a chart on request.
+
+    Args:
+        caveats: Reasons to distrust the figures, printed above them.
+        chart: The quantity that `--chart` draws. Empty: the command has no such option.
     """
 
     def decorate(function: Callable[..., Outcome]) -> click.Command:
@@ -91,8 +101,8 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
                 click.echo("aims missed: " + ", ".join(missed) if missed else "all aims reached")
             ran = _command()
             if json_file:
-                told = {"command": ran, "environment": surroundings, "caveats": caveats}
-                json_file.write_text(outcome.to_json(**told), encoding="utf-8")
+                header = {"command": ran, "environment": surroundings, "caveats": caveats}
+                json_file.write_text(outcome.to_json(**header), encoding="utf-8")
             if chart_file:
                 title = (function.__doc__ or "").split(":")[0].rstrip(".")
                 outcome.draw(chart_file, chart, title, ran + "\n" + surroundings)
@@ -100,9 +110,11 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
 
         update_wrapper(command, function)
         if chart:
-            option = click.option("--chart", "chart_file", help="Draw the medians: PNG, SVG or PDF.", **_FILE)
+            option = click.option(
+                "--chart", "chart_file", help="Draw the medians to this PNG, SVG or PDF file.", **_FILE
+            )
             command = option(command)
-        option = click.option("--json", "json_file", help="Write every value of every round there.", **_FILE)
+        option = click.option("--json", "json_file", help="Write every value of every round to this file.", **_FILE)
         name = function.__name__.rstrip("_").replace("_", "-")
         return main.command(name)(option(command))
 
@@ -110,7 +122,7 @@ def benchmark(caveats: str = "", *, chart: str = "") -> Callable[[Callable[..., 
 
 
 def _command() -> str:
-    """What to type to run it again; where the results went is left out."""
+    """Returns the command that repeats this run, without the files that results were written to."""
     words = sys.argv[1:]
     for option in ("--json", "--chart"):
         if option in words:
@@ -121,28 +133,34 @@ def _command() -> str:
 
 @benchmark(ingest_benchmark.CAVEATS, chart="CPU")
 @rounds(7)
-@click.option("--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Of load, in each round.")
+@click.option(
+    "--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Seconds of load in each round."
+)
 @DIRECTORY
 def ingest(rounds: int, seconds: int, directory: Path | None) -> Outcome:
-    """What one GET costs: kanalony beside bare meinheld, nginx, Node, FastAPI, Flask."""
+    """Cost of one GET: kanalony beside bare meinheld, nginx, Node, FastAPI, Flask."""
     return ingest_benchmark.measure(rounds, seconds, directory)
 
 
 @benchmark(append_benchmark.CAVEATS, chart="append")
 @click.option("--events", type=click.IntRange(1000), default=1_000_000, show_default=True)
-@click.option("--instructions/--no-instructions", default=True, help="Count them by callgrind, too.  [default: yes]")
+@click.option(
+    "--instructions/--no-instructions", default=True, help="Count instructions with callgrind.  [default: yes]"
+)
 @DIRECTORY
 def append(events: int, instructions: bool, directory: Path | None) -> Outcome:
-    """What storing one event costs, by the length of its query: between the server's hands and the disk's."""
+    """Cost of storing one event, by query length: from the HTTP server to the disk."""
     return append_benchmark.measure(events, directory, instructions=instructions)
 
 
 @benchmark(replay_benchmark.CAVEATS, chart="CPU")
 @rounds(5)
-@click.option("--events", type=click.IntRange(10_000), default=400_000, show_default=True, help="In each size at most.")
+@click.option(
+    "--events", type=click.IntRange(10_000), default=400_000, show_default=True, help="Most events for each size."
+)
 @DIRECTORY
 def replay(rounds: int, events: int, directory: Path | None) -> Outcome:
-    """What an event costs in a POST of 1, 10, 100, 1000: beside nginx."""
+    """Cost of an event in a POST of 1, 10, 100 and 1000: beside nginx."""
     return replay_benchmark.measure(rounds, events, directory)
 
 
@@ -151,17 +169,17 @@ def replay(rounds: int, events: int, directory: Path | None) -> Outcome:
 @click.option("--events", type=click.IntRange(1000), default=400_000, show_default=True)
 @DIRECTORY
 def segments(rounds: int, events: int, directory: Path | None) -> Outcome:
-    """What segment files and the lake take: beside NDJSON with gzip and zstd, and Parquet."""
+    """Size and time of segment files and the lake: beside NDJSON with gzip and zstd, and Parquet."""
     return segments_benchmark.measure(events, rounds, directory)
 
 
 @benchmark(compact_benchmark.CAVEATS, chart="to the lake")
 @sizes(1_000_000, 4_000_000, 16_000_000)
 @rounds(3)
-@click.option("--memory", default="1GiB", show_default=True, help="What `kanalony compact` may take.")
+@click.option("--memory", default="1GiB", show_default=True, help="Memory limit of `kanalony compact`.")
 @DIRECTORY
 def compact(events: tuple[int, ...], rounds: int, memory: str, directory: Path | None) -> Outcome:
-    """Segments to the lake, by stage: beside DuckDB and a plain loop on nginx's log."""
+    """Cost of segments to lake, by stage: beside DuckDB and a plain loop on nginx's log."""
     return compact_benchmark.measure(events, rounds, memory, directory)
 
 
@@ -169,17 +187,19 @@ def compact(events: tuple[int, ...], rounds: int, memory: str, directory: Path |
 @sizes(1_000_000, 10_000_000, 50_000_000)
 @DIRECTORY
 def report(events: tuple[int, ...], directory: Path | None) -> Outcome:
-    """How long typical questions take: of rollups, of events, and of DuckDB on nginx's log."""
+    """Time of typical reports: from rollups, from events, and from DuckDB on nginx's log."""
     return report_benchmark.measure(events, directory)
 
 
 @benchmark(connections_benchmark.CAVEATS, chart="CPU")
 @click.option("--connections", type=click.IntRange(1), default=10_000, show_default=True)
 @rounds(3)
-@click.option("--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Of load, in each round.")
+@click.option(
+    "--seconds", type=click.IntRange(1, 20), default=3, show_default=True, help="Seconds of load in each round."
+)
 @DIRECTORY
 def connections(connections: int, rounds: int, seconds: int, directory: Path | None) -> Outcome:
-    """What idle connections cost: memory, processor time, and those who send meanwhile."""
+    """Cost of idle connections: memory, CPU, and the latency of active ones."""
     return connections_benchmark.measure(connections, rounds, seconds, directory)
 
 
@@ -187,7 +207,7 @@ def connections(connections: int, rounds: int, seconds: int, directory: Path | N
 @rounds(50)
 @DIRECTORY
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """Kill -9 of everything under load: what was acknowledged must be there, once."""
+    """Kill -9 of every process under load: each acknowledged event must be stored once."""
     return faults.crash(rounds, directory)
 
 
@@ -195,13 +215,13 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
 @rounds(20)
 @DIRECTORY
 def restart(rounds: int, directory: Path | None) -> Outcome:
-    """SIGHUP and SIGTERM under load: nothing acknowledged lost, and no error seen during a reload."""
+    """SIGHUP and SIGTERM under load: no acknowledged event lost, no error during a reload."""
     return faults.restart(rounds, directory)
 
 
 @benchmark()
 def disk() -> Outcome:
-    """A 16 MB tmpfs filled, emptied and filled again under load (as root)."""
+    """A 16 MB tmpfs filled, emptied and filled again under load (needs root)."""
     return faults.full_disk()
 
 
@@ -209,26 +229,26 @@ def disk() -> Outcome:
 @click.option("--seconds", type=click.IntRange(5), default=300, show_default=True)
 @DIRECTORY
 def soak(seconds: int, directory: Path | None) -> Outcome:
-    """Half of the most that comes through, for a while: memory, file descriptors, latency."""
+    """Half of the maximum load over time: memory, file descriptors, latency."""
     return faults.soak(seconds, directory)
 
 
 @benchmark()
 @click.option(
     "--attack",
-    type=click.Choice(list(abuse_benchmark.ATTACKS)),
+    type=click.Choice(list(ATTACKS)),
     multiple=True,
-    help="One of the attacks only; may be repeated.",
+    help="Run this attack only; may be repeated.",
 )
 def abuse(attack: tuple[str, ...]) -> Outcome:
-    """Hostile clients among honest ones, against meinheld alone, granian, and nginx in front: about ten minutes."""
-    return abuse_benchmark.measure(attack or tuple(abuse_benchmark.ATTACKS))
+    """Hostile clients among honest ones: meinheld, granian, and nginx in front (ten minutes)."""
+    return abuse_benchmark.measure(attack or tuple(ATTACKS))
 
 
 @benchmark(redact_benchmark.CAVEATS)
 @rounds(5)
 def redact(rounds: int) -> Outcome:
-    """What one body costs a worker with --redact: hostile ones beside honest ones."""
+    """Cost of one body with --redact: hostile bodies beside honest ones."""
     return redact_benchmark.measure(rounds)
 
 
@@ -236,7 +256,7 @@ def redact(rounds: int) -> Outcome:
 @rounds(30)
 @DIRECTORY
 def compact_crash(rounds: int, directory: Path | None) -> Outcome:
-    """Kill -9 of `kanalony compact` at random moments: every event is in the lake, once, and the ledger balances."""
+    """Kill -9 of `kanalony compact` at random moments: every event in the lake once, the ledger balanced."""
     return compact_benchmark.crash(rounds, directory)
 
 

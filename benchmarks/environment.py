@@ -1,4 +1,4 @@
-"""What a figure was measured on, and what speaks against it."""
+"""The machine that figures were measured on, and warnings against them."""
 
 import os
 import platform
@@ -13,14 +13,14 @@ def _cpu_model() -> str:
 
 
 def header() -> str:
-    """Lines to print above figures: machine, versions, and warnings against them."""
+    """Returns the lines above figures: machine, versions, and warnings."""
     lines = [
         f"machine   {_cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}",
         f"python    {platform.python_version()} ({platform.python_implementation()})",
     ]
     load = os.getloadavg()[0]
     if load > 0.5:
-        lines.append(f"WARNING   load average {load:.1f}: something else is running; figures are too high")
+        lines.append(f"WARNING   load average {load:.1f}: another program is running; figures are too high")
     if "hypervisor" in Path("/proc/cpuinfo").read_text():
         lines.append(
             "WARNING   a virtual machine: its neighbours' load shows in these figures; compare ratios, not runs"

@@ -1,4 +1,4 @@
-"""Load from wrk against one server at a time, each on a core of its own, and what that cost the server."""
+"""Load from wrk against one server at a time, each on its own core, and the CPU that the server used."""
 
 import json
 import os
@@ -17,14 +17,22 @@ from harness.server import started
 SCRIPT = Path(__file__).parent / "wrk.lua"
 CONNECTIONS = 64
 MAX_OPEN_FILES = 1 << 16  # for servers
-SETTLED = 1.5  # seconds after which every receiver has at least begun to write what it holds back
+SETTLED = 1.5  # seconds after which every receiver has at least begun to write its buffers
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What wrk saw: requests answered with a status below 400, those that were not, seconds, and latencies in ms.
-    `ended`: the requests did not last for the seconds, which then mean nothing.
+    """Results of wrk.
+
+    Attributes:
+        answered: Requests answered with a status below 400.
+        failed: All other requests.
+        seconds: Duration.
+        p50: Median latency, ms.
+        p99: 99th percentile of latency, ms.
+        p999: 99.9th percentile of latency, ms.
+        ended: Whether the file of requests ended before the time: `seconds` then means nothing.
     """
 
     answered: int
@@ -37,15 +45,24 @@ class Answers:
 
 
 def cores() -> tuple[int, int]:
-    """The core for servers and the one for clients; the same one when there is no other."""
+    """Returns the core for servers and the core for clients; the same one when there is only one."""
     known = sorted(os.sched_getaffinity(0))
     return known[-1], known[0]
 
 
 def send(port: int, requests: Path, seconds: int, connections: int = CONNECTIONS) -> Answers:
-    """Send the requests of a file (each ends with a NUL), each once, over keep-alive connections, as fast as they are
-    answered, for so many seconds at most; at its end every connection sends the last one again. Raises RuntimeError
-    when wrk fails.
+    """Sends the requests of a file, each once, over keep-alive connections, as fast as they are answered.
+
+    At the end of the file every connection sends its last request again.
+
+    Args:
+        port: Port of the server on 127.0.0.1.
+        requests: The file. Each request ends with a NUL.
+        seconds: Time limit.
+        connections: Connections at a time.
+
+    Raises:
+        RuntimeError: wrk failed or is not installed.
     """
     wrk = shutil.which("wrk")
     if not wrk:
@@ -60,8 +77,8 @@ def send(port: int, requests: Path, seconds: int, connections: int = CONNECTIONS
     )
     if done.returncode:
         raise RuntimeError(f"wrk failed: {done.stdout}{done.stderr}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    return Answers(**told | {"ended": bool(told["ended"])})
+    answers = json.loads(done.stdout.splitlines()[-1])
+    return Answers(**answers | {"ended": bool(answers["ended"])})
 
 
 def _on_client_core() -> None:
@@ -76,22 +93,27 @@ def _on_server_core() -> None:
 
 
 def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 class Process:
-    """A server with all its descendants, on the server's core. `cpu` and `memory` are of all of them."""
+    """A running server with all its descendants, on the core for servers. `cpu` and `memory` count all of them."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", name: str, port: int, log: Path) -> None:
-        """Returns when it answers. Raises RuntimeError when it does not."""
+        """Waits until the server answers on `port`.
+
+        Raises:
+            RuntimeError: The server ended, or did not answer in time.
+        """
         self._process = process
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{name} did not start: {log.read_text()}")
             time.sleep(0.05)
-        time.sleep(0.5)  # what a server still does once it listens
+        time.sleep(0.5)  # for work that a server does after it began to listen
 
     def _tree(self) -> Iterator[int]:
         found = [self._process.pid]
@@ -103,7 +125,7 @@ class Process:
                     found += [int(child) for child in (task / "children").read_text().split()]
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, user and system, also of descendants that ended."""
+        """Returns seconds of CPU time so far, user and system, also of descendants that ended."""
         ticks = 0
         for pid in self._tree():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -111,7 +133,7 @@ class Process:
         return ticks / _TICKS
 
     def memory(self) -> int:
-        """Bytes resident, of anonymous memory."""
+        """Returns resident anonymous memory in bytes."""
         total = 0
         for pid in self._tree():
             status = Path(f"/proc/{pid}/status").read_text()
@@ -119,7 +141,11 @@ class Process:
         return total * 1024
 
     def stop(self) -> None:
-        """End it as an operator would. Raises RuntimeError when it does not end."""
+        """Stops the server with SIGTERM, as an operator would.
+
+        Raises:
+            RuntimeError: The server did not end in 30 s.
+        """
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -127,7 +153,7 @@ class Process:
             raise RuntimeError("the server did not end 30 s after SIGTERM") from None
 
     def settled_cpu(self) -> float:
-        """The same when it has written what it held back: it has used none for half a second."""
+        """Returns `cpu` once the server has written its buffers: it has used no CPU for half a second."""
         time.sleep(SETTLED)
         before = self.cpu()
         for _ in range(60):
@@ -140,7 +166,7 @@ class Process:
 
 
 def _answers(port: int) -> bool:
-    """Whether it answers a request that is no event: a port may be open long before."""
+    """Whether a server answers a request that is no event: a port may be open long before that."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
             probe.sendall(b"GET /robots.txt HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -151,7 +177,7 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def running(command: list[str], port: int, log: Path) -> Iterator[Process]:
-    """A server that is ended at the end."""
+    """Runs a server, and kills it at the end of the `with`."""
     with (
         log.open("wb") as output,
         started(command, cwd=log.parent, stdout=output, stderr=output, preexec_fn=_on_server_core) as process,

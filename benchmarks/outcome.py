@@ -1,4 +1,4 @@
-"""What a benchmark found: for people as text, for programs as JSON, for the eye as a chart."""
+"""Results of a benchmark, as text, as JSON and as a chart."""
 
 import json
 import re
@@ -16,7 +16,14 @@ _OURS = re.compile(r"^kanalony|: segments$|: the lake$|query of")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One quantity of one subject, measured once or several times: `CPU` of `nginx, buffered`, in `µs/event`."""
+    """One quantity of one subject, measured once or several times.
+
+    Attributes:
+        subject: For example `nginx, buffered`.
+        quantity: For example `CPU`.
+        unit: For example `µs/event`.
+        values: One value for each round.
+    """
 
     subject: str
     quantity: str
@@ -28,14 +35,14 @@ class Measurement:
         return statistics.median(self.values)
 
     def __str__(self) -> str:
-        """The median, and from minimum to maximum when it was measured more than once."""
+        """The median, and the range when it was measured more than once."""
         if len(self.values) == 1:
             return _digits(self.median)
         return f"{_digits(self.median)} ({_digits(min(self.values))} to {_digits(max(self.values))})"
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, and all those before the point."""
+    """Formats a number with three significant digits, and all digits before the point."""
     if not value:
         return "0"
     digits = max(0, 2 - _magnitude(value))
@@ -48,8 +55,15 @@ def _magnitude(value: float) -> int:
 
 @dataclass
 class Outcome:
-    """What a benchmark found. `missed` names the aims that were not reached, `slow` those of speed and size: they
-    depend on the machine, and fail nothing.
+    """Results of a benchmark.
+
+    Attributes:
+        lines: The text, a line for each figure.
+        figures: Figures by name.
+        measurements: Measured quantities of subjects.
+        missed: Figures that differ from their target: the benchmark fails.
+        slow: Figures that miss a target of speed or size: these depend on the machine, and the benchmark passes.
+        aims: Number of figures with a target.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -60,19 +74,19 @@ class Outcome:
     aims: int = 0
 
     def figure(self, name: str, value: object, aim: object = None) -> None:
-        """Add a figure; with an aim, it must equal it."""
+        """Adds a figure. It fails the benchmark when it differs from `aim`."""
         self._line(name, value if isinstance(value, str) else f"{value:,}", aim, value)
         if aim is not None and value != aim:
             self.missed.append(name)
 
     def rate(self, name: str, value: float, aim: float) -> None:
-        """Add events per second, with an aim."""
+        """Adds events per second; `aim` is the least that is fast enough."""
         self._line(name, f"{value:,.0f} events/s", f"{aim:,.0f}", value)
         if value < aim:
             self.slow.append(name)
 
     def below(self, name: str, value: float, aim: float, unit: str) -> None:
-        """Add a figure that should be small."""
+        """Adds a figure that should be at most `aim`."""
         self._line(name, f"{_digits(value)} {unit}", f"at most {aim:,g} {unit}", value)
         if value > aim:
             self.slow.append(name)
@@ -85,7 +99,7 @@ class Outcome:
         )
 
     def measure(self, subject: str, quantity: str, unit: str, *values: float) -> None:
-        """Add to what was measured of a subject."""
+        """Adds values to a quantity of a subject."""
         for place, known in enumerate(self.measurements):
             if (known.subject, known.quantity, known.unit) == (subject, quantity, unit):
                 self.measurements[place] = Measurement(subject, quantity, unit, (*known.values, *values))
@@ -93,7 +107,11 @@ class Outcome:
         self.measurements.append(Measurement(subject, quantity, unit, values))
 
     def get(self, subject: str, quantity: str) -> Measurement:
-        """What was measured under these names; raises KeyError."""
+        """Returns a measurement.
+
+        Raises:
+            KeyError: Nothing was measured under these names.
+        """
         for known in self.measurements:
             if (known.subject, known.quantity) == (subject, quantity):
                 return known
@@ -109,9 +127,19 @@ class Outcome:
         at_least: float | None = None,
         paired: bool = True,
     ) -> None:
-        """Add how many times one is the other, with its spread, and whether that is what was aimed at. Rounds are
-        compared one by one when both were measured in the same ones (`paired`), else with the other's median. Raises
-        RuntimeError when the other is zero.
+        """Adds the ratio of two measurements, with its range, and whether the median meets the target.
+
+        Args:
+            name: Name of the figure.
+            above: The numerator.
+            below: The denominator.
+            at_most: Target: the largest ratio that is good.
+            at_least: Target: the smallest ratio that is good.
+            paired: Whether both were measured in the same rounds, so that rounds are compared one by one. Otherwise
+                every value is compared with the median of the denominator.
+
+        Raises:
+            RuntimeError: The denominator is zero.
         """
         if not below.median:
             raise RuntimeError(f"{name}: too little was measured for a ratio")
@@ -135,7 +163,7 @@ class Outcome:
         return "\n".join([*parts, *self.lines])
 
     def _table(self) -> str:
-        """A row for each subject, a column for each quantity: medians, and how far they spread."""
+        """Returns a table of medians and ranges: a row for each subject, a column for each quantity."""
         subjects = list(dict.fromkeys(known.subject for known in self.measurements))
         quantities = list(dict.fromkeys((known.quantity, known.unit) for known in self.measurements))
         cells = {(known.subject, known.quantity, known.unit): str(known) for known in self.measurements}
@@ -145,14 +173,19 @@ class Outcome:
         return tabulate(rows, headers, tablefmt="simple", colalign=align, disable_numparse=True) + "\n"
 
     def to_json(self, **more: object) -> str:
-        """Every value of every round, beside what else is told (environment, command, caveats)."""
+        """Returns every value of every round as JSON, with the members of `more` (environment, command, caveats)."""
         measured = [vars(known) | {"median": known.median} for known in self.measurements]
         found = {"measurements": measured, "figures": self.figures, "missed": self.missed, "slow": self.slow}
         return json.dumps(more | found, indent=1, ensure_ascii=False, default=str) + "\n"
 
     def draw(self, path: Path, quantity: str, title: str, caption: str) -> None:
-        """Bars of one quantity, for each subject that has it: the median, with a line from minimum to maximum. A PNG,
-        SVG or PDF, by the name of `path`.
+        """Draws one quantity: a bar for the median of each subject, with a line from minimum to maximum.
+
+        Args:
+            path: The file to write. Its suffix chooses PNG, SVG or PDF.
+            quantity: The quantity to draw.
+            title: Title of the chart.
+            caption: Small text below it.
         """
         unit = next(known.unit for known in self.measurements if known.quantity == quantity)
         shown = [known for known in self.measurements if (known.quantity, known.unit) == (quantity, unit)]
@@ -186,13 +219,13 @@ def _draw(path: Path, title: str, caption: str, axis: str, shown: list[Measureme
 
 @contextmanager
 def workspace(directory: Path | None) -> Iterator[Path]:
-    """A temporary directory, below `directory` when that is told: another disk, say."""
+    """Makes a temporary directory, below `directory` when given: on another disk, for example."""
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         yield Path(temporary)
 
 
 def interleaved(rounds: int, runs: Sequence[Callable[[], object]]) -> None:
-    """Each once, then each once more in the opposite order, and so on: what drifts meets all alike."""
+    """Runs each function once a round, in alternating order, so that a drift of the machine affects all alike."""
     for number in range(rounds):
         for run in runs if number % 2 == 0 else reversed(runs):
             run()

@@ -1,4 +1,4 @@
-"""Run the real collector in a subprocess on 127.0.0.1, talk to it, kill it; every wait is bounded. Tests use it too."""
+"""Runs the real collector in a subprocess on 127.0.0.1, talks to it and kills it. Every wait is bounded."""
 
 import contextlib
 import os
@@ -16,17 +16,31 @@ KANALONY = [sys.executable, "-m", "kanalony"]
 
 
 def run(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
-    """A kanalony command, run to its end."""
+    """Runs a kanalony command to its end.
+
+    Args:
+        arguments: The command and its arguments.
+        cwd: Its working directory.
+        timeout: Seconds.
+
+    Raises:
+        subprocess.TimeoutExpired: The command took longer.
+    """
     return subprocess.run([*KANALONY, *map(str, arguments)], cwd=cwd, timeout=timeout, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
 def started(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
-    """A process in a session of its own, with options of Popen. It is killed at the end with all that it started,
-    whatever happens: also when Ctrl-C comes while it starts.
+    """Starts a process in a session of its own, and kills the whole session at the end of the `with`.
+
+    That holds whatever happens, also when Ctrl-C arrives while the process starts.
+
+    Args:
+        command: The command and its arguments.
+        options: Options of Popen.
     """
     with contextlib.ExitStack() as stack:
-        with _interrupt_held():  # Popen would forget a process it has started but not yet heard from
+        with _interrupt_held():  # an interrupted Popen would lose a process that it has already forked
             process = stack.enter_context(subprocess.Popen(command, start_new_session=True, **options))
             stack.callback(kill, process)
         yield process
@@ -34,7 +48,7 @@ def started(command: list[str], **options: Any) -> "Iterator[subprocess.Popen[An
 
 @contextlib.contextmanager
 def _interrupt_held() -> Iterator[None]:
-    """Ctrl-C in here takes effect at the end of it."""
+    """Delays Ctrl-C until the end of the `with`."""
     signals: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
     try:
@@ -46,17 +60,35 @@ def _interrupt_held() -> Iterator[None]:
 
 
 def kill(process: "subprocess.Popen[Any]") -> None:
-    """Kill -9 of a process of `started` and of all that it started, at once."""
+    """Kills a process of `started` and all its descendants at once with SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
 
 
 class Server:
-    """`kanalony serve` that was started on a data directory and writes to a log, from a byte of it on."""
+    """A running `kanalony serve`.
+
+    Attributes:
+        process: The parent of the workers.
+        data: Its data directory.
+        log: The file that its stdout and stderr go to.
+        host: Address that it listens on.
+        port: Port that it listens on.
+    """
 
     def __init__(self, process: "subprocess.Popen[Any]", data: Path, log: Path, start: int) -> None:
-        """Returns when it answers. Raises AssertionError when it does not."""
+        """Waits until the server answers.
+
+        Args:
+            process: The server's process.
+            data: Its data directory.
+            log: The file that it logs to.
+            start: Bytes of the log that are older than this process.
+
+        Raises:
+            AssertionError: The server ended, or does not answer in time.
+        """
         self.process = process
         self.data = data
         self.log = log
@@ -68,8 +100,14 @@ class Server:
         self.wait_for(self.answers)
 
     def wait_for(self, condition: Any, seconds: float = 60) -> Any:
-        """What a condition returns, as soon as that is true. Raises AssertionError when the server ends, or after so
-        many seconds: far more than it takes, also where every core is busy.
+        """Waits until a condition is true, and returns its value.
+
+        Args:
+            condition: A function without arguments; its result counts as true or false.
+            seconds: The limit: far more than any condition takes, also where every core is busy.
+
+        Raises:
+            AssertionError: The server ended, or the limit passed.
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -81,40 +119,52 @@ class Server:
         raise AssertionError(f"the server was not ready in {seconds} s: {self.log.read_text()}")
 
     def answers(self) -> bool:
-        """Whether it answers something that is not an event."""
+        """Whether the server answers a request that is no event."""
         try:
             return b" 404 " in self.exchange(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", timeout=1)
         except OSError:
             return False
 
-    def connect(self, timeout: float = 10) -> socket.socket:
+    def connect(self, timeout: float = 30) -> socket.socket:
+        """Opens a connection; `timeout` in seconds, also of its reads and writes."""
         return socket.create_connection((self.host, self.port), timeout=timeout)
 
-    def exchange(self, request: bytes, timeout: float = 10) -> bytes:
-        """Send bytes on a connection of their own, and the answer's first piece."""
+    def exchange(self, request: bytes, timeout: float = 30) -> bytes:
+        """Sends bytes on a connection of their own, and returns the first piece of the answer."""
         with self.connect(timeout) as connection:
             connection.sendall(request)
             return connection.recv(65536)
 
     def get(self, target: bytes | str, *headers: str) -> bytes:
-        """GET a target exactly as given; the answer, headers and body."""
+        """Sends a GET, and returns the answer with its headers.
+
+        Args:
+            target: Path and query, sent exactly as they are.
+            headers: Header lines without their ends.
+        """
         target = target if isinstance(target, bytes) else target.encode()
         lines = "".join(f"{header}\r\n" for header in headers).encode()
         return self.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: t\r\n" + lines + b"\r\n")
 
     def workers(self) -> list[int]:
-        """Process ids of the workers."""
+        """Returns the process ids of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
     def worker(self) -> int:
-        """Process id of the only worker, as soon as there is exactly one: a dead one is listed until it is reaped, and
-        its successor is not there at once.
+        """Returns the process id of the only worker, as soon as there is exactly one.
+
+        A dead worker is listed until it is reaped, and its successor starts later.
         """
         return self.successors((), 1)[0]
 
     def successors(self, of: Collection[int], count: int = 1) -> list[int]:
-        """Process ids of the workers, as soon as there are `count` and none of the old ones is left."""
+        """Returns the process ids of the workers that replace others, as soon as all others have ended.
+
+        Args:
+            of: Process ids of the replaced workers.
+            count: Number of workers to wait for.
+        """
         found: list[int] = []
 
         def are_there() -> bool:
@@ -125,19 +175,24 @@ class Server:
         return found
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Stops the server with SIGTERM, and returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
 
     def kill(self) -> None:
-        """Kill -9 of everything at once."""
+        """Kills the server and all its workers at once with SIGKILL."""
         kill(self.process)
 
 
 @contextlib.contextmanager
 def serving(data: Path, *arguments: str) -> Iterator[Server]:
-    """A collector that is killed at the end whatever happens."""
+    """Serves a data directory, and kills the server at the end of the `with`.
+
+    Args:
+        data: The data directory. The log is written beside it.
+        arguments: Further arguments of `kanalony serve`.
+    """
     command = [*KANALONY, "serve", "--port", "0", "--journal-blocks", "4", *arguments, "--data", str(data)]
     path = data.parent / f"{data.name}.log"
     with path.open("ab") as log:

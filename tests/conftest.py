@@ -1,8 +1,17 @@
+"""Hypothesis profiles, and the data directory that most tests begin with."""
+
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kanalony.segments.directory import DataDirectory
+
+# `make test` runs the fast profile, everything else the full one. Tests with a number of their own take it from
+# tests.tools.examples.
+settings.register_profile("full", max_examples=100)
+settings.register_profile("fast", max_examples=25)
+settings.load_profile("full")
 
 
 @pytest.fixture

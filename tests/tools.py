@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 
 def tool(name: str) -> str:
@@ -16,6 +17,11 @@ def tool(name: str) -> str:
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the {name} command")
     return path
+
+
+def examples(full: int) -> int:
+    """Returns how many examples a property with a number of its own gets: `full`, or a quarter in `make test`."""
+    return full if settings.get_current_profile_name() == "full" else max(full // 4, 5)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from kanalony.simulate.viewers import simulate
 from tests.aggregate import reference
 from tests.aggregate.lakes import NOON, Sent
 from tests.files import Fields, new_journal
+from tests.tools import examples
 
 NAMES = [
     *reference.KINDS,
@@ -113,7 +114,7 @@ def test_every_parameter_of_the_vocabulary_has_the_column_of_the_reference() -> 
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=8), min_size=1, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(150))
 def test_queries_and_json_bodies_become_the_columns_of_the_reference(
     data: DataDirectory, events: list[list[tuple[str, str]]]
 ) -> None:
@@ -142,7 +143,7 @@ def test_queries_and_json_bodies_become_the_columns_of_the_reference(
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
 @example([b"entryId=\xff\xc3%28&\xf0\x9f%98=%ed%a0%80&a=%f4%90%80%80&b=%e2%82&b=%e2%82a"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(150))
 def test_any_bytes_in_a_query_become_valid_columns(data: DataDirectory, queries: list[bytes]) -> None:
     batch, _, _ = batch_of(data, map(get, queries))
     for row, query in zip(batch.to_pylist(), queries, strict=True):

@@ -685,6 +685,7 @@ def compacted(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> str | 
     return line
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_tables_are_made_stops_no_later_run(
     small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def test_duplicates_are_found_across_runs_and_when_they_come_late(data: DataDire
     assert_balanced(data, events=8, rows=5, duplicates=3)
 
 
-@pytest.mark.parametrize(("events", "held"), [(40, 41 * 16), (2000, 0)])
+@pytest.mark.parametrize(("events", "held"), [(40, 41 * 16), pytest.param(2000, 0, marks=pytest.mark.slow)])
 def test_fingerprints_that_take_much_memory_are_read_again_by_the_next_run(
     data: DataDirectory, events: int, held: int
 ) -> None:

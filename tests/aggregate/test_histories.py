@@ -29,6 +29,7 @@ from kanalony.errors import FormatError
 from kanalony.segments.directory import DataDirectory
 from kanalony.units import MINUTE
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal, tree
+from tests.tools import examples
 
 LIMITS = Limits(batch_share=MEMORY // (16 << 10), merge_rows=40, merge_bytes=1 << 30)  # some 10 events a batch
 STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Manifest, "add"), (Table, "commit"), (Table, "_sync_log")]
@@ -173,7 +174,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(DataDirectory.writable(Path(temporary) / "data"))

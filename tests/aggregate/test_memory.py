@@ -105,7 +105,12 @@ def count(sent: Sent) -> int:
     return len(json.loads(gzip.decompress(sent.body))) if sent.content_encoding else 1
 
 
-@pytest.mark.parametrize("load", LOADS)
+QUICK = ("referrer", "every value its own")
+
+
+@pytest.mark.parametrize(
+    "load", [load if load in QUICK else pytest.param(load, marks=pytest.mark.slow) for load in LOADS]
+)
 def test_hostile_values_take_no_more_memory_than_is_given(data: DataDirectory, load: str) -> None:
     events = 0
 

@@ -1,11 +1,15 @@
-"""Hostile clients among honest ones: what each way of serving withstands. `python -m benchmarks abuse` repeats more."""
+"""Each way of serving withstands hostile clients among honest ones. `python -m benchmarks abuse` repeats more."""
 
 import pytest
 
-from benchmarks.abuse import ATTACKS, WAYS, run_attacks
+from benchmarks.abuse import run_attacks
+from benchmarks.attacks import ATTACKS
+from benchmarks.target import WAYS
 from tests.tools import tool
 
 
+@pytest.mark.slow
+@pytest.mark.serial  # honest clients wait three seconds for an answer
 @pytest.mark.parametrize("way", WAYS)
 def test_no_attack_ends_the_service_or_costs_an_acknowledged_event(way: str) -> None:
     if way == "nginx":

@@ -1,4 +1,4 @@
-"""make demo: starts everything, shows events that keep coming, and leaves nothing behind."""
+"""`make demo` starts everything, shows events that keep coming, and leaves nothing behind."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ QUERY = "/api_v3/index.php?service=analytics&action=query&metrics=events,play&di
 
 
 def processes(part: str) -> list[str]:
-    """Command lines with a text in them."""
+    """Returns the command lines that contain a text."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -33,9 +33,9 @@ def test_the_demo_shows_events_that_keep_coming_and_ends_without_a_trace(tmp_pat
 
             def events() -> int:
                 with urllib.request.urlopen(address + QUERY, timeout=60) as answer:
-                    told = json.load(answer)
-                assert {"Germany", "Japan"} <= {row["country"] for row in told["rows"]}
-                return int(told["totals"]["events"])
+                    report = json.load(answer)
+                assert {"Germany", "Japan"} <= {row["country"] for row in report["rows"]}
+                return int(report["totals"]["events"])
 
             first = events()
             assert first > 1000

@@ -77,7 +77,10 @@ def umask_of(pid: int) -> str:
     return umask
 
 
-@pytest.mark.parametrize(("function", "errno"), [("os.fork", 11), ("os.fork", 12), ("tempfile.mkstemp", 28)])
+@pytest.mark.parametrize(
+    ("function", "errno"),
+    [("os.fork", 11), pytest.param("os.fork", 12, marks=pytest.mark.slow), ("tempfile.mkstemp", 28)],
+)
 def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, function: str, errno: int) -> None:
     fault = Fault(tmp_path, function)
     with serving_with(fault, tmp_path / "data") as server:
@@ -185,6 +188,7 @@ def test_a_connection_that_comes_while_a_worker_retires_is_answered_though_no_ot
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_workers_that_retire_are_stopped_when_there_are_many(tmp_path: Path) -> None:
     """Each is kept by an idle connection, for as long as `keepalive`."""
     with serving(tmp_path / "data") as server, contextlib.ExitStack() as stack:
@@ -213,7 +217,7 @@ def has_journal(pid: int) -> bool:
     return any(name.endswith(".journal") for name in open_files(pid))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_workers_that_die_fast_fill_no_disk(tmp_path: Path, workers: int) -> None:
     """Each is killed as soon as it has a journal."""
     with serving(tmp_path / "data", "--workers", str(workers)) as server:

@@ -21,7 +21,7 @@ def assert_kept(data: Path, load: Load) -> None:
     assert set(counted) <= load.sent
 
 
-@pytest.mark.parametrize("round_number", range(3))
+@pytest.mark.parametrize("round_number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_200_survives_kill_9_of_everything_under_load(tmp_path: Path, round_number: int) -> None:
     data = tmp_path / "data"
     with serving(data, "--workers", "2") as server:
@@ -150,6 +150,7 @@ def test_a_data_directory_deleted_under_a_worker_is_made_again(tmp_path: Path) -
         assert "was deleted" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_cat_and_verify_run_while_segments_are_sealed(tmp_path: Path) -> None:
     config = tmp_path / "kanalony.toml"
     config.write_text('segment_age = 1\nsegment_size = "64KiB"\nsync_interval = 0.1\n')

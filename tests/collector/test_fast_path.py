@@ -12,6 +12,7 @@ from kanalony.collector.app import Collector, create_app
 from kanalony.core.fast_path import FastPath
 from kanalony.settings import Settings
 from tests.collector.wsgi import SMALL, call, stored
+from tests.tools import examples
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=30)
 ALWAYS = {
@@ -60,7 +61,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     app.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(PLAIN, PLAIN, ANY))
 @example({**GET, "HTTP_ORIGIN": "https://videos.example"})
 @example({**GET, "HTTP_ORIGIN": "https://other.example"})

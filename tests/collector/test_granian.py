@@ -90,6 +90,7 @@ def test_a_worker_of_granians_is_replaced_whatever_has_become_of_the_settings_fi
         assert len(cat(server.data)) == 2
 
 
+@pytest.mark.slow
 def test_a_reload_of_granians_refuses_no_connection(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, *GRANIAN) as server:
@@ -128,6 +129,7 @@ def test_granian_stops_when_it_is_asked_to_between_two_starts(tmp_path: Path) ->
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_granian_starts_workers_again_when_no_process_can_be_had_for_a_while(tmp_path: Path) -> None:
     fault = Fault(tmp_path, "os.fork")
     with serving_with(fault, tmp_path / "data", *GRANIAN, "--workers", "2") as server:

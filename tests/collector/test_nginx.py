@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.abuse import Target, target_of
+from benchmarks.target import Target, target_of
 from harness.load import cat
 from tests.tools import tool
 

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from harness.load import cat
 from harness.server import Server, run, serving
+from tests.tools import examples
 
 CHECKS = [
     not_a_server_error,
@@ -27,7 +28,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 60  # for each operation and server
+EXAMPLES = examples(60)  # for each operation and server
 
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.yaml")
 
