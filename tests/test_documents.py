@@ -3,14 +3,13 @@
 import ast
 import importlib
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import kanalony
+from benchmarks.__main__ import main as catalogue
 from tests.consoles import blocks, shape, transcript
 from tests.source_map import PAGE, TITLE, mapped, sources, standing, table
 from tests.tools import tool
@@ -57,7 +56,6 @@ def test_figures_of_benchmarks_are_those_of_the_results() -> None:
 
 
 def test_the_results_are_what_the_benchmarks_print() -> None:
-    catalogue = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True).stdout
     shown = re.findall(r"```console\n\$ python -m benchmarks ([\w-]+)[^\n]*\nmachine   (.*?)```", RESULTS, re.S)
     assert {name for name, _ in shown} >= {
         "ingest",
@@ -70,22 +68,44 @@ def test_the_results_are_what_the_benchmarks_print() -> None:
         "crash",
     }
     for name, printed in shown:
-        assert f"\n  {name} " in catalogue
+        assert name in catalogue.commands
         module = importlib.import_module(f"benchmarks.{name}") if name != "crash" else None
         assert module is None or module.CAVEATS in printed
 
 
 def test_every_benchmark_has_a_line_in_its_page() -> None:
-    catalogue = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True).stdout
-    names = re.findall(r"^  ([a-z][\w-]*) ", catalogue.split("Commands:\n")[1], re.M)
     page = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert [name for name in names if f"| `{name}` |" not in page] == []
+    assert [name for name in catalogue.commands if f"| `{name}` |" not in page] == []
 
 
 def test_the_map_of_source_files_is_complete() -> None:
     missing, surplus = sorted(set(sources()) - mapped(standing())), sorted(mapped(standing()) - set(sources()))
     assert (missing, surplus) == ([], []), f"missing: {missing}; surplus: {surplus}; run `python -m tests.source_map`"
     assert standing() == table(), "a first sentence has changed; run `python -m tests.source_map`"
+
+
+def imported(package: str) -> set[str]:
+    """Returns the parts of kanalony that a package imports, itself aside; top-level modules by their names."""
+    found = set()
+    for path in (ROOT / "kanalony" / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "kanalony":
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= set(re.findall(r"^kanalony\.(\w+)", node.module or ""))
+            elif isinstance(node, ast.Import):
+                found |= {name for alias in node.names for name in re.findall(r"^kanalony\.(\w+)", alias.name)}
+    return found - {package}
+
+
+def test_packages_import_what_architecture_allows() -> None:
+    rows = re.findall(r"^\| `kanalony/(\w+)/` \|.*\| ([\w, ]+) \|$", PAGE.read_text(), re.M)
+    allowed = {package: set(names.split(", ")) - {"nothing"} for package, names in rows if package != "cli"}
+    assert allowed.keys() >= {"core", "segments", "collector", "aggregate", "reports", "simulate"}
+    packages = {path.name for path in (ROOT / "kanalony").iterdir() if path.is_dir()}
+    for package, names in allowed.items():
+        assert imported(package) & packages <= names, package
+    assert imported("core") == set()
 
 
 def test_functions_in_architecture_exist() -> None:
