@@ -1,9 +1,13 @@
-"""Runs the console blocks of a page as its reader would, and compares what they print."""
+"""Runs the console blocks of a page as its reader would, and compares what they print.
+
+`python -m tests.consoles PAGE...` writes new output into pages, where commands print something else than is shown.
+"""
 
 import contextlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Self
 
 from harness.server import KANALONY, Server, serving, started
 
-WAIT = 30.0
+WAIT = 60.0
 """Seconds until a long-running command has logged its first line, or a command prints what the page shows."""
 
 _NAMES = [
@@ -28,14 +32,17 @@ _NAMES = [
 ]
 
 
+_BLOCK = re.compile(r"^ *```console\n(.*?)^ *```", re.S | re.M)
+
+
 def blocks(text: str) -> list[tuple[str, str]]:
     """Returns (command, output) of every `$` line in the console blocks of a page, in order."""
-    found = []
-    for block in re.findall(r"^ *```console\n(.*?)^ *```", text, re.S | re.M):
-        for part in re.split(r"^ *\$ ", block, flags=re.M)[1:]:
-            command, _, output = part.partition("\n")
-            found.append((command, output.strip()))
-    return found
+    return [entry for block in _BLOCK.findall(text) for entry in _entries(block)]
+
+
+def _entries(block: str) -> list[tuple[str, str]]:
+    entries = [part.partition("\n") for part in re.split(r"^ *\$ ", block, flags=re.M)[1:]]
+    return [(command, output.strip("\n")) for command, _, output in entries]
 
 
 def shape(output: str) -> str:
@@ -99,7 +106,8 @@ class Terminal:
         start = log.stat().st_size if log.exists() else 0
         self._server = self._collector.enter_context(serving(data, *options))
         self._collector.callback(self._server.stop)
-        return log.read_text()[start:].replace(str(data), "data").splitlines()[0]
+        line = log.read_text()[start:].splitlines()[0]
+        return line.replace(str(data), "data").replace(f":{self._server.port} ", ":8000 ")
 
     def _open_dashboard(self, options: list[str]) -> str:
         self._dashboard.close()
@@ -112,7 +120,7 @@ class Terminal:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         self._dashboard_port = int(ready[1])
-        return log.read_text().splitlines()[0]
+        return log.read_text().splitlines()[0].replace(ready[1], "8001")
 
     def _shell(self, command: str) -> str:
         """Runs a line in bash; its exit status may be any, as `ledger` and `verify` have several."""
@@ -124,7 +132,7 @@ class Terminal:
         programs = {".venv/bin/kanalony": " ".join(KANALONY), ".venv/bin/python": sys.executable}
         command = re.sub(r"\.venv/bin/\w+", lambda match: programs[match[0]], command)
         done = subprocess.run(
-            ["bash", "-c", command], cwd=self._directory, capture_output=True, text=True, timeout=60, check=False
+            ["bash", "-c", command], cwd=self._directory, capture_output=True, text=True, timeout=120, check=False
         )
         return done.stdout or done.stderr
 
@@ -134,3 +142,28 @@ def transcript(text: str, directory: Path) -> Iterator[tuple[str, str, str]]:
     with Terminal(directory) as terminal:
         for command, shown in blocks(text):
             yield command, shown, terminal.run(command, shown)
+
+
+def _rewritten(text: str, directory: Path) -> str:
+    """Returns a page with the output of its commands, where that has another shape than what it shows."""
+    with Terminal(directory) as terminal:
+
+        def block(match: re.Match[str]) -> str:
+            lines = []
+            for command, shown in _entries(match[1]):
+                printed = terminal.run(command, shown)
+                lines += [f"$ {command}", shown if shape(printed) == shape(shown) else printed.strip("\n")]
+            return match[0].replace(match[1], "\n".join(filter(None, lines)) + "\n")
+
+        return _BLOCK.sub(block, text)
+
+
+def main() -> None:
+    """Rewrites the pages that are named on the command line."""
+    for page in map(Path, sys.argv[1:]):
+        with tempfile.TemporaryDirectory() as directory:
+            page.write_text(_rewritten(page.read_text(), Path(directory)))
+
+
+if __name__ == "__main__":
+    main()
