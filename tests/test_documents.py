@@ -124,6 +124,13 @@ def test_files_in_architecture_exist() -> None:
     assert [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "kanalony"))] == []
 
 
+def test_files_in_contributing_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"\b(?:tests|kanalony|harness|fuzz|docs)/[\w/.-]*\w", text))
+    assert len(named) > 20
+    assert sorted(name for name in named if not (ROOT / name).exists() and Path(name).name not in GENERATED) == []
+
+
 def log_messages() -> list[tuple[str, str]]:
     """Returns (file, message) of every log line of WARNING and above, with … for what differs."""
     found = []
