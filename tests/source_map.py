@@ -51,7 +51,7 @@ def summary(name: str) -> str:
         comment = next((group for group in match.groups() if group), "") if match else ""
     paragraph = re.split(r"\n[ *#/]*\n", comment.strip(), maxsplit=1)[0]
     words = " ".join(line.strip(" *#/") for line in paragraph.splitlines()).strip()
-    return re.split(r"(?<=[^.\d])\.\s", words, maxsplit=1)[0].rstrip(".").replace("|", "\\|")
+    return re.split(r"(?<!e\.g)(?<!i\.e)\.\s", words, maxsplit=1)[0].rstrip(".").replace("|", "\\|")
 
 
 def table() -> str:
