@@ -7,9 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import kanalony
 from benchmarks.__main__ import main as catalogue
+from kanalony.cli import main as command_line
 from tests.consoles import blocks, shape, transcript
 from tests.source_map import PAGE, TITLE, mapped, sources, standing, table
 from tests.tools import tool
@@ -164,6 +166,24 @@ def test_operations_explain_every_refusal() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     assert [path.name for path in DOCS if path.name != "index.md" and f"]({path.name}" not in index] == []
+
+
+def settings_examples() -> list[tuple[str, str]]:
+    """Returns (page, content) of every settings file that a page shows."""
+    return [
+        (path.name, block)
+        for path in DOCS
+        for block in re.findall(r"^ *```toml\n(.*?)^ *```", path.read_text(), re.S | re.M)
+    ]
+
+
+@pytest.mark.parametrize(("page", "content"), settings_examples())
+def test_settings_in_pages_are_valid(page: str, content: str, tmp_path: Path) -> None:
+    config = tmp_path / "kanalony.toml"
+    config.write_text(content)
+    arguments = ["report", "--metrics", "play", "--data", str(tmp_path), "--config", str(config)]
+    done = CliRunner().invoke(command_line, arguments)
+    assert "is not a kanalony data directory" in done.output, page
 
 
 def links() -> list[tuple[str, str]]:
