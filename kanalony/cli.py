@@ -18,7 +18,11 @@ import click
 from kanalony import __version__
 from kanalony.errors import KanalonyError, WrongUse
 from kanalony.segments.names import DataDirectory, to_iso, worker_name
-from kanalony.settings import Settings, SettingsReader, load_settings, seconds, to_text
+from kanalony.settings.compaction import CompactSettings
+from kanalony.settings.loading import SettingsReader, load_settings
+from kanalony.settings.reports import DashboardSettings, ReportSettings
+from kanalony.settings.serving import ServeSettings
+from kanalony.settings.shared import DataSettings, default_text, seconds
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -98,47 +102,47 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
-def _existing(data: Path | None, settings: Settings | None = None) -> DataDirectory:
+def _existing(data: Path | None, settings: DataSettings | None = None) -> DataDirectory:
     """The data directory to read: the one named, or that of `kanalony serve` started here."""
-    return DataDirectory.existing(data or (settings or load_settings()).data)
+    return DataDirectory.existing(data or (settings or load_settings(DataSettings)).data)
 
 
 def _example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _setting(name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
+def _setting(model: type[DataSettings], name: str, *, multiple: bool = False) -> Callable[[_F], _F]:
     """A flag for a setting: its meaning and default stand in Settings alone. What is wrong with a value is told there
     too.
     """
-    field = Settings.model_fields[name]
+    field = model.model_fields[name]
     text = " ".join((field.description or "").split())
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{text}  [default: no]")
-    default = to_text(field.get_default(call_default_factory=True, validated_data={}))
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{text}  [default: {default_text(field)}]")
+    default = default_text(field)
     default += ", may be given more than once" if multiple else ""
     return click.option(flag, metavar="VALUE", multiple=multiple, help=f"{text}  [default: {default}]")
 
 
 @main.command(epilog=_example("kanalony serve", "kanalony serve --host 0.0.0.0 --workers 4 --data /var/lib/kanalony"))
-@_setting("host")
-@_setting("port")
-@_setting("data")
-@_setting("group")
-@_setting("workers")
-@_setting("server")
-@_setting("ack")
-@_setting("trusted_proxy", multiple=True)
-@_setting("spool", multiple=True)
-@_setting("path", multiple=True)
-@_setting("max_body")
-@_setting("allow_origin", multiple=True)
-@_setting("shed_views")
-@_setting("anonymize_ip")
-@_setting("redact", multiple=True)
-@_setting("heartbeat")
-@_setting("journal_blocks")
+@_setting(ServeSettings, "host")
+@_setting(ServeSettings, "port")
+@_setting(ServeSettings, "data")
+@_setting(ServeSettings, "group")
+@_setting(ServeSettings, "workers")
+@_setting(ServeSettings, "server")
+@_setting(ServeSettings, "ack")
+@_setting(ServeSettings, "trusted_proxy", multiple=True)
+@_setting(ServeSettings, "spool", multiple=True)
+@_setting(ServeSettings, "path", multiple=True)
+@_setting(ServeSettings, "max_body")
+@_setting(ServeSettings, "allow_origin", multiple=True)
+@_setting(ServeSettings, "shed_views")
+@_setting(ServeSettings, "anonymize_ip")
+@_setting(ServeSettings, "redact", multiple=True)
+@_setting(ServeSettings, "heartbeat")
+@_setting(ServeSettings, "journal_blocks")
 @CONFIG
 def serve(config: Path | None, **flags: Any) -> None:
     """Collect events over HTTP until stopped by SIGTERM or Ctrl-C.
@@ -291,13 +295,13 @@ def verify(paths: tuple[Path, ...], data: Path | None) -> None:
 )
 @DATA
 @click.option("--every", metavar="TIME", help="Go on, and look for new segments that often, as 60s.  [default: once]")
-@_setting("memory")
-@_setting("keep_segments")
-@_setting("keep_ten_seconds")
-@_setting("keep_minutes")
-@_setting("keep_hours")
-@_setting("geoip")
-@_setting("ks_secrets")
+@_setting(CompactSettings, "memory")
+@_setting(CompactSettings, "keep_segments")
+@_setting(CompactSettings, "keep_ten_seconds")
+@_setting(CompactSettings, "keep_minutes")
+@_setting(CompactSettings, "keep_hours")
+@_setting(CompactSettings, "geoip")
+@_setting(CompactSettings, "ks_secrets")
 @CONFIG
 def compact(data: Path | None, every: str | None, config: Path | None, **flags: Any) -> None:
     """Take sealed segments into the lake, exactly once.
@@ -309,7 +313,7 @@ def compact(data: Path | None, every: str | None, config: Path | None, **flags: 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that nobody needs
     from kanalony.aggregate.run import compact
 
-    settings = load_settings(config, **flags)
+    settings = load_settings(CompactSettings, config, **flags)
     directory = DataDirectory.writable(_existing(data, settings).root)
     damaged = compact(directory, settings, _interval(every), sys.stderr)
     _end(damaged)
@@ -384,7 +388,7 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
     from kanalony.reports.table import as_chart, as_csv, as_json, as_parquet, as_table, explain_nothing
     from kanalony.reports.vocabulary import Vocabulary
 
-    settings = load_settings(config)
+    settings = load_settings(ReportSettings, config)
     directory = _existing(data, settings)
     query = read_command(**asked)
     if chart and form != "table":
@@ -423,7 +427,7 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Port; 0 takes a free one."
 )
-@_setting("api_key", multiple=True)
+@_setting(DashboardSettings, "api_key", multiple=True)
 @DATA
 @CONFIG
 def dashboard(host: str, port: int, data: Path | None, config: Path | None, **flags: Any) -> None:
@@ -436,7 +440,7 @@ def dashboard(host: str, port: int, data: Path | None, config: Path | None, **fl
     from kanalony.reports.api import serve
     from kanalony.reports.vocabulary import Vocabulary
 
-    settings = load_settings(config, **flags)
+    settings = load_settings(DashboardSettings, config, **flags)
     directory = _existing(data, settings)
     serve(directory, Vocabulary(settings.custom_events, settings.custom_dimensions), host, port, settings.api_key)
 

@@ -18,7 +18,8 @@ from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.names import MARKER, DataDirectory
-from kanalony.settings import Settings, SettingsReader, describe_reload
+from kanalony.settings.loading import SettingsReader
+from kanalony.settings.serving import ServeSettings, describe_reload
 from tests.files import JournalFile, fields, journal_file, segment_file
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -87,7 +88,7 @@ def test_a_data_directory_of_a_later_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(data=tmp_path / "data", port=0, workers=3)
+    settings = ServeSettings(data=tmp_path / "data", port=0, workers=3)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=90 << 20))
     with pytest.raises(StorageError, match="less than 105 MiB free for the journals of 3 workers"):
         serve(lambda: settings)
@@ -211,16 +212,21 @@ def test_what_cluster_managers_set_is_no_misspelt_variable(
 
 
 def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
-    before = Settings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, api_key=("*=SECRET12",))
+    before = ServeSettings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, port=1)
     for lost in ("data", "redact", "anonymize_ip"):
         with pytest.raises(WrongUse, match=f"{lost} was set and is not any more"):
-            describe_reload(before, Settings(**before.model_dump(include=before.model_fields_set - {lost})))
+            describe_reload(before, ServeSettings(**before.model_dump(include=before.model_fields_set - {lost})))
     kept = before.model_dump(include={"data", "redact", "anonymize_ip"})
-    assert describe_reload(before, Settings(**kept)) == ([], ["workers: 2 → 1", "api_key: changed"])
-    changed = Settings(**{**kept, "data": Path("data"), "redact": (), "host": "::1"})
+    others = ["port: 1 → 8000, from the next start on", "workers: 2 → 1"]
+    assert describe_reload(before, ServeSettings(**kept)) == ([], others)
+    changed = ServeSettings(**{**kept, "data": Path("data"), "redact": (), "host": "::1"})
     guarded, others = describe_reload(before, changed)
     assert guarded == ["data: elsewhere → data", "redact: ks → none"]
-    assert others == ["host: 127.0.0.1 → ::1, from the next start on", "workers: 2 → 1", "api_key: changed"]
+    assert others == [
+        "host: 127.0.0.1 → ::1, from the next start on",
+        "port: 1 → 8000, from the next start on",
+        "workers: 2 → 1",
+    ]
 
 
 def test_a_settings_file_that_was_read_must_be_there_at_a_reload(

@@ -10,7 +10,7 @@ import pytest
 import kanalony
 from harness.server import run
 from kanalony.errors import WrongUse
-from kanalony.settings import Settings, check_meinheld
+from kanalony.settings.serving import ServeSettings, check_meinheld
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,9 +45,9 @@ def test_the_command_and_the_package_say_the_same_version() -> None:
 
 
 def test_from_python_3_13_on_granian_serves_even_where_meinheld_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.settings.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
-    monkeypatch.setattr("kanalony.settings.find_spec", lambda _: object())
-    assert Settings().server == "granian"
+    monkeypatch.setattr("kanalony.settings.serving.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
+    monkeypatch.setattr("kanalony.settings.serving.find_spec", lambda _: object())
+    assert ServeSettings().server == "granian"
     with pytest.raises(WrongUse, match=r"Python 3\.12") as caught:
         check_meinheld()
     assert "--server granian" in caught.value.hint

@@ -24,7 +24,7 @@ from kanalony.errors import FormatError, StorageError, is_disk_full
 from kanalony.segments.journal import is_in_use
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Damage, Segment
-from kanalony.settings import Settings
+from kanalony.settings.compaction import CompactSettings
 
 log = logging.getLogger("kanalony")
 
@@ -44,7 +44,7 @@ _COLUMNS = (
 )
 
 
-def compact(data: DataDirectory, settings: Settings, every: float | None, terminal: TextIO) -> list[Damage]:
+def compact(data: DataDirectory, settings: CompactSettings, every: float | None, terminal: TextIO) -> list[Damage]:
     """Take what is sealed into the lake, once or again and again until SIGTERM or Ctrl-C; the damage that was met.
     Raises StorageError when another compaction is at work, WrongUse for files of settings that cannot be read.
     """
@@ -113,7 +113,7 @@ def _run(compaction: Compaction, stop: threading.Event, terminal: TextIO) -> Res
         return compaction.run(waiting, progress, stop.is_set)
 
 
-def _keep(settings: Settings) -> dict[str, float]:
+def _keep(settings: CompactSettings) -> dict[str, float]:
     return {
         "hour": settings.keep_hours,
         "minute": settings.keep_minutes,

@@ -20,7 +20,7 @@ from kanalony.collector.clients import held_ipv4, parse_address
 from kanalony.collector.counts import Counts
 from kanalony.core.redact import Redactor
 from kanalony.segments.names import DataDirectory, sync_directory
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
 log = logging.getLogger("kanalony")
 
@@ -47,7 +47,7 @@ def forbid_core_dumps() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def private(append: Append, data: DataDirectory, settings: Settings, counts: Counts) -> Append:
+def private(append: Append, data: DataDirectory, settings: ServeSettings, counts: Counts) -> Append:
     """Wrap `append` so that it stores nothing the settings want left out. `counts` gets the bodies that are not stored
     whole for it.
     """

@@ -13,7 +13,7 @@ from kanalony.segments.journal import Journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals, adopt_surplus, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
 log = logging.getLogger("kanalony")
 
@@ -40,7 +40,7 @@ class Store:
     stay as they are and it tries again: serving goes on while a block is free.
     """
 
-    def __init__(self, data: DataDirectory, settings: Settings) -> None:
+    def __init__(self, data: DataDirectory, settings: ServeSettings) -> None:
         """Raises StorageError when there is no room for a journal."""
         self._settings = settings
         self._wake = threading.Event()

@@ -298,7 +298,7 @@ def test_every_tries_again_when_the_disk_was_full(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from kanalony.aggregate import run
-    from kanalony.settings import Settings
+    from kanalony.settings.compaction import CompactSettings
 
     seal(data, [[sent(1)]])
     real = Lake.write
@@ -314,7 +314,7 @@ def test_every_tries_again_when_the_disk_was_full(
 
     monkeypatch.setattr(Lake, "write", write)
     with Path(os.devnull).open("w") as terminal:
-        assert run.compact(data, Settings(data=data.root), 0.01, terminal) == []
+        assert run.compact(data, CompactSettings(data=data.root), 0.01, terminal) == []
     assert calls == 3
     assert "trying again in 0.01 s" in caplog.text
     assert len(rows(data)) == 1
