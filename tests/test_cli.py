@@ -1,5 +1,6 @@
 """The command line: help, clear errors, exit codes."""
 
+import fcntl
 import json
 import os
 import re
@@ -360,7 +361,33 @@ def test_verify_counts_what_is_pending_in_a_dead_workers_journal(data: DataDirec
     assert str(dead.path) in done.stderr
 
 
+def test_a_data_directory_among_paths_is_read_as_a_data_directory(data: DataDirectory) -> None:
+    """The journal of a running worker is no damage, and an event that is in two files is printed once."""
+    segment = segment_file(data, [[fields(1)], [fields(2)]])
+    (data.open / segment.path.name).write_bytes(segment.content[: segment.ends[0]])
+    running = journal_file(data, [fields(3)])
+    with running.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run("verify", data.root)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == run("verify", "--data", data.root).stdout
+        assert "2 events; 1 journals in use, not checked; sound" in done.stdout
+        assert "4 events; 1 journals in use" in run("verify", data.root, data.sealed).stdout
+        assert [event["params"]["n"] for event in cat(data.root, data.root)] == ["1", "2", "3"]
+        assert [event["params"]["n"] for event in cat(data.root, segment.path, data.root)] == ["1", "2", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["verify"], ["cat"]])
+def test_output_that_cannot_be_written_is_an_error_in_one_line(data: DataDirectory, arguments: list[str]) -> None:
+    segment_file(data, [[fields(1)]])
+    environment = {**os.environ, "KANALONY_DATA": str(data.root)}
+    with Path("/dev/full").open("w") as full:
+        command = [*KANALONY, *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True)
+    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
+
+
 def test_the_module_and_the_script_are_the_same_command() -> None:
     script = Path(sys.executable).parent / "kanalony"
-    told = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
-    assert told == run("--version").stdout
+    version = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
+    assert version == run("--version").stdout

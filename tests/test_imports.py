@@ -30,7 +30,8 @@ SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
     ("modules", "banned"),
     [
         ("kanalony.collector.app, kanalony.collector.server", OFFLINE_ONLY),
-        ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery, kanalony.aggregate.run", SERVING_ONLY),
+        ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery", (*SERVING_ONLY, *OFFLINE_ONLY)),
+        ("kanalony.aggregate.loop, kanalony.cli.ledger_text, kanalony.cli.progress", SERVING_ONLY),
         ("kanalony.reports.api, kanalony.reports.table", SERVING_ONLY),
     ],
 )

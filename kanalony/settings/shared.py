@@ -96,7 +96,12 @@ class DataSettings(BaseSettings):
     """Settings of every command. Sizes are bytes and may be written like 64MiB; times are seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        defer_build=True,  # `--help` needs no validators
     )
 
     commands: ClassVar[tuple[str, ...]] = ("cat", "verify", "ledger", "recover")
