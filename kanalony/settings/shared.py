@@ -51,7 +51,7 @@ def to_text(value: object) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """Writes the default of an option. It is the same text on every machine, also where the default is not.
+    """Describes the default of an option, in the same way on every machine.
 
     A field whose default depends on the machine or on other options describes it as `default_text` in its
     `json_schema_extra`.
@@ -59,9 +59,17 @@ def default_text(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "default_text" in extra:
         return str(extra["default_text"])
-    if field.annotation is bool:
-        return "yes" if field.default else "no"
-    return "none" if field.default == {} else to_text(field.get_default())
+    default = field.get_default()
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, float) and not is_time(field):
+        return f"{default:g}"
+    return "none" if default == {} else to_text(default)
+
+
+def is_time(field: FieldInfo) -> bool:
+    """Returns whether values may be written with a unit of time, like 60s."""
+    return _READ_TIME in field.metadata
 
 
 def named_directory(text: object) -> object:
@@ -89,7 +97,8 @@ def several(value: object) -> object:
 _T = TypeVar("_T")
 Several = Annotated[tuple[_T, ...], NoDecode, BeforeValidator(several)]
 Directory = Annotated[Path, BeforeValidator(named_directory)]
-Time = Annotated[float, BeforeValidator(seconds)]
+_READ_TIME = BeforeValidator(seconds)
+Time = Annotated[float, _READ_TIME]
 
 
 class DataSettings(BaseSettings):
