@@ -130,7 +130,7 @@ def _log_unsealed(data: DataDirectory) -> None:
     left = [path for path in data.journals() if not is_in_use(path)]
     if left:
         log.warning(
-            "%d journals of dead workers hold requests; `kanalony recover` or the next start of a collector seals them",
+            "%d journals of dead workers hold requests; `kanalony recover` or the next start seals them",
             len(left),
         )
 
