@@ -1,4 +1,4 @@
-"""What is built for others. `.ci/install.py` builds and installs it on every Python; these need no build."""
+"""The contents of the sdist, the version, the default server. `.ci/install.py` builds packages and installs them."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from kanalony.settings.serving import ServeSettings, check_meinheld
 
 ROOT = Path(__file__).parent.parent
 
-# What MANIFEST.in and the packages bring: setuptools adds the sources of extensions, but no header that they include.
+# Lists the files of the sdist without a build. setuptools adds the sources of extensions, but not the headers.
 LIST_SDIST = """
 import sys
 import Cython.Build
@@ -40,7 +40,7 @@ def test_the_sdist_holds_every_source_stub_and_page(tmp_path: Path) -> None:
     assert {name for name in held if name.endswith((".so", ".c", ".pyc"))} == set()
 
 
-def test_the_command_and_the_package_say_the_same_version() -> None:
+def test_the_command_and_the_package_have_the_same_version() -> None:
     assert run("--version").stdout == f"kanalony, version {kanalony.__version__}\n"
 
 

@@ -54,7 +54,7 @@ def test_a_misspelt_option_is_an_error_for_every_command(
         load_settings(model)
     Path("kanalony.toml").write_text(EVERYTHING)
     monkeypatch.setenv("KANALONY_KEEP_SEGMENT", "1")
-    with pytest.raises(WrongUse, match="KANALONY_KEEP_SEGMENT is no option") as caught:
+    with pytest.raises(WrongUse, match="KANALONY_KEEP_SEGMENT is not an option") as caught:
         load_settings(model)
     assert caught.value.hint == "did you mean KANALONY_KEEP_SEGMENTS?"
 
@@ -169,7 +169,7 @@ def test_a_misspelt_variable_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(f"KANALONY_{name}", "x")
-    assert_usage_error(call("serve", cwd=tmp_path), f"KANALONY_{name} is no option", "did you mean KANALONY_")
+    assert_usage_error(call("serve", cwd=tmp_path), f"KANALONY_{name} is not an option", "did you mean KANALONY_")
 
 
 def test_variables_of_cluster_managers_are_not_misspelt_options(
@@ -189,7 +189,7 @@ def test_variables_of_cluster_managers_are_not_misspelt_options(
 def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
     before = ServeSettings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, port=1)
     for lost in ("data", "redact", "anonymize_ip"):
-        with pytest.raises(WrongUse, match=f"{lost} was set and is not any more"):
+        with pytest.raises(WrongUse, match=f"{lost} was set before and is not set now"):
             describe_reload(before, ServeSettings(**before.model_dump(include=before.model_fields_set - {lost})))
     kept = before.model_dump(include={"data", "redact", "anonymize_ip"})
     others = ["port: 1 → 8000, from the next start on", "workers: 2 → 1"]

@@ -1,4 +1,4 @@
-"""kanalony compact and ledger: segments to the lake, and the account of it."""
+"""The commands `kanalony compact` and `kanalony ledger`: segments to the lake, and the account of it."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,9 @@ from kanalony.settings.shared import seconds
     epilog=examples("kanalony compact", "kanalony compact --every 60s --keep-segments 12h --geoip GeoLite2-City.mmdb"),
 )
 @DATA
-@click.option("--every", metavar="TIME", help="Keep running, and repeat after this time, as 60s.  [default: once]")
+@click.option(
+    "--every", metavar="TIME", help="Time between runs, such as 60s; repeats until stopped.  [default: one run]"
+)
 @setting(CompactSettings, "memory")
 @setting(CompactSettings, "keep_segments")
 @setting(CompactSettings, "keep_ten_seconds")

@@ -15,7 +15,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Data directory.  [default: that of `kanalony serve` with the same settings: data, or another that they set]",
+    help="Data directory.  [default: data, unless settings name another]",
 )
 CONFIG = click.option(
     "--config",

@@ -1,4 +1,4 @@
-"""kanalony cat, verify and recover: what the collector has stored, without the lake."""
+"""The commands `kanalony cat`, `verify` and `recover`, which read what the collector has stored."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""kanalony report and dashboard."""
+"""The commands `kanalony report` and `kanalony dashboard`."""
 
 import shutil
 import sys
@@ -33,7 +33,7 @@ from kanalony.settings.reports import DashboardSettings, ReportSettings
     "--from",
     "start",
     metavar="TIME",
-    help="Start, as -24h, today, 2026-06, 2026-06-01 or 2026-06-01T13:00.  [default: first event]",
+    help="Start: -24h, today, 2026-06, 2026-06-01 or 2026-06-01T13:00, for example.  [default: first event]",
 )
 @click.option(
     "--to", "end", metavar="TIME", help="End, in the same forms; a day or month is included.  [default: last event]"
@@ -47,7 +47,10 @@ from kanalony.settings.reports import DashboardSettings, ReportSettings
     "  [default: none, may be given more than once]",
 )
 @click.option(
-    "--order", default="", metavar="NAMES", help="Columns to sort by: NAMES separated by commas; -NAME descends."
+    "--order",
+    default="",
+    metavar="NAMES",
+    help="Metrics and dimensions to sort by: NAMES separated by commas; -NAME descends.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Number of rows to show.  [default: all]")
 @click.option(
@@ -58,7 +61,7 @@ from kanalony.settings.reports import DashboardSettings, ReportSettings
     metavar="ZONE",
     default="UTC",
     show_default=True,
-    help="Time zone for hours and days, as Europe/Paris.",
+    help="Time zone for hours and days, such as Europe/Paris.",
 )
 @click.option(
     "--format",

@@ -1,4 +1,4 @@
-"""kanalony serve."""
+"""The command `kanalony serve`."""
 
 from pathlib import Path
 from typing import Any

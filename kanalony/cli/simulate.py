@@ -1,4 +1,4 @@
-"""kanalony simulate."""
+"""The command `kanalony simulate`."""
 
 import sys
 from typing import IO
@@ -15,8 +15,10 @@ from kanalony.cli.command import Command, examples
     ),
 )
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the collector.")
-@click.option("--viewers", type=click.IntRange(1), default=100, show_default=True, help="Viewers at the same time.")
-@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Events to send.")
+@click.option(
+    "--viewers", type=click.IntRange(1), default=100, show_default=True, help="Number of viewers at the same time."
+)
+@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Number of events to send.")
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),

@@ -24,7 +24,7 @@ class CompactSettings(DataSettings):
     """Bytes of memory that compaction may use. More makes larger files in the lake."""
 
     keep_segments: Time = 7 * 86400.0
-    """Age at which segments that are in the lake are deleted, as 7d, 12h or forever."""
+    """Age at which segments that are in the lake are deleted: 12h, 7d or forever, for example."""
 
     keep_ten_seconds: Annotated[Time, AfterValidator(_length)] = 7 * 86400.0
     """Age at which rollups by ten seconds are deleted. Reports take longer without them."""

@@ -152,7 +152,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise WrongUse(f"{path} is not valid TOML: {error}", "fix that line") from error
     if not text.strip():
-        raise WrongUse(f"the settings file {path} is empty", "put it back, or delete it; a comment is enough")
+        raise WrongUse(f"the settings file {path} is empty", "restore or delete it; a comment is enough")
     return values
 
 
@@ -172,7 +172,7 @@ def _check_environment() -> None:
         if not _CLUSTER_NAME.search(option):  # of privacy and the data directory, the beginning is enough
             near += [guarded for start, guarded in _GUARDED_STARTS.items() if option.startswith(start)]
         if near:
-            raise WrongUse(f"{variable} is no option", f"did you mean {PREFIX}{near[0].upper()}?")
+            raise WrongUse(f"{variable} is not an option", f"did you mean {PREFIX}{near[0].upper()}?")
     if unknown:
         log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
 

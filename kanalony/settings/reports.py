@@ -58,5 +58,5 @@ class DashboardSettings(ReportSettings):
     commands: ClassVar[tuple[str, ...]] = ("dashboard",)
 
     api_key: Annotated[Several[Annotated[str, AfterValidator(_api_key)]], AfterValidator(_one_partner_for_each)] = ()
-    """PARTNER_ID=KEY: a key that shows the rows of a partner; *=KEY shows all rows. Without any, all who reach the
+    """PARTNER_ID=KEY: a key that shows the rows of a partner; *=KEY shows all rows. Without one, all who reach the
     dashboard see everything. Other users of the machine can read a key on the command line."""

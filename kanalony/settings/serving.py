@@ -29,11 +29,11 @@ def check_meinheld() -> None:
         WrongUse: It cannot.
     """
     if sys.version_info >= (3, 13):
-        raise WrongUse("meinheld runs on Python 3.12 at most", "take --server granian")
+        raise WrongUse("meinheld needs Python 3.12 or earlier", "use --server granian")
     if not find_spec("meinheld") or not find_spec("gunicorn"):
         raise WrongUse(
             "meinheld is not installed",
-            "take --server granian, or MEINHELD_NOGREEN=1 CPPFLAGS=-DHTTP_PARSER_STRICT=0 "
+            "use --server granian, or MEINHELD_NOGREEN=1 CPPFLAGS=-DHTTP_PARSER_STRICT=0 "
             "pip install --no-cache-dir 'kanalony[meinheld]'",
         )
 
@@ -116,7 +116,7 @@ class ServeSettings(DataSettings):
         default_factory=_default_server,
         json_schema_extra={"default_text": "meinheld where it is installed and runs, else granian"},
     )
-    """HTTP server. meinheld: fastest, needs a proxy in front and Python 3.12 or earlier. granian: maintained and
+    """HTTP server. meinheld: fastest, for use behind a proxy, on Python 3.12 or earlier. granian: maintained and
     hardened."""
 
     ack: Literal["written", "synced"] = "written"
@@ -124,18 +124,18 @@ class ServeSettings(DataSettings):
     events of the last sync_interval. synced: the event survives a power loss too, for one disk sync per event."""
 
     trusted_proxy: Several[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]] = ()
-    """Network (CIDR), as 10.0.0.0/8, whose X-Forwarded-For headers are trusted: that of the proxies in front, and no
-    other."""
+    """Network (CIDR), such as 10.0.0.0/8, whose X-Forwarded-For headers are trusted: that of the proxies in front, and
+    no other."""
 
     path: Several[Annotated[str, AfterValidator(_tracking_path)]] = ()
-    """Further path that takes events, as /e: content blockers know /collect. A path that ends in .gif answers with a
-    pixel."""
+    """Further path that takes events, such as /e: content blockers know /collect. A path that ends in .gif answers with
+    a pixel."""
 
     max_body: ByteSize = Field(ByteSize(1 << 20), ge=1 << 10, le=32 << 20)
     """Largest body of a POST, in bytes; a larger one is answered with 413."""
 
     allow_origin: Several[Annotated[str, AfterValidator(_origin)]] = ()
-    """Origin, as https://videos.example, whose pages may read responses and send JSON. Without any, all may."""
+    """Origin, such as https://videos.example, whose pages may read responses and send JSON. Without one, all may."""
 
     shed_views: bool = False
     """Ask players that accept a JSON response to stop sending view events while the journal is nearly full."""
@@ -145,7 +145,7 @@ class ServeSettings(DataSettings):
     the same for an address until midnight UTC. drop: nothing."""
 
     redact: Several[Annotated[str, AfterValidator(_parameter_name)]] = ()
-    """Parameter, as ks, whose values are replaced before they reach the disk, in queries and bodies."""
+    """Parameter, such as ks, whose values are replaced before they reach the disk, in queries and bodies."""
 
     host_id: str = Field(
         default_factory=_host_name,
@@ -201,7 +201,9 @@ def describe_reload(old: ServeSettings, new: ServeSettings) -> tuple[list[str], 
     if any(getattr(old, name) != getattr(new, name) for name in lost):
         default = {name: ServeSettings.model_fields[name].get_default() for name in lost}
         example = ", ".join(f"{name} = {json.dumps(value, default=str)}" for name, value in default.items())
-        raise WrongUse(f"{', '.join(lost)} was set and is not any more", f"to change it on purpose write {example}")
+        raise WrongUse(
+            f"{', '.join(lost)} was set before and is not set now", f"to change it on purpose, write {example}"
+        )
     guarded: list[str] = []
     others: list[str] = []
     for name in ServeSettings.model_fields:
