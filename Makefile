@@ -69,6 +69,11 @@ lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages of docs/ that follow from the code: commands.md and configuration.md.
+.PHONY: docs
+docs: $(TOOLS)
+	$(BIN)/python -m docs
+
 # Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
 bench-short: $(TOOLS)
 	$(BIN)/python -m benchmarks ingest --rounds 1 --seconds 1

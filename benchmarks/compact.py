@@ -30,7 +30,7 @@ from kanalony.reports.query import Query
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 VIEWERS = 2000
@@ -66,7 +66,7 @@ def traffic(events: int, seed: int = 1) -> Iterator[SimulatedEvent]:
 
 def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int = 64 << 20) -> Counter[str]:
     """Seal segments of so many simulated events. Their keys: session, space, index."""
-    store = Store(data, Settings(data=data.root, segment_size=segment_size))
+    store = Store(data, ServeSettings(data=data.root, segment_size=segment_size))
     keys: Counter[str] = Counter()
     for event in traffic(events, seed):
         while store.journal.blocks.full_blocks > 8:

@@ -26,7 +26,8 @@ from kanalony.collector.resources import (
 from kanalony.core.fast_path import FastPath
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.store import Store
-from kanalony.settings import Settings, load_settings
+from kanalony.settings.loading import load_settings
+from kanalony.settings.serving import ServeSettings
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
@@ -40,7 +41,7 @@ class Collector:
     at the start. `respond` is this application too, compiled, for servers that call it often.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         """Raises WrongUse or StorageError when the data directory cannot be used."""
         self.settings = settings
         if settings.redact or settings.anonymize_ip != "no":
@@ -125,8 +126,8 @@ def _plain_text(paths: list[str]) -> Callable[[falcon.Request, falcon.Response, 
     return tell
 
 
-def create_app(settings: Settings | None = None) -> Collector:
+def create_app(settings: ServeSettings | None = None) -> Collector:
     """The application; without settings, from kanalony.toml and the environment. Call its `close` before the process
     ends, to seal at once what is stored: else the next process to start does it.
     """
-    return Collector(settings or load_settings())
+    return Collector(settings or load_settings(ServeSettings))

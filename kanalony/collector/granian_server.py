@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import multiprocessing
-import os
 import sys
 import time
 from multiprocessing.util import Finalize
@@ -14,7 +13,8 @@ from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 
 from kanalony.errors import KanalonyError
-from kanalony.settings import Settings, to_environment
+from kanalony.settings.loading import hand_to_workers
+from kanalony.settings.serving import ServeSettings
 
 if TYPE_CHECKING:
     from granian.server.mp import MPServer
@@ -34,7 +34,7 @@ def create_granian_app() -> "Collector":
     from kanalony.collector.app import create_app
 
     try:
-        app = create_app(Settings())  # from the environment alone: no file can stop a worker from being replaced
+        app = create_app(ServeSettings())  # from the environment alone: no file can stop a worker from being replaced
     except (KanalonyError, OSError) as error:
         log.error("worker not started: %s; trying again", error)
         sys.exit(1)
@@ -42,9 +42,9 @@ def create_granian_app() -> "Collector":
     return app
 
 
-def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> None:
+def serve(settings: ServeSettings, port: int, *, backlog: int, connections: int) -> None:
     """Serve until SIGTERM or SIGINT. `backlog` connections may wait for a worker, which holds up to `connections`."""
-    os.environ.update(to_environment(settings))  # for create_app() in its workers
+    hand_to_workers(settings)  # for create_app() in its workers
     while True:
         server = _server(settings, port, backlog, connections)
         try:
@@ -66,7 +66,7 @@ def serve(settings: Settings, port: int, *, backlog: int, connections: int) -> N
             return
 
 
-def _server(settings: Settings, port: int, backlog: int, connections: int) -> "MPServer | MTServer":
+def _server(settings: ServeSettings, port: int, backlog: int, connections: int) -> "MPServer | MTServer":
     return Granian(
         "kanalony.collector.granian_server:create_granian_app",
         factory=True,

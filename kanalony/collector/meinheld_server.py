@@ -19,7 +19,7 @@ from meinheld import server
 
 from kanalony.errors import KanalonyError
 from kanalony.segments.directory import DataDirectory
-from kanalony.settings import Settings, describe_reload
+from kanalony.settings.serving import ServeSettings, describe_reload
 
 if TYPE_CHECKING:
     from kanalony.collector.app import Collector
@@ -305,7 +305,11 @@ class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn, told by us instead of by its own command line. SIGHUP makes it read the settings again."""
 
     def __init__(
-        self, settings: Settings, reload_settings: Callable[[], Settings], listener: socket.socket, backlog: int
+        self,
+        settings: ServeSettings,
+        reload_settings: Callable[[], ServeSettings],
+        listener: socket.socket,
+        backlog: int,
     ) -> None:
         """`backlog` connections may wait for a worker."""
         self.settings = settings

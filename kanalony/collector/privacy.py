@@ -21,7 +21,7 @@ from kanalony.collector.counts import Counts
 from kanalony.core.redact import Redactor
 from kanalony.durable import sync_directory
 from kanalony.segments.directory import DataDirectory
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
 log = logging.getLogger("kanalony")
 
@@ -48,7 +48,7 @@ def forbid_core_dumps() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def private(append: Append, data: DataDirectory, settings: Settings, counts: Counts) -> Append:
+def private(append: Append, data: DataDirectory, settings: ServeSettings, counts: Counts) -> Append:
     """Wrap `append` so that it stores nothing the settings want left out. `counts` gets the bodies that are not stored
     whole for it.
     """

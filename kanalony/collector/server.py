@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.directory import DataDirectory
-from kanalony.settings import Settings, check_meinheld
+from kanalony.settings.serving import ServeSettings, check_meinheld
 
 log = logging.getLogger("kanalony")
 
@@ -18,7 +18,7 @@ BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxc
 MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(settings: ServeSettings) -> socket.socket:
     """A listening socket. Raises WrongUse when the address cannot be had."""
     host, port = settings.host, settings.port
     # meinheld gives accept() room for an IPv4 address only (accept_callback in server.c): the second connection that it
@@ -52,7 +52,7 @@ def _make_room(data: DataDirectory, needed: int) -> None:
         make_room(data, leave=0)
 
 
-def serve(reload_settings: Callable[[], Settings]) -> None:
+def serve(reload_settings: Callable[[], ServeSettings]) -> None:
     """Serve until SIGTERM or SIGINT; does not return. Settings are asked for now and at each SIGHUP.
 
     Raises WrongUse or StorageError, before any worker is started, when the server, the address or the data directory

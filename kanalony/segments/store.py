@@ -13,7 +13,7 @@ from kanalony.segments.directory import DataDirectory, in_some_place
 from kanalony.segments.journal import Journal
 from kanalony.segments.recovery import adopt_journals, adopt_surplus, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Store:
     The adopter thread seals the segments that the sealer has abandoned, and what dead workers left.
     """
 
-    def __init__(self, data: DataDirectory, settings: Settings) -> None:
+    def __init__(self, data: DataDirectory, settings: ServeSettings) -> None:
         """Creates the journal and starts both threads.
 
         Raises:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kanalony.collector.app import Collector, create_app
 from kanalony.core.fast_path import FastPath
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 from tests.collector.wsgi import SMALL, call, stored
 from tests.tools import examples
 
@@ -56,7 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=WAYS)
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}, **WAYS[request.param]))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}, **WAYS[request.param]))
     yield app
     app.close()
 
@@ -98,7 +98,7 @@ def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector
 def test_plain_gets_take_the_compiled_path_and_nothing_else_does(
     tmp_path: Path, more: dict[str, Any], taken: bool
 ) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL))
     left: list[object] = []
 
     def otherwise(*asked: object) -> list[bytes]:
@@ -124,7 +124,7 @@ def test_plain_gets_take_the_compiled_path_and_nothing_else_does(
 def test_a_page_is_told_that_it_may_read_the_answer(
     tmp_path: Path, allowed: tuple[str, ...], origin: str | None, named: str | None
 ) -> None:
-    app = create_app(Settings(data=tmp_path / "data", allow_origin=allowed, **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", allow_origin=allowed, **SMALL))
     for _ in range(2):  # the second answer is the one that was kept
         status, headers, _ = call(app, **{"HTTP_ORIGIN": origin} if origin else {})
         assert (status, headers.get("access-control-allow-origin")) == ("200 OK", named)
@@ -143,7 +143,7 @@ def test_a_page_is_told_that_it_may_read_the_answer(
 def test_what_is_not_stored_is_refused_alike_on_both_paths(
     tmp_path: Path, fails: Exception | None, status: str
 ) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL))
 
     def append(*_: object) -> int:
         if fails:
@@ -158,7 +158,7 @@ def test_what_is_not_stored_is_refused_alike_on_both_paths(
 
 
 def test_an_error_of_our_own_is_not_taken_for_a_refusal(tmp_path: Path) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL))
 
     def append(*_: object) -> int:
         raise RuntimeError("a bug")
@@ -170,7 +170,7 @@ def test_an_error_of_our_own_is_not_taken_for_a_refusal(tmp_path: Path) -> None:
 
 
 def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_path: Path) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL))
     times = iter([1_767_225_600_999_999, 1_767_225_601_000_000, 1_767_225_601_000_001, 1_767_225_602_000_000])
     app._intake.append = lambda *_: next(times)
     assert [call(app)[2] for _ in range(4)] == [b"1767225600", b"1767225601", b"1767225601", b"1767225602"]
@@ -178,7 +178,7 @@ def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_pat
 
 
 def test_a_server_that_adds_to_the_headers_adds_them_to_its_own(tmp_path: Path) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL))
 
     def server(environ: Any, start_response: Any) -> Any:
         def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
@@ -194,7 +194,7 @@ def test_a_server_that_adds_to_the_headers_adds_them_to_its_own(tmp_path: Path) 
 
 
 def test_threads_share_it(tmp_path: Path) -> None:
-    app = create_app(Settings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}))
+    app = create_app(ServeSettings(data=tmp_path / "data", **SMALL | {"journal_blocks": 64}))
     statuses: list[str] = []
 
     def send(thread: int) -> None:

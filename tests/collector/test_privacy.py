@@ -28,7 +28,8 @@ from kanalony.core.redact import Redactor
 from kanalony.errors import WrongUse
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Request
-from kanalony.settings import Settings, SettingsReader, describe_reload
+from kanalony.settings.loading import SettingsReader
+from kanalony.settings.serving import ServeSettings, describe_reload
 from tests.collector.wsgi import SMALL, call, stored
 
 SECRET = "djJ8NTg1MjMxfHNlY3JldA"
@@ -41,7 +42,7 @@ def make(tmp_path: Path) -> Iterator[Any]:
     apps: list[Collector] = []
 
     def make(**options: Any) -> Collector:
-        apps.append(create_app(Settings(data=tmp_path / "data", **SMALL, **options)))
+        apps.append(create_app(ServeSettings(data=tmp_path / "data", **SMALL, **options)))
         return apps[-1]
 
     yield make
@@ -502,10 +503,10 @@ def test_granian_goes_on_with_the_settings_of_its_start(tmp_path: Path, monkeypa
 
 def test_a_worker_leaves_no_core_dump_while_something_is_private(tmp_path: Path) -> None:
     code = """import ctypes, resource, sys; from pathlib import Path
-from kanalony.collector.app import create_app; from kanalony.settings import Settings
+from kanalony.collector.app import create_app; from kanalony.settings.serving import ServeSettings
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 before = resource.getrlimit(resource.RLIMIT_CORE)[0]
-create_app(Settings(data=Path(sys.argv[1]), journal_blocks=2, **eval(sys.argv[2]))).close()
+create_app(ServeSettings(data=Path(sys.argv[1]), journal_blocks=2, **eval(sys.argv[2]))).close()
 wanted = before if sys.argv[2] == "{}" else 0
 print(resource.getrlimit(resource.RLIMIT_CORE)[0] == wanted, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"""
     for options in {}, {"redact": ["ks"]}, {"anonymize_ip": "truncate"}:
@@ -530,7 +531,7 @@ def test_views_are_shed_only_when_told_to_and_only_while_the_journal_is_nearly_f
         raise OSError(28, "No space left on device")
 
     for shed in (True, False):
-        app = create_app(Settings(data=tmp_path / str(shed), shed_views=shed, **{**SMALL, "journal_blocks": 8}))
+        app = create_app(ServeSettings(data=tmp_path / str(shed), shed_views=shed, **{**SMALL, "journal_blocks": 8}))
         told = []
         with monkeypatch.context() as patch:
             patch.setattr("kanalony.segments.store.SegmentWriter", refuse)

@@ -6,12 +6,12 @@ from wsgiref.util import setup_testing_defaults
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Request
 from kanalony.segments.requests import read_data
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
 SMALL: dict[str, Any] = {"journal_block_size": 128 << 10, "max_body": 32 << 10, "journal_blocks": 2, "host_id": "test"}
 
 
-def stored(settings: Settings) -> list[Request]:
+def stored(settings: ServeSettings) -> list[Request]:
     damaged: list[object] = []
     found = list(read_data(DataDirectory.existing(settings.data), damaged.append))
     assert damaged == []

@@ -492,7 +492,7 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--host", "x" * 80], ["unknown host 'xxx"]),
         (["--api-key", "0585231=long-enough"], ["--api-key", "585231=KEY"]),
         (["--api-key", "secret"], ["--api-key", "585231=KEY"]),
-        (["--api-key", "1=short"], ["--api-key", "8 signs"]),
+        (["--api-key", "1=short"], ["--api-key", "8 characters"]),
         (
             ["--api-key", "1=the-same-key", "--api-key", "3=another-key", "--api-key", "27=the-same-key"],
             ["--api-key", "1 and 27 have the same"],

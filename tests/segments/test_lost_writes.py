@@ -14,7 +14,7 @@ from kanalony.segments.check import check_data
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.recovery import adopt_journals
 from kanalony.segments.requests import read_data
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 from tests.collector.wsgi import SMALL, call
 
 BLOCKS = 4096  # where the blocks of a journal begin
@@ -96,7 +96,7 @@ def test_a_power_loss_costs_at_most_what_the_ack_level_allows(
     With `synced` nothing acknowledged may be missing, with `written` nothing that is older than sync_interval.
     """
     sync_interval = 1.0
-    settings = Settings(data=tmp_path / "data", ack=ack, sync_interval=sync_interval, segment_age=1, **SMALL)
+    settings = ServeSettings(data=tmp_path / "data", ack=ack, sync_interval=sync_interval, segment_age=1, **SMALL)
     disk = Disk(settings.data)
     acknowledged: dict[bytes, float] = {}
     images: list[tuple[Path, set[bytes]]] = []
