@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from kanalony.bodies import is_plain_form, read_body
-from kanalony.collector.clients import held_ipv4, parse_address
+from kanalony.collector.addresses import embedded_ipv4, parse_address
 from kanalony.collector.counts import Counts
 from kanalony.core.redact import Redactor
 from kanalony.segments.names import DataDirectory, sync_directory
@@ -69,7 +69,7 @@ def truncated(address: bytes) -> bytes:
     client's IPv4 address, that one's: the first 48 bits of a 6to4 address are all of it.
     """
     if len(address) == 16:
-        address = held_ipv4(address) or address
+        address = embedded_ipv4(address) or address
     return address[:3] + bytes(1) if len(address) == 4 else address[:6] + bytes(10)
 
 

@@ -12,6 +12,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from kanalony.errors import WrongUse
+from kanalony.paths import COLLECT_PATH
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 MAX_CONNECTIONS = 64
@@ -145,7 +146,7 @@ def run(
     if parts.scheme != "http" or not parts.hostname or not port:
         raise WrongUse(f"{url!r} is not an http address", "name one like http://127.0.0.1:8000 with --url")
     host = parts.hostname
-    base = parts.path.rstrip("/") or "/collect"
+    base = parts.path.rstrip("/") or COLLECT_PATH
     count = max(1, min(MAX_CONNECTIONS, viewers, events))
     result = Result()
 

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from kanalony.core.journal import build_record
+from kanalony.paths import COLLECT_PATH
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.viewers import SimulatedEvent
@@ -22,7 +23,7 @@ def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
         sequence,
         int(event.time * 1_000_000),
         "GET",
-        "/collect",
+        COLLECT_PATH,
         ip_address(event.address).packed,
         event.user_agent,
         event.referer.encode(),

@@ -33,13 +33,13 @@ def app(settings: Settings) -> Iterator[Collector]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_fast_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
-    asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
-    short = call(app, **asked)
-    full = call(app.falcon, **asked)
-    assert short[0] == full[0] == "200 OK"
-    assert short[1] == full[1]
-    assert len(short[2]) == len(full[2]) == (10 if method == "GET" else 0)
+def test_the_fast_path_answers_what_the_general_path_answers(app: Collector, settings: Settings, method: str) -> None:
+    request = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
+    fast = call(app, **request)
+    general = call(app.respond_generally, **request)
+    assert fast[0] == general[0] == "200 OK"
+    assert fast[1] == general[1]
+    assert len(fast[2]) == len(general[2]) == (10 if method == "GET" else 0)
     first, second = stored(settings)
     assert first[3:] == second[3:]
 
@@ -134,6 +134,13 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
     assert check.damaged == []
     assert (check.requests, check.events) == (6, 9)
     assert check.types == {3: 4, 99: 1, OTHER_TYPE: 4}
+
+
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(app: Collector) -> None:
+    for path, allowed in [("/collect", "GET, HEAD, OPTIONS, POST"), ("/robots.txt", "GET, HEAD, OPTIONS")]:
+        status, headers, _ = call(app, path, REQUEST_METHOD="PUT")
+        assert status == "405 Method Not Allowed"
+        assert sorted(headers["allow"].split(", ")) == allowed.split(", ")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kanalony.collector.app import Collector, create_app
-from kanalony.core.fast_path import FastPath
+from kanalony.core.fast_path import AnswerCache, FastPath
 from kanalony.settings import Settings
 from tests.collector.wsgi import SMALL, call, stored
 
@@ -69,7 +69,7 @@ def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector
     path = asked["PATH_INFO"]
     others = {name: value for name, value in asked.items() if name != "PATH_INFO"}
     before = len(stored(app.settings))
-    answers = [call(way, path, **others) for way in (app, app._respond)]
+    answers = [call(way, path, **others) for way in (app, app.respond_generally)]
     assert answers[0][:2] == answers[1][:2]
     assert len(answers[0][2]) == len(answers[1][2])
     found = stored(app.settings)[before:]
@@ -100,11 +100,11 @@ def test_plain_gets_take_the_compiled_path_and_nothing_else_does(
     app = create_app(Settings(data=tmp_path / "data", **SMALL))
     left: list[object] = []
 
-    def otherwise(*asked: object) -> list[bytes]:
+    def general(*asked: object) -> list[bytes]:
         left.append(asked)
         return []
 
-    compiled = FastPath(app._resources, app._intake, otherwise)
+    compiled = FastPath(app._resources, app._intake, general, ("HTTP_COOKIE",))
     told: list[object] = []
     compiled({**GET, "REMOTE_ADDR": "192.0.2.7", **more}, lambda *answer: told.append(answer))
     assert (len(told), len(left)) == ((1, 0) if taken else (0, 1))
@@ -150,7 +150,7 @@ def test_what_is_not_stored_is_refused_alike_on_both_paths(
         return 0
 
     app._intake.append = append
-    answers = [call(way, QUERY_STRING="a=1") for way in (app, app._respond)]
+    answers = [call(way, QUERY_STRING="a=1") for way in (app, app.respond_generally)]
     assert answers[0] == answers[1]
     assert answers[0][0] == status
     app.close()
@@ -173,6 +173,30 @@ def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_pat
     times = iter([1_767_225_600_999_999, 1_767_225_601_000_000, 1_767_225_601_000_001, 1_767_225_602_000_000])
     app._intake.append = lambda *_: next(times)
     assert [call(app)[2] for _ in range(4)] == [b"1767225600", b"1767225601", b"1767225601", b"1767225602"]
+    app.close()
+
+
+def test_the_cache_keeps_the_answers_of_one_second_and_not_too_many() -> None:
+    composed: list[tuple[int, str | None]] = []
+
+    def compose(second: int, origin: str | None) -> tuple[str, list[tuple[str, str]], bytes]:
+        composed.append((second, origin))
+        return f"{second} {origin}", [], b""
+
+    cache = AnswerCache(compose, size=2)
+    for second, origin in [(7, None), (7, None), (7, "a"), (7, "a"), (7, "b"), (7, "b"), (8, None), (7, None)]:
+        assert cache.get(second, origin)[0] == f"{second} {origin}"
+    assert composed == [(7, None), (7, "a"), (7, "b"), (7, "b"), (8, None), (7, None)]
+
+
+def test_both_paths_share_the_answers_of_a_second(tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path / "data", **SMALL))
+    app._intake.append = lambda *_: 1_767_225_600_000_000
+    bodies: list[bytes] = []
+    for way in (app, app.respond_generally):
+        environ = {**GET, "REMOTE_ADDR": "192.0.2.7"}
+        bodies += way(environ, lambda *_: bodies.append)
+    assert bodies[0] is bodies[1]
     app.close()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.load import cat
 from harness.server import run, serving
-from kanalony.collector.clients import client_address
+from kanalony.collector.addresses import client_address
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("fd00::/8"))
 
