@@ -57,7 +57,9 @@ def opened(path: Path, mode: str) -> Iterator[IO[Any]]:
         sync_directory(path.parent)
 
 
-def publish(path: Path, content: bytes, *, rename: Callable[[Path, Path], object] = os.replace) -> None:
+def publish(
+    path: Path, content: bytes, *, rename: Callable[[Path, Path], object] = os.replace, mode: int = 0o666
+) -> None:
     """Writes a file whole or not at all, whoever writes the same one at the same time.
 
     Args:
@@ -65,13 +67,14 @@ def publish(path: Path, content: bytes, *, rename: Callable[[Path, Path], object
         content: All of its bytes.
         rename: Gives the complete file its name: `os.replace` takes the place of an older file, `os.link` raises
             FileExistsError instead.
+        mode: Permissions of the file, less the umask.
 
     Raises:
         OSError: The disk refuses; nothing is left behind.
     """
     young = path.with_name(f"{path.name}-{os.getpid()}-{secrets.token_hex(4)}{YOUNG}")
     try:
-        with young.open("xb") as file:
+        with open(young, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             sync_file(file)
         rename(young, path)

@@ -22,11 +22,11 @@ from benchmarks.redact import empty_blocks
 from harness.load import cat
 from harness.server import serving
 from kanalony.bodies import read_events
+from kanalony.collector.anonymization import AddressKeys, truncated
 from kanalony.collector.app import Collector, create_app
-from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
+from kanalony.collector.redaction import redact_body
 from kanalony.core.redact import Redactor
 from kanalony.errors import WrongUse
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request
 from kanalony.settings import Settings, SettingsReader, describe_reload
 from tests.collector.wsgi import SMALL, call, stored
@@ -163,8 +163,7 @@ def test_a_start_without_hashing_deletes_the_keys_of_days_before(make: Any) -> N
 
 
 def test_a_restart_in_the_same_day_keeps_the_key(tmp_path: Path) -> None:
-    data = DataDirectory.writable(tmp_path / "data")
-    assert AddressKeys(data).today() == AddressKeys(data).today()
+    assert AddressKeys(tmp_path / "keys").today() == AddressKeys(tmp_path / "keys").today()
 
 
 def test_a_disk_that_refuses_the_key_costs_no_event(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +371,7 @@ def test_the_work_on_a_hostile_body_is_bounded_by_that_on_an_honest_one() -> Non
 
     def work(body: bytes, encoding: str | None) -> int:
         seen.clear()
-        _redact_body(body, "application/json", encoding, Counting(["ks"], b"redacted"), limit)
+        redact_body(body, "application/json", encoding, Counting(["ks"], b"redacted"), limit)
         return sum(seen)
 
     honest = b"[" + b",".join([b'{"ks":"%b","a":%d}' % (SECRET.encode(), n) for n in range(limit // 50)]) + b"]"
