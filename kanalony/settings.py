@@ -29,13 +29,13 @@ from pydantic_settings import (
 )
 
 from kanalony.errors import WrongUse
-from kanalony.paths import ICON_PATH, ROBOTS_PATH
 
 log = logging.getLogger("kanalony")
 
 DEFAULT_CONFIG = Path("kanalony.toml")
 _BLOCK_UNIT = 4096
 _REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
+_TAKEN_PATHS = ("/robots.txt", "/favicon.ico")
 _GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to something else
 _READ_AT_START = ("host", "port", "server")
 _SECRET = ("api_key",)
@@ -92,7 +92,7 @@ def _origin(text: str) -> str:
 def _tracking_path(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
         raise ValueError("must be a path like /e, of letters, digits and . _ ~ -")
-    if text in (ROBOTS_PATH, ICON_PATH):
+    if text in _TAKEN_PATHS:
         raise ValueError("must be another path: this one has an answer of its own")
     return text
 
