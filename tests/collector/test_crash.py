@@ -1,4 +1,4 @@
-"""kill -9 under load: what was answered with 200 is there, once."""
+"""kill -9 under load: every request answered with 200 is stored, once."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from harness.server import run, serving
 
 
 def assert_kept(data: Path, load: Load) -> None:
-    """Every acknowledged event is there once, and nothing that was never sent."""
+    """Asserts that every acknowledged event is stored once, and nothing that was never sent."""
     counted = keys_of(cat(data))
     assert load.acked, "the load never got through"
     assert load.acked - set(counted) == set(), "acknowledged but missing"
@@ -201,10 +201,10 @@ def test_a_reload_that_cannot_start_leaves_the_old_workers_serving(tmp_path: Pat
     config.write_text("workers = 1\n")
     (tmp_path / "taken").write_text("a file")
     with serving(tmp_path / "data", "--config", str(config)) as server:
-        for text, told in [("workers = 0\n", "workers"), (f'spool = ["{tmp_path}/taken"]\n', "taken is a file")]:
+        for text, problem in [("workers = 0\n", "workers"), (f'spool = ["{tmp_path}/taken"]\n', "taken is a file")]:
             config.write_text(text)
             server.process.send_signal(signal.SIGHUP)
-            server.wait_for(lambda told=told: f"{told}" in server.log.read_text())
+            server.wait_for(lambda problem=problem: problem in server.log.read_text())
             server.wait_for(server.answers)
         assert b" 200 " in server.get("/collect?sessionId=still")
 

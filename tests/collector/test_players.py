@@ -45,7 +45,7 @@ def send(
 
 
 def stored(server: Server, key: str) -> list[dict[str, Any]]:
-    """The events of the request whose query holds the key."""
+    """Returns the events of the request whose query holds the key."""
     return [event for event in cat(server.data) if f"key={key}&" in event["query"] + "&"]
 
 
@@ -122,16 +122,16 @@ def test_a_batch_of_100_is_100_events_in_order(server: Server) -> None:
 
 
 def verified(server: Server) -> tuple[int, int]:
-    """(requests, events) that `kanalony verify` counts, once all are in frames: that takes half a second."""
+    """Returns the requests and events that `kanalony verify` counts, once all are in frames (half a second)."""
     count = len({(event["worker"], event["sequence"]) for event in cat(server.data)})
 
-    def told() -> tuple[int, int] | None:
+    def counted() -> tuple[int, int] | None:
         match = re.search(r"([\d,]+) requests, ([\d,]+) events", run("verify", "--data", server.data).stdout)
         assert match
         requests, events = (int(text.replace(",", "")) for text in match.groups())
         return (requests, events) if requests == count else None
 
-    found: tuple[int, int] = server.wait_for(told)
+    found: tuple[int, int] = server.wait_for(counted)
     return found
 
 
@@ -164,10 +164,14 @@ def test_the_largest_body_is_stored_and_a_larger_one_is_413_with_its_limit(serve
     assert "requests too large to store, answered with 413: 1 requests" in server.log.read_text()
 
 
-def test_a_preflight_grants_what_is_asked_for(server: Server) -> None:
-    asked = {**PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-player"}
+def test_a_preflight_grants_what_is_requested(server: Server) -> None:
+    requested = {
+        **PAGE,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-player",
+    }
     for target in ("/collect", "//api_v3/index.php?service=analytics&action=trackEvent&eventType=3", "/e"):
-        status, headers, body = send(server, "OPTIONS", target, None, asked)
+        status, headers, body = send(server, "OPTIONS", target, None, requested)
         assert (status, body) == (200, b"")
         assert headers["access-control-allow-origin"] == PAGE["Origin"]
         assert headers["access-control-allow-credentials"] == "true"
@@ -179,8 +183,8 @@ def test_a_preflight_grants_what_is_asked_for(server: Server) -> None:
 
 
 def test_a_preflight_echoes_nothing_that_is_no_header_name(server: Server) -> None:
-    asked = {**PAGE, "Access-Control-Request-Headers": "x; <script>"}
-    assert "access-control-allow-headers" not in send(server, "OPTIONS", "/collect", None, asked)[1]
+    requested = {**PAGE, "Access-Control-Request-Headers": "x; <script>"}
+    assert "access-control-allow-headers" not in send(server, "OPTIONS", "/collect", None, requested)[1]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
@@ -243,7 +247,7 @@ def test_the_answer_is_json_when_that_is_preferred(
         assert body.isdigit()
 
 
-def test_search_engines_are_kept_out_and_no_icon_is_no_noise(server: Server) -> None:
+def test_search_engines_are_kept_out_and_no_icon_is_not_logged(server: Server) -> None:
     before = server.log.read_text(), len(cat(server.data))
     status, _, body = send(server, "GET", "/robots.txt")
     assert (status, body) == (200, b"User-agent: *\nDisallow: /\n")
@@ -267,14 +271,14 @@ def test_a_chunked_body_that_meinheld_does_not_read_is_never_a_200(tmp_path: Pat
 
 
 @pytest.mark.parametrize("header", ["Content-Length : 7", "Transfer-Encoding : chunked"])
-def test_a_body_behind_a_header_that_is_none_is_no_200(server: Server, header: str) -> None:
+def test_a_body_behind_a_malformed_header_is_no_200(server: Server, header: str) -> None:
     with server.connect() as connection:
         connection.sendall(f'POST /collect?key=space HTTP/1.1\r\nHost: t\r\n{header}\r\n\r\n{{"a":1}}'.encode())
         assert b" 400 " in connection.recv(4096)
     assert stored(server, "space") == []
 
 
-def test_only_pages_on_the_list_may_read_answers_and_ask(tmp_path: Path) -> None:
+def test_only_pages_on_the_list_may_read_answers_and_preflight(tmp_path: Path) -> None:
     with serving(
         tmp_path / "data", "--allow-origin", "https://Videos.example:443", "--allow-origin", "http://a:81"
     ) as server:
@@ -296,7 +300,7 @@ def test_only_pages_on_the_list_may_read_answers_and_ask(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "problem"),
     [
         ("--path", "e", "path"),
         ("--path", "/e?x", "path"),
@@ -321,16 +325,16 @@ def test_only_pages_on_the_list_may_read_answers_and_ask(tmp_path: Path) -> None
         ("--allow-origin", "https://bücher.example", "as browsers send it"),
     ],
 )
-def test_a_wrong_value_is_one_clear_line(tmp_path: Path, option: str, value: str, told: str) -> None:
+def test_a_wrong_value_is_one_clear_line(tmp_path: Path, option: str, value: str, problem: str) -> None:
     done = run("serve", "--port", "0", option, value, "--data", tmp_path / "data")
     assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {option} is {value!r}: ")
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
-    assert ";" not in done.stderr, "one mistake is told once"
+    assert problem in done.stderr
+    assert ";" not in done.stderr, "one mistake is reported once"
 
 
-def test_a_block_that_the_largest_body_would_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_block_that_the_largest_body_would_not_fit_is_reported(tmp_path: Path) -> None:
     (tmp_path / "kanalony.toml").write_text('journal_block_size = "1MiB"\n')
     command = [*KANALONY, "serve", "--port", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)

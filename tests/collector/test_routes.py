@@ -1,6 +1,4 @@
-"""Requests made up from docs/openapi.yaml: whatever comes, no answer is an error of the server's, and all are as
-written.
-"""
+"""Requests generated from docs/openapi.yaml: no answer is a server error, and every answer is as documented."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +32,7 @@ schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "op
 
 @pytest.fixture(scope="module", params=["meinheld", "granian"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A collector whose log and data are looked at when all requests have been sent."""
+    """Starts a collector, and checks its log and data when all requests have been sent."""
     with serving(tmp_path_factory.mktemp("routes") / "data", "--server", request.param) as server:
         yield server
         assert "Traceback" not in server.log.read_text()
