@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import socket
-import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from harness.load import cat
-from harness.server import KANALONY, Server, run, serving
+from harness.server import Server, run, serving
 
 VALUES = {"title": "Ελληνικά 日本語", "signs": "a&b=c%d+e f", "emoji": "👩\u200d🚀", "empty": ""}
 JSON = {"Content-Type": "application/json"}
@@ -297,46 +296,3 @@ def test_only_pages_on_the_list_may_read_answers_and_preflight(tmp_path: Path) -
             assert b"origin" in body
         assert "preflights of origins that are not allowed" in server.log.read_text()
         assert len(cat(server.data)) == 7
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "problem"),
-    [
-        ("--path", "e", "path"),
-        ("--path", "/e?x", "path"),
-        ("--path", "/{name}", "path"),
-        ("--allow-origin", "videos.example", "origin"),
-        ("--allow-origin", "https://videos.example/", "origin"),
-        ("--max-body", "10", "greater than or equal to 1024"),
-        ("--max-body", "1GB", "less than or equal to"),
-        ("--anonymize-ip", "maybe", "'truncate'"),
-        ("--redact", "", "one parameter"),
-        ("--redact", "ks,userId", "one parameter"),
-        ("--redact", " ks", "one parameter"),
-        ("--redact", "k%73", "decoded"),
-        ("--redact", "event:", "one parameter"),
-        ("--redact", "event[ks]", "without brackets"),
-        ("--redact", "k\udcff", "one parameter"),
-        ("--trusted-proxy", "bad", "must be a network like 10.0.0.0/8"),
-        ("--trusted-proxy", "10.0.0.1/8", "host bits"),
-        ("--spool", "", "name of a directory"),
-        ("--path", "/robots.txt", "another path"),
-        ("--allow-origin", "https://a.example,https://b.example", "one origin"),
-        ("--allow-origin", "https://bücher.example", "as browsers send it"),
-    ],
-)
-def test_a_wrong_value_is_one_clear_line(tmp_path: Path, option: str, value: str, problem: str) -> None:
-    done = run("serve", "--port", "0", option, value, "--data", tmp_path / "data")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: {option} is {value!r}: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert problem in done.stderr
-    assert ";" not in done.stderr, "one mistake is reported once"
-
-
-def test_a_block_that_the_largest_body_would_not_fit_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "kanalony.toml").write_text('journal_block_size = "1MiB"\n')
-    command = [*KANALONY, "serve", "--port", "0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "journal_block_size is '1MiB': must be at least 1146880" in done.stderr
