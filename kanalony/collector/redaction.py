@@ -44,7 +44,7 @@ def redacting(append: Append, redactor: Redactor, max_body: int, counts: Counts)
                 body, content_type or "", content_encoding, redactor, max_body
             )
             if not is_whole:
-                counts.add("bodies that could not be read to be redacted, and are not stored, or not all of them")
+                counts.add("bodies that could not be read for redaction, stored in part or not at all")
         return append(
             method,
             path,
@@ -77,6 +77,13 @@ def redact_body(
     can be are kept: the rest may hold secrets. A compressed body may decompress to no more than `max_body`, so that
     redacting it costs no more than an uncompressed one.
 
+    Args:
+        body: The body as it was sent.
+        content_type: The Content-Type header, or an empty string.
+        content_encoding: The Content-Encoding header.
+        redactor: Replaces the values.
+        max_body: Most bytes of the returned body.
+
     Returns:
         The body, its content encoding, and whether nothing is missing but the secret values.
     """
@@ -90,7 +97,7 @@ def redact_body(
     )
     text = found.text
     if not text and found.problem:
-        # It still contradicts its content encoding, so readers find the same problem.
+        # The replacement still contradicts its content encoding, so readers find the same problem.
         return REPLACEMENT, content_encoding, False
     is_whole = found.problem is None
     if found.form:
@@ -111,6 +118,6 @@ def redact_body(
         if len(compressed) <= max_body:
             return compressed, "gzip", is_whole
         if len(redacted) > max_body:
-            return REPLACEMENT, "gzip", False  # it is not gzip, so readers count it as one that cannot be read
+            return REPLACEMENT, "gzip", False  # not gzip, so readers count it as a body that cannot be read
         content_encoding = None
     return redacted, content_encoding, is_whole

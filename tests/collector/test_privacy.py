@@ -349,7 +349,7 @@ def test_bodies_that_are_not_stored_whole_are_counted(make: Any, caplog: pytest.
     for body in (b'{"ks": "torn', b"no form", b'{"a":1}', b"{}{"):
         post(app, body)
     app.close()
-    assert "bodies that could not be read to be redacted" in caplog.text
+    assert "bodies that could not be read for redaction" in caplog.text
     assert "2 requests, 3 since the start" in caplog.text
 
 
