@@ -1,9 +1,9 @@
-"""Cross-origin resource sharing: which pages may read answers, and which preflights are granted."""
+"""Cross-origin resource sharing: which pages may read responses, and which preflights are granted."""
 
 import re
 from typing import Any, TypeGuard
 
-from kanalony.collector.answers import Headers
+from kanalony.collector.responses import Headers
 
 _ANY_ORIGIN = [("Access-Control-Allow-Origin", "*")]
 _VARY = ("Vary", "Origin")
@@ -12,7 +12,7 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]+")
 
 
 class Cors:
-    """The origins whose pages may read answers and send requests that need a preflight.
+    """The origins whose pages may read responses and send requests that need a preflight.
 
     Source: the Fetch standard, section 3.2. A simple request is stored whatever its page may read.
     """
@@ -27,15 +27,15 @@ class Cors:
         return ("HTTP_ORIGIN",) if self._allowed else ("HTTP_COOKIE",)
 
     def origin(self, environ: dict[str, Any]) -> str | None:
-        """Returns the origin that the answer to a request has to name; None when `*` is enough."""
+        """Returns the origin that the response to a request has to name; None when `*` is enough."""
         # Browsers accept no `*` when a page sends cookies, or may send them (sendBeacon does without being asked).
         if self._allowed or environ["REQUEST_METHOD"] == "POST" or "HTTP_COOKIE" in environ:
             origin: str | None = environ.get("HTTP_ORIGIN")
             return origin
         return None
 
-    def answer(self, origin: str | None) -> Headers:
-        """Returns the CORS headers of an answer.
+    def response_headers(self, origin: str | None) -> Headers:
+        """Returns the CORS headers of a response.
 
         Args:
             origin: What `origin` returned for the request.
@@ -49,7 +49,7 @@ class Cors:
         origin = environ.get("HTTP_ORIGIN")
         if self._allowed and origin is not None and not self._is_granted(origin):
             return None
-        granted = [header for header in self.answer(origin) if header != _VARY]
+        granted = [header for header in self.response_headers(origin) if header != _VARY]
         requested = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
         if requested and _HEADER_NAMES.fullmatch(requested):
             granted.append(("Access-Control-Allow-Headers", requested))

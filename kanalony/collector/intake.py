@@ -95,7 +95,7 @@ def _read(stream: Any, size: int) -> bytes:
 
 
 def _discard(stream: Any, size: int) -> None:
-    """Reads a refused body up to a limit: a server that closes instead makes its client miss the answer."""
+    """Reads a refused body up to a limit: a server that closes instead makes its client miss the response."""
     left = min(size, _MAX_DISCARDED)
     while left > 0 and (part := stream.read(min(left, _DISCARD_STEP))):
         left -= len(part)

@@ -3,7 +3,7 @@
 Servers refuse some requests before the application sees them; docs/requests.md lists these.
 """
 
-from kanalony.collector.answers import TEXT, Answer, Headers, compose
+from kanalony.collector.responses import TEXT, Headers, Response, compose
 
 _RETRY = ("Retry-After", "1")
 
@@ -17,8 +17,8 @@ class RefusedError(Exception):
         self._body = f"{status[:3]}: {text}\n".encode("latin-1", "replace")
         self._headers = headers
 
-    def answer(self, cors: Headers) -> Answer:
-        """Returns the answer, with the headers from `Cors.answer`."""
+    def response(self, cors: Headers) -> Response:
+        """Returns the response, with the headers from `Cors.response_headers`."""
         return compose(self._status, TEXT, self._body, cors, *self._headers)
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import falcon
 
-from kanalony.collector.answers import Answer, json_answer, pixel_answer, time_answer, wants_json
 from kanalony.collector.cors import Cors
 from kanalony.collector.counts import Counts
 from kanalony.collector.intake import Environ, Intake
 from kanalony.collector.refusals import RefusedError, refusal
-from kanalony.core.fast_path import AnswerCache
+from kanalony.collector.responses import Response, json_response, pixel_response, time_response, wants_json
+from kanalony.core.fast_path import ResponseCache
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
@@ -28,19 +28,19 @@ class TrackResource:
     `respond` serves the methods that are stored. Falcon serves preflights.
 
     Attributes:
-        answers: Answers of the current second, by origin. The fast path shares them.
+        responses: Responses of the current second, by origin. The fast path shares them.
     """
 
     is_pixel = False
-    _compose = staticmethod(time_answer)
+    _compose = staticmethod(time_response)
 
     def __init__(self, intake: Intake, cors: Cors, counts: Counts, is_shedding: Callable[[], bool]) -> None:
-        """Args: `is_shedding` decides whether JSON answers ask players to send no views."""
+        """Args: `is_shedding` decides whether JSON responses ask players to send no views."""
         self._intake = intake
         self._cors = cors
         self._counts = counts
         self._is_shedding = is_shedding
-        self.answers = AnswerCache(lambda second, origin: self._compose(second, cors.answer(origin)))
+        self.responses = ResponseCache(lambda second, origin: self._compose(second, cors.response_headers(origin)))
 
     def respond(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """Stores and answers a GET, HEAD or POST, as a WSGI application."""
@@ -48,7 +48,7 @@ class TrackResource:
         start_response(status, headers[:])  # servers may append to the list
         return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
-    def _track(self, environ: Environ) -> Answer:
+    def _track(self, environ: Environ) -> Response:
         """Stores a request: 200 once it is stored, 4xx or 503 when it is not."""
         try:
             received_at = self._intake.store(environ)
@@ -57,20 +57,20 @@ class TrackResource:
         second = received_at // 1_000_000
         origin = self._cors.origin(environ)
         if not self.is_pixel and wants_json(environ):
-            return json_answer(second, self._cors.answer(origin), views_enabled=self._views_enabled())
-        return self.answers.get(second, origin)
+            return json_response(second, self._cors.response_headers(origin), views_enabled=self._views_enabled())
+        return self.responses.get(second, origin)
 
     def _views_enabled(self) -> bool:
         if not self._is_shedding():
             return True
-        self._counts.add("JSON answers that asked for no views, since the journal is nearly full")
+        self._counts.add("JSON responses that asked for no views, since the journal is nearly full")
         return False
 
-    def _refuse(self, environ: Environ, refused: RefusedError) -> Answer:
+    def _refuse(self, environ: Environ, refused: RefusedError) -> Response:
         self._counts.add(str(refused))
-        return refused.answer(self._cors.answer(self._cors.origin(environ)))
+        return refused.response(self._cors.response_headers(self._cors.origin(environ)))
 
-    def refuse(self, environ: Environ, error: Exception | None) -> Answer:
+    def refuse(self, environ: Environ, error: Exception | None) -> Response:
         """Counts a request that was not stored.
 
         Args:
@@ -78,7 +78,7 @@ class TrackResource:
             error: What `append` raised; None when the journal is full.
 
         Returns:
-            The answer.
+            The response.
         """
         return self._refuse(environ, refusal(error))
 
@@ -100,7 +100,7 @@ class PixelResource(TrackResource):
     """Stores every request to a path that pages load as an image, and answers a pixel."""
 
     is_pixel = True
-    _compose = staticmethod(pixel_answer)
+    _compose = staticmethod(pixel_response)
 
 
 class RobotsResource:

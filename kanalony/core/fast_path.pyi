@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-_Answer = tuple[str, list[tuple[str, str]], bytes]
+_Response = tuple[str, list[tuple[str, str]], bytes]
 
 class _Intake(Protocol):
     append: Callable[..., int]
@@ -12,22 +12,22 @@ class _Resource(Protocol):
     @property
     def is_pixel(self) -> bool: ...
     @property
-    def answers(self) -> AnswerCache: ...
-    def refuse(self, environ: dict[str, Any], error: Exception | None) -> _Answer: ...
+    def responses(self) -> ResponseCache: ...
+    def refuse(self, environ: dict[str, Any], error: Exception | None) -> _Response: ...
 
-class AnswerCache:
-    """Answers of one second, by the origin they name. Threads may share an instance.
+class ResponseCache:
+    """Responses of one second, by the origin they name. Threads may share an instance.
 
-    The cache forgets the answers of a second with the first request of another.
+    The cache forgets the responses of a second with the first request of another.
 
     Args:
-        compose: Makes the answer of a second since 1970 that names an origin, or None.
-        size: Most answers that are kept: the origin is the client's choice.
+        compose: Makes the response of a second since 1970 that names an origin, or None.
+        size: Most responses that are kept: the origin is the client's choice.
     """
 
-    def __init__(self, compose: Callable[[int, str | None], _Answer], size: int = 256) -> None: ...
-    def get(self, second: int, origin: str | None) -> _Answer:
-        """Returns the answer of a second since 1970. Its list of headers is shared: copy it before a change."""
+    def __init__(self, compose: Callable[[int, str | None], _Response], size: int = 256) -> None: ...
+    def get(self, second: int, origin: str | None) -> _Response:
+        """Returns the response of a second since 1970. Its list of headers is shared: copy it before a change."""
 
 class FastPath:
     """A WSGI application that stores and answers plain GETs of tracking paths. Threads may share an instance.
@@ -36,7 +36,7 @@ class FastPath:
         resources: The resource of each tracking path.
         intake: Stores requests.
         general: Handles every other request.
-        deciding_headers: Names in the WSGI environment without which the answer names no origin.
+        deciding_headers: Names in the WSGI environment without which the response names no origin.
     """
 
     def __init__(

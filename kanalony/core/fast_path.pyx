@@ -38,38 +38,38 @@ cdef inline object _get(dict environ, object name):
     return <object>value if value is not NULL else None
 
 
-cdef class AnswerCache:
+cdef class ResponseCache:
     cdef object _compose
     cdef Py_ssize_t _size
     cdef int64_t _second
-    cdef dict _answers
+    cdef dict _responses
 
     def __init__(self, compose, size=256):
         self._compose = compose
         self._size = size
         self._second = -1
-        self._answers = {}
+        self._responses = {}
 
     def get(self, int64_t second, origin):
         return self._find(second, origin)
 
     cdef tuple _find(self, int64_t second, object origin):
-        cdef dict answers
+        cdef dict responses
         cdef PyObject *cached
-        cdef tuple answer
+        cdef tuple response
         if second != self._second:
-            answers = {}
+            responses = {}
             # No other thread runs between these two lines: neither calls Python.
-            self._answers = answers
+            self._responses = responses
             self._second = second
-        cached = PyDict_GetItemWithError(self._answers, origin)
+        cached = PyDict_GetItemWithError(self._responses, origin)
         if cached is not NULL:
             return <tuple>cached
-        answers = self._answers
-        answer = self._compose(second, origin)  # another thread may replace self._answers meanwhile
-        if len(answers) < self._size:
-            answers[origin] = answer
-        return answer
+        responses = self._responses
+        response = self._compose(second, origin)  # another thread may replace self._responses meanwhile
+        if len(responses) < self._size:
+            responses[origin] = response
+        return response
 
 
 cdef class _Route:
@@ -77,7 +77,7 @@ cdef class _Route:
 
     cdef object resource
     cdef bint is_pixel
-    cdef AnswerCache answers
+    cdef ResponseCache responses
 
 
 cdef class FastPath:
@@ -95,7 +95,7 @@ cdef class FastPath:
             route = _Route()
             route.resource = resource
             route.is_pixel = resource.is_pixel
-            route.answers = resource.answers
+            route.responses = resource.responses
             self._routes[path] = route
 
     def __call__(self, dict environ, start_response):
@@ -109,7 +109,7 @@ cdef class FastPath:
                 return self._general(environ, start_response)
         route = <_Route>found
         query = _get(environ, "QUERY_STRING")
-        # The answer may have to be JSON.
+        # The response may have to be JSON.
         if not route.is_pixel and (
             _may_contain(<PyObject *>query, b"format=json", 11)
             or _may_contain(PyDict_GetItemWithError(environ, "HTTP_ACCEPT"), b"json", 4)
@@ -127,6 +127,6 @@ cdef class FastPath:
             status, headers, body = route.resource.refuse(environ, error)
             start_response(status, headers)
             return [body]
-        status, headers, body = route.answers._find(received_at // 1_000_000, None)
+        status, headers, body = route.responses._find(received_at // 1_000_000, None)
         start_response(status, (<list>headers)[:])  # servers may append to the list
         return [body]

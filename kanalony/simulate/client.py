@@ -16,7 +16,7 @@ from kanalony.paths import COLLECT_PATH
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 _MAX_CONNECTIONS = 64
-_ANSWER_SECONDS = 10  # a player would wait longer; a test should not
+_RESPONSE_SECONDS = 10  # a player would wait longer; a test should not
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Result:
     Attributes:
         acknowledged: Events answered with 200.
         lost: Other events, by reason.
-        latencies: Seconds between sending an acknowledged event and its answer.
+        latencies: Seconds between sending an acknowledged event and its response.
         seconds: Duration of the whole.
     """
 
@@ -56,7 +56,7 @@ class Result:
 
 
 class _RefusedError(Exception):
-    """An answer that is not 200, or a connection that closed without one."""
+    """A response that is not 200, or a connection that closed without one."""
 
 
 class _Connection:
@@ -71,7 +71,7 @@ class _Connection:
         """Sends one event, and waits for its 200.
 
         Raises:
-            _RefusedError: The answer is not 200, or the connection closed without an answer.
+            _RefusedError: The status is not 200, or the connection closed without a response.
             OSError: The connection failed.
         """
         if self._reader is None or self._reader.at_eof():
@@ -90,7 +90,7 @@ class _Connection:
             )
             await self._reader.readexactly(length)
         except asyncio.IncompleteReadError:
-            raise _RefusedError("closed without an answer") from None
+            raise _RefusedError("closed without a response") from None
         if b"\r\nConnection: close" in head:
             self.close()
         status = head[9:12].decode()
@@ -111,7 +111,7 @@ async def _play(
     acked: IO[str] | None,
     progress: Callable[[int], object],
 ) -> None:
-    """Sends the events of one connection, one every `interval` seconds (0: each after the answer to the one before)."""
+    """Sends the events of one connection, one every `interval` seconds (0: as responses come)."""
     due = time.perf_counter()
     for event in events:
         due += interval
@@ -120,7 +120,7 @@ async def _play(
         start = time.perf_counter()
         try:
             # Not wait_for: before Python 3.12 it may swallow a cancellation, and then Ctrl-C does not end the program.
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(_RESPONSE_SECONDS):
                 await connection.send(event)
         except (OSError, _RefusedError, TimeoutError) as error:
             connection.close()
@@ -145,7 +145,7 @@ def run(
     acked: IO[str] | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Result:
-    """Sends events to a collector, and waits for every answer.
+    """Sends events to a collector, and waits for every response.
 
     The events of a viewer stay on one connection, in order. Ctrl-C ends it early.
 
@@ -153,7 +153,7 @@ def run(
         url: Address of the collector, with another path than /collect if need be.
         viewers: Number of viewers at the same time.
         events: Number of events.
-        rate: Events per second; None sends as fast as answers come.
+        rate: Events per second; None sends as fast as responses come.
         seed: The same seed sends the same events.
         acked: Gets the key of each event whose 200 has arrived, one a line.
         progress: Called with the number of further events that are done.

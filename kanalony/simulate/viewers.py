@@ -117,7 +117,7 @@ class _Session:
         if self._started is not None:
             values["sessionStartTime"] = self._started
         else:
-            self._started = int(self._now)  # the answer to the first event becomes sessionStartTime
+            self._started = int(self._now)  # the response to the first event becomes sessionStartTime
         key = f"{self._id} {self._index}"
         # Derived from the session id, not random: the other values of a seed stay the same.
         address = f"{EXAMPLE_NETWORK}.{int(self._id[-2:], 16)}"

@@ -1,4 +1,4 @@
-"""The WSGI application without a server: the same answers on both paths, full journals, forks."""
+"""The WSGI application without a server: the same responses on both paths, full journals, forks."""
 
 import io
 import os

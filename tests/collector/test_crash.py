@@ -216,15 +216,15 @@ def test_reload_brings_new_code_and_broken_code_leaves_the_old_serving(
     shutil.copytree(package, tmp_path / "code" / "kanalony")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # not the package in the current directory
-    answers = tmp_path / "code" / "kanalony" / "collector" / "answers.py"
-    original = answers.read_text()
+    responses = tmp_path / "code" / "kanalony" / "collector" / "responses.py"
+    original = responses.read_text()
     with serving(tmp_path / "data") as server:
         assert b"no-store" in server.get("/collect?sessionId=first")
         (first,) = server.workers()
-        answers.write_text(original.replace('"no-store"', '"no-store, v2"'))
+        responses.write_text(original.replace('"no-store"', '"no-store, v2"'))
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: b"no-store, v2" in server.get("/collect?sessionId=second"))
-        answers.write_text("this is no Python\n")
+        responses.write_text("this is no Python\n")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: "worker not started" in server.log.read_text())
         server.wait_for(lambda: first not in server.workers())

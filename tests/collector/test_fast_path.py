@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kanalony.collector.app import Collector, create_app
-from kanalony.core.fast_path import AnswerCache, FastPath
+from kanalony.core.fast_path import FastPath, ResponseCache
 from kanalony.settings import Settings
 from tests.collector.wsgi import SMALL, call, stored
 
@@ -71,11 +71,11 @@ def test_every_request_is_answered_and_stored_alike_on_both_paths(app: Collector
     path = environ["PATH_INFO"]
     others = {name: value for name, value in environ.items() if name != "PATH_INFO"}
     before = len(stored(app.settings))
-    answers = [call(path_taken, path, **others) for path_taken in (app, app.respond_generally)]
-    assert answers[0][:2] == answers[1][:2]
-    assert len(answers[0][2]) == len(answers[1][2])
+    responses = [call(path_taken, path, **others) for path_taken in (app, app.respond_generally)]
+    assert responses[0][:2] == responses[1][:2]
+    assert len(responses[0][2]) == len(responses[1][2])
     found = stored(app.settings)[before:]
-    assert len(found) == 2 * answers[0][0].startswith("200") * (path != "/other") * (
+    assert len(found) == 2 * responses[0][0].startswith("200") * (path != "/other") * (
         environ["REQUEST_METHOD"] in ("GET", "HEAD", "POST")
     )
     assert all(one[3:] == found[0][3:] for one in found)
@@ -120,11 +120,11 @@ def test_plain_gets_take_the_fast_path_and_nothing_else_does(tmp_path: Path, mor
         (("https://videos.example",), None, None),
     ],
 )
-def test_the_answer_names_the_pages_that_may_read_it(
+def test_the_response_names_the_pages_that_may_read_it(
     tmp_path: Path, allowed: tuple[str, ...], origin: str | None, named: str | None
 ) -> None:
     app = create_app(Settings(data=tmp_path / "data", allow_origin=allowed, **SMALL))
-    for _ in range(2):  # the second answer comes from the cache
+    for _ in range(2):  # the second response comes from the cache
         status, headers, _ = call(app, **{"HTTP_ORIGIN": origin} if origin else {})
         assert (status, headers.get("access-control-allow-origin")) == ("200 OK", named)
     app.close()
@@ -150,9 +150,9 @@ def test_a_request_that_is_not_stored_is_refused_alike_on_both_paths(
         return 0
 
     app._intake.append = append
-    answers = [call(path_taken, QUERY_STRING="a=1") for path_taken in (app, app.respond_generally)]
-    assert answers[0] == answers[1]
-    assert answers[0][0] == status
+    responses = [call(path_taken, QUERY_STRING="a=1") for path_taken in (app, app.respond_generally)]
+    assert responses[0] == responses[1]
+    assert responses[0][0] == status
     app.close()
 
 
@@ -168,7 +168,7 @@ def test_an_error_of_our_own_is_not_taken_for_a_refusal(tmp_path: Path) -> None:
     app.close()
 
 
-def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_path: Path) -> None:
+def test_the_response_is_the_second_of_receipt_from_one_second_to_the_next(tmp_path: Path) -> None:
     app = create_app(Settings(data=tmp_path / "data", **SMALL))
     times = iter([1_767_225_600_999_999, 1_767_225_601_000_000, 1_767_225_601_000_001, 1_767_225_602_000_000])
     app._intake.append = lambda *_: next(times)
@@ -176,20 +176,20 @@ def test_the_answer_is_the_second_of_receipt_from_one_second_to_the_next(tmp_pat
     app.close()
 
 
-def test_the_cache_keeps_the_answers_of_one_second_and_not_too_many() -> None:
+def test_the_cache_keeps_the_responses_of_one_second_and_not_too_many() -> None:
     composed: list[tuple[int, str | None]] = []
 
     def compose(second: int, origin: str | None) -> tuple[str, list[tuple[str, str]], bytes]:
         composed.append((second, origin))
         return f"{second} {origin}", [], b""
 
-    cache = AnswerCache(compose, size=2)
+    cache = ResponseCache(compose, size=2)
     for second, origin in [(7, None), (7, None), (7, "a"), (7, "a"), (7, "b"), (7, "b"), (8, None), (7, None)]:
         assert cache.get(second, origin)[0] == f"{second} {origin}"
     assert composed == [(7, None), (7, "a"), (7, "b"), (7, "b"), (8, None), (7, None)]
 
 
-def test_both_paths_share_the_answers_of_a_second(tmp_path: Path) -> None:
+def test_both_paths_share_the_responses_of_a_second(tmp_path: Path) -> None:
     app = create_app(Settings(data=tmp_path / "data", **SMALL))
     app._intake.append = lambda *_: 1_767_225_600_000_000
     environ = {**GET, "REMOTE_ADDR": "192.0.2.7"}

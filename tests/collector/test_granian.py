@@ -1,4 +1,4 @@
-"""The collector under granian: the same answers, events and promises."""
+"""The collector under granian: the same responses, events and promises."""
 
 import contextlib
 import http.client

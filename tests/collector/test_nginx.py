@@ -22,7 +22,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def send(target: Target, request: str, *headers: str, body: bytes = b"") -> tuple[str, str]:
-    """Returns the status of the answer, and its head in lower case."""
+    """Returns the status of the response, and its head in lower case."""
     lines = [f"{request} HTTP/1.1", "Host: t", "Connection: close", *headers]
     lines += [f"Content-Length: {len(body)}"] if body else []
     answer = target.send("\r\n".join([*lines, "", ""]).encode() + body).decode("latin-1")
@@ -55,7 +55,7 @@ def test_every_header_that_is_stored_passes(target: Target) -> None:
     assert event["params"]["eventType"] == "3"
 
 
-def test_every_header_that_an_answer_depends_on_passes(target: Target) -> None:
+def test_every_header_that_a_response_depends_on_passes(target: Target) -> None:
     answer = target.send(b"GET /collect?key=json HTTP/1.1\r\nHost: t\r\nAccept: application/json\r\n\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["viewEventsEnabled"] is True
     status, head = send(

@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def send(
     server: Server, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """(status, headers by lower-case name, body) of the answer. A body that is a list is sent in chunks."""
+    """(status, headers by lower-case name, body) of the response. A body that is a list is sent in chunks."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     try:
         connection.request(method, target, body, headers or {}, encode_chunked=isinstance(body, list))
@@ -187,7 +187,7 @@ def test_a_preflight_echoes_nothing_that_is_no_header_name(server: Server) -> No
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-def test_pages_of_any_origin_may_read_every_answer(server: Server, method: str) -> None:
+def test_pages_of_any_origin_may_read_every_response(server: Server, method: str) -> None:
     for target in ("/collect", "/collect?format=json", "/pixel.gif", "/e"):
         for page in (PAGE, {"Origin": "null"}, {}, {**PAGE, "Cookie": "a=1"}):
             status, headers, _ = send(server, method, target, b"{}" if method == "POST" else None, page)
@@ -229,7 +229,7 @@ def test_the_pixel_is_a_gif_of_one_pixel_and_an_event(server: Server, target: st
         ("", None, False),
     ],
 )
-def test_the_answer_is_json_when_that_is_preferred(
+def test_the_response_is_json_when_that_is_preferred(
     server: Server, query: str, accept: str | None, is_json: bool
 ) -> None:
     status, headers, body = send(server, "GET", f"/collect?{query}", None, {"Accept": accept} if accept else {})
@@ -277,7 +277,7 @@ def test_a_body_behind_a_malformed_header_is_no_200(server: Server, header: str)
     assert stored(server, "space") == []
 
 
-def test_only_pages_on_the_list_may_read_answers_and_preflight(tmp_path: Path) -> None:
+def test_only_pages_on_the_list_may_read_responses_and_preflight(tmp_path: Path) -> None:
     with serving(
         tmp_path / "data", "--allow-origin", "https://Videos.example:443", "--allow-origin", "http://a:81"
     ) as server:

@@ -1,4 +1,4 @@
-"""Requests generated from docs/openapi.yaml: no answer is a server error, and every answer is as documented."""
+"""Requests generated from docs/openapi.yaml: no response is a server error, and every response is as documented."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,5 +44,5 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_answer_is_as_documented_and_none_is_a_5xx(case: Any, server: Server) -> None:
+def test_every_response_is_as_documented_and_none_is_a_5xx(case: Any, server: Server) -> None:
     case.call_and_validate(base_url=f"http://{server.host}:{server.port}", checks=CHECKS)

@@ -1,4 +1,4 @@
-"""The collector over HTTP: requests of players, answers, stored events."""
+"""The collector over HTTP: requests of players, responses, stored events."""
 
 import base64
 import http.client

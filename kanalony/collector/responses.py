@@ -1,4 +1,4 @@
-"""Answers to stored requests: the time of receipt as text or JSON, or a pixel."""
+"""Responses to stored requests: the time of receipt as text or JSON, or a pixel."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,7 +8,7 @@ from falcon import mediatypes
 from kanalony.core.querystring import parse
 
 Headers = list[tuple[str, str]]
-Answer = tuple[str, Headers, bytes]
+Response = tuple[str, Headers, bytes]
 """Status line, headers, body."""
 
 TEXT = "text/plain"
@@ -25,14 +25,14 @@ _PIXEL = bytes.fromhex(  # GIF89a, 1 x 1, transparent
 )
 
 
-def compose(status: str, content_type: str, body: bytes, cors: Headers, *more: tuple[str, str]) -> Answer:
-    """Returns an answer with the headers that every answer to an event has.
+def compose(status: str, content_type: str, body: bytes, cors: Headers, *more: tuple[str, str]) -> Response:
+    """Returns a response with the headers that every response to an event has.
 
     Args:
         status: The status line, as "200 OK".
         content_type: A media type.
-        body: The body of the answer.
-        cors: Headers from `Cors.answer`.
+        body: The body of the response.
+        cors: Headers from `Cors.response_headers`.
         more: Further headers.
     """
     return (
@@ -42,18 +42,18 @@ def compose(status: str, content_type: str, body: bytes, cors: Headers, *more: t
     )
 
 
-def time_answer(second: int, cors: Headers) -> Answer:
-    """Returns the answer of a request that was received in a second since 1970."""
+def time_response(second: int, cors: Headers) -> Response:
+    """Returns the response to a request that was received in a second since 1970."""
     return compose(_OK, TEXT, b"%d" % second, cors)
 
 
-def json_answer(second: int, cors: Headers, *, views_enabled: bool) -> Answer:
+def json_response(second: int, cors: Headers, *, views_enabled: bool) -> Response:
     """Returns the same as JSON. Players stop sending views when `viewEventsEnabled` is false or missing."""
     enabled = b"true" if views_enabled else b"false"
     return compose(_OK, JSON, b'{"time": %d, "viewEventsEnabled": %b}' % (second, enabled), cors)
 
 
-def pixel_answer(second: int, cors: Headers) -> Answer:
+def pixel_response(second: int, cors: Headers) -> Response:
     """Returns a transparent pixel, the same in every second."""
     return compose(_OK, _GIF, _PIXEL, cors)
 
