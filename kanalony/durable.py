@@ -56,7 +56,11 @@ def opened(path: Path, mode: str) -> Iterator[IO[Any]]:
 
 
 def publish(
-    path: Path, content: bytes | Iterable[bytes], *, rename: Callable[[Path, Path], object] = os.replace
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    rename: Callable[[Path, Path], object] = os.replace,
+    mode: int = 0o666,
 ) -> None:
     """Writes a whole file or nothing, also when several processes write the same file at the same time.
 
@@ -65,13 +69,14 @@ def publish(
         content: All of its bytes, or parts of them in order.
         rename: Gives the complete file its name: `os.replace` takes the place of an older file, `os.link` raises
             FileExistsError instead.
+        mode: Permissions of the file, less the umask.
 
     Raises:
         OSError: The disk refuses; nothing is left behind.
     """
     young = path.with_name(f"{path.name}-{os.getpid()}-{secrets.token_hex(4)}{YOUNG}")
     try:
-        with young.open("xb") as file:
+        with open(young, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             sync_file(file)
         rename(young, path)

@@ -1,4 +1,4 @@
-"""The WSGI application by itself, under any server: the same answers on both paths, full journals, forks."""
+"""The WSGI application without a server: the same responses on both paths, full journals, forks."""
 
 import io
 import os
@@ -34,13 +34,15 @@ def app(settings: ServeSettings) -> Iterator[Collector]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_fast_path_answers_what_falcon_answers(app: Collector, settings: ServeSettings, method: str) -> None:
-    asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
-    short = call(app, **asked)
-    full = call(app.falcon, **asked)
-    assert short[0] == full[0] == "200 OK"
-    assert short[1] == full[1]
-    assert len(short[2]) == len(full[2]) == (10 if method == "GET" else 0)
+def test_the_fast_path_answers_what_the_general_path_answers(
+    app: Collector, settings: ServeSettings, method: str
+) -> None:
+    request = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
+    fast = call(app, **request)
+    general = call(app.respond_generally, **request)
+    assert fast[0] == general[0] == "200 OK"
+    assert fast[1] == general[1]
+    assert len(fast[2]) == len(general[2]) == (10 if method == "GET" else 0)
     first, second = stored(settings)
     assert first[3:] == second[3:]
 
@@ -55,7 +57,7 @@ def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: Se
 @pytest.mark.parametrize(
     ("remote", "address"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::1"), ("", None), ("unix:", None)]
 )
-def test_addresses_of_other_servers_are_believed(
+def test_addresses_from_other_servers_are_trusted(
     app: Collector, settings: ServeSettings, remote: str, address: str | None
 ) -> None:
     call(app, REMOTE_ADDR=remote)
@@ -106,7 +108,7 @@ def test_nothing_is_acknowledged_after_close(app: Collector, settings: ServeSett
     assert [event.query for event in stored(settings)] == [b"n=1"]
 
 
-def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
+def test_a_failed_sync_is_503_and_the_event_is_not_known_to_be_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = create_app(ServeSettings(data=tmp_path / "data", ack="synced", **SMALL))
@@ -137,6 +139,13 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
     assert check.types == {3: 4, 99: 1, OTHER_TYPE: 4}
 
 
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(app: Collector) -> None:
+    for path, allowed in [("/collect", "GET, HEAD, OPTIONS, POST"), ("/robots.txt", "GET, HEAD, OPTIONS")]:
+        status, headers, _ = call(app, path, REQUEST_METHOD="PUT")
+        assert status == "405 Method Not Allowed"
+        assert sorted(headers["allow"].split(", ")) == allowed.split(", ")
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [
@@ -150,7 +159,7 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
         ("//collect/", "PUT", "405 Method Not Allowed"),
     ],
 )
-def test_paths_mean_the_same_on_both_ways(app: Collector, path: str, method: str, status: str) -> None:
+def test_forms_of_a_path_are_answered_alike(app: Collector, path: str, method: str, status: str) -> None:
     assert call(app, path, REQUEST_METHOD=method)[0] == status
 
 
@@ -159,7 +168,7 @@ def test_a_length_that_is_no_number_is_400(app: Collector, settings: ServeSettin
     assert stored(settings) == []
 
 
-def test_a_rename_that_fails_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ServeSettings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
     app = create_app(settings)
     real = Path.rename
@@ -199,7 +208,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     sent = 0
 
     def send_until(place: Path) -> None:
-        """Send events until a segment in that place has been sealed with the last of them."""
+        """Sends events until a segment in that place has been sealed with the last of them."""
         nonlocal sent
         before = set((place / "segments" / "sealed").iterdir())
         end = time.monotonic() + 60
@@ -223,7 +232,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     assert sorted(found) == sorted(f"n={number}".encode() for number in range(sent))
     assert list((data / "segments" / "open").iterdir()) == []
     assert list((spool / "segments" / "open").iterdir()) == []
-    # A reader of the data directory is told when the spool is not there.
+    # Without the spool, readers of the data directory raise an error.
     spool.rename(tmp_path / "unmounted")
     with pytest.raises(StorageError, match="spool directory"):
         stored(settings)
@@ -282,7 +291,7 @@ def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Serv
 
 
 @pytest.mark.parametrize("ack", ["written", "synced"])
-def test_the_level_of_a_200_stands_in_each_segment(tmp_path: Path, ack: str) -> None:
+def test_each_segment_holds_the_ack_level(tmp_path: Path, ack: str) -> None:
     settings = ServeSettings(data=tmp_path / "data", ack=ack, **SMALL)
     app = create_app(settings)
     assert call(app)[0] == "200 OK"
