@@ -222,27 +222,40 @@ def _event_objects(request: Any) -> Iterator[dict[str, Any]]:
     """
     from kanalony.bodies import read_events
 
-    body: bytes | None = request.body or b""
+    fields = _field_objects(request, request.body or b"")
     for index, parameters in enumerate(read_events(request).parameters):
+        if index == 1:
+            fields = _field_objects(request, None)
         yield {
             "received_at": to_iso(request.received_at),
-            **_text("method", request.method),
-            **_text("path", request.path),
-            **_text("query", request.query or b""),
-            **_text("body", body),
-            **_text("content_type", request.content_type),
-            **_text("content_encoding", request.content_encoding),
-            "remote_addr": request.address,
-            **({"address_token": request.address_token.hex()} if request.address_token else {}),
-            **_text("forwarded_for", request.forwarded_for),
-            **_text("user_agent", request.user_agent),
-            **_text("referer", request.referer),
+            **fields,
             "worker": worker_name(request.worker_id),
             "sequence": request.sequence,
             "index": index,
             "params": _gather(parameters),
         }
-        body = None
+
+
+# The order in `cat`. Other fields follow in the order of FIELD_NAMES.
+_FIRST_FIELDS = ("method", "path", "query", "body", "content_type", "content_encoding", "remote_addr", "address_token")
+
+
+def _field_objects(request: Any, body: bytes | None) -> dict[str, Any]:
+    """Returns the fields of a request, with this body, by name for JSON."""
+    from kanalony.core.frames import FIELD_NAMES
+
+    objects: dict[str, Any] = {}
+    for name in dict.fromkeys((*_FIRST_FIELDS, *FIELD_NAMES)):
+        value = getattr(request, name)
+        if name == "remote_addr":
+            objects[name] = request.address
+        elif name == "address_token":
+            objects |= {name: value.hex()} if value else {}
+        elif name == "query":
+            objects |= _text(name, value or b"")
+        else:
+            objects |= _text(name, body if name == "body" else value)
+    return objects
 
 
 def _gather(parameters: Any) -> dict[str, Any]:

@@ -28,12 +28,13 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from kanalony.core.journal import BLOCK_UNIT, MAX_BLOCKS
+from kanalony.core.querystring import bare_name
 from kanalony.errors import WrongUse
 
 log = logging.getLogger("kanalony")
 
 DEFAULT_CONFIG = Path("kanalony.toml")
-_BLOCK_UNIT = 4096
 _REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
 _TAKEN_PATHS = ("/robots.txt", "/favicon.ico")
 _GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to something else
@@ -71,12 +72,12 @@ def _default_server() -> Literal["meinheld", "granian"]:
 
 def _block_for(max_body: int) -> ByteSize:
     """The smallest block that holds any request with such a body."""
-    return ByteSize(-(-(max_body + _REQUEST_ROOM) // _BLOCK_UNIT) * _BLOCK_UNIT)
+    return ByteSize(-(-(max_body + _REQUEST_ROOM) // BLOCK_UNIT) * BLOCK_UNIT)
 
 
 def _holds_a_request(size: ByteSize, info: ValidationInfo) -> ByteSize:
-    if size % _BLOCK_UNIT:
-        raise ValueError(f"must be a multiple of {_BLOCK_UNIT} bytes")
+    if size % BLOCK_UNIT:
+        raise ValueError(f"must be a multiple of {BLOCK_UNIT} bytes")
     needed = _block_for(info.data.get("max_body", 0))
     if size < needed:
         raise ValueError(f"must be at least {needed}, to hold a request with the largest body (max_body)")
@@ -98,8 +99,8 @@ def _tracking_path(text: str) -> str:
 
 
 def _parameter_name(text: str) -> str:
-    name = text.removeprefix("event:")
-    if not re.fullmatch(r"[^\s,&=%\[\]\ud800-\udfff]+", name):
+    name = bare_name(text)
+    if text == "event:" or not re.fullmatch(r"[^\s,&=%\[\]\ud800-\udfff]+", name):
         raise ValueError("must be the name of one parameter, decoded and without brackets, like ks")
     return name
 
@@ -121,7 +122,7 @@ def _each_for_one(keys: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _shown(parameter: str) -> str:
-    if parameter.removeprefix("event:").lower() == "ks":
+    if bare_name(parameter).lower() == "ks":
         raise ValueError("must be another parameter: a ks is a credential, and reports are no place for it")
     return parameter
 
@@ -309,7 +310,7 @@ class Settings(BaseSettings):
     """Most bytes of events in one frame, and in one request. Larger compresses a little better and reads in larger
     steps. The default is max_body and 96 KiB."""
 
-    journal_blocks: int = Field(32, ge=2, le=1024)
+    journal_blocks: int = Field(32, ge=2, le=MAX_BLOCKS)
     """Blocks in each worker's journal: how long the disk may stall before answers turn into 503. Costs as much disk and
     page cache."""
 

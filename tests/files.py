@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.segments.journal import Journal, parse_journal
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request, Segment, decode_records
@@ -27,7 +28,7 @@ API_QUERY = b"service=analytics&action=trackEvent&" + COLLECT_QUERY
 
 def fields(number: int, query: bytes | None = None) -> Fields:
     """A request, a little different for each number."""
-    return (
+    values = (
         b"GET",
         b"/collect",
         bytes([127, 0, 0, number % 256]),
@@ -37,11 +38,12 @@ def fields(number: int, query: bytes | None = None) -> Fields:
         b"eventType=%d&n=%d&%s" % (number % 5, number, b"x" * (number * 37 % 300)) if query is None else query,
         *([None] * 4 if number % 4 else [b'{"n": %d}' % number, b"application/json", b"identity", b"token"]),
     )
+    return values + (None,) * (len(FIELD_NAMES) - len(values))
 
 
 def told(event: Request) -> Fields:
     """The fields of an event, in the order in which append takes them."""
-    return event[3:]
+    return event.fields
 
 
 def new_journal(data: DataDirectory, *, block_size: int = 4096, block_count: int = 4) -> Journal:

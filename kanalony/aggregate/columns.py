@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import Buffer
 
-from kanalony.bodies import Body, event_limit, read_body
+from kanalony.bodies import read_body
 from kanalony.core.columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import worker_name
@@ -75,13 +75,13 @@ class Columns:
         there is room. None, with nothing added, when the content is not what it should be.
         """
         worker = self._workers.setdefault(worker_id, len(self._workers))
-        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, _read_body, self._limit)
+        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, read_body, self._limit)
         return added and Added(*added)
 
     def finish(self) -> tuple[pa.RecordBatch, Counter[str]]:
         """All events added, and how many values did not fit their column, by column; begins anew."""
         columns, lists = self._table.finish()
-        misfits = Counter({name: column[5] for name, column in columns.items() if column[5]})
+        misfits = Counter({name: column.misfits for name, column in columns.items() if column.misfits})
         arrays = {
             field.name: _array(field.type, columns[field.name])
             for field in SCHEMA
@@ -92,12 +92,11 @@ class Columns:
             _array(pa.int64(), columns["worker"]).cast(pa.int32()), workers
         )
         self._workers = {}
-        lists_of_keys, keys, lists_of_values, values, lists_of_conflicts, conflicts = lists
-        items = pa.ListArray.from_arrays(_offsets(lists_of_values), _plain(pa.string(), values))
-        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists_of_keys), _plain(pa.string(), keys), items).cast(
-            _MAP
-        )
-        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), _plain(pa.string(), conflicts))
+        items = pa.ListArray.from_arrays(_offsets(lists.value_ends), _plain(pa.string(), lists.values))
+        keys = _plain(pa.string(), lists.keys)
+        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists.key_ends), keys, items).cast(_MAP)
+        conflicts = _plain(pa.string(), lists.conflicts)
+        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists.conflict_ends), conflicts)
         return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), misfits
 
 
@@ -111,31 +110,27 @@ def decompress(frame: Frame) -> pa.Buffer | None:
         return None
 
 
-def _read_body(body: bytes, content_type: bytes, content_encoding: bytes, repeated: int, parameters: int) -> Body:
-    return read_body(body, content_type, content_encoding, event_limit(repeated, parameters))
-
-
 def _array(kind: pa.DataType, column: "EventColumn") -> pa.Array:
     """Of an event's column: text comes as a dictionary."""
     if not pa.types.is_string(kind):
         return _plain(kind, column)
-    rows, not_null, valid, fixed, data, _, words, ends = column
-    texts = pa.Array.from_buffers(kind, words, [None, pa.py_buffer(ends), pa.py_buffer(data)])
-    buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
-    return pa.DictionaryArray.from_buffers(WORDS, rows, buffers, texts, rows - not_null)
+    texts = pa.Array.from_buffers(kind, column.words, [None, pa.py_buffer(column.word_ends), pa.py_buffer(column.data)])
+    nulls = column.rows - column.not_null
+    buffers = [pa.py_buffer(column.validity) if nulls else None, pa.py_buffer(column.fixed)]
+    return pa.DictionaryArray.from_buffers(WORDS, column.rows, buffers, texts, nulls)
 
 
 def _plain(kind: pa.DataType, column: "EventColumn") -> pa.Array:
-    rows, not_null, valid, fixed, data, *_ = column
-    buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
+    nulls = column.rows - column.not_null
+    buffers = [pa.py_buffer(column.validity) if nulls else None, pa.py_buffer(column.fixed)]
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        buffers.append(pa.py_buffer(data))
-    return pa.Array.from_buffers(kind, rows, buffers, rows - not_null)
+        buffers.append(pa.py_buffer(column.data))
+    return pa.Array.from_buffers(kind, column.rows, buffers, nulls)
 
 
 def _offsets(ends: "EventColumn") -> pa.Array:
     """Offsets of lists, from where each ends."""
-    return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends[3]), np.int64)]), pa.int32())
+    return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends.fixed), np.int64)]), pa.int32())
 
 
 assert set(KINDS) == set(_ARROW_TYPES)

@@ -14,10 +14,14 @@ import resource
 import secrets
 import time
 from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
 
 from kanalony.bodies import is_plain_form, read_body
 from kanalony.collector.clients import held_ipv4, parse_address
 from kanalony.collector.counts import Counts
+from kanalony.core.frames import FIELD_NAMES
+from kanalony.core.querystring import bare_name
 from kanalony.core.redact import Redactor
 from kanalony.segments.names import DataDirectory, sync_directory
 from kanalony.settings import Settings
@@ -52,7 +56,7 @@ def private(append: Append, data: DataDirectory, settings: Settings, counts: Cou
     whole for it.
     """
     if settings.redact:
-        redactor = Redactor((name.removeprefix("event:") for name in settings.redact), REPLACEMENT)
+        redactor = Redactor((bare_name(name) for name in settings.redact), REPLACEMENT)
         append = _redacting(append, redactor, settings.max_body, counts)
     keys = AddressKeys(data)
     if settings.anonymize_ip == "truncate":
@@ -81,29 +85,36 @@ def _truncated_hop(hop: str) -> str:
         return "unknown"
 
 
+def _by_name(values: tuple[Any, ...]) -> dict[str, Any]:
+    """The values of a request by the names of their fields, in the order in which `append` takes them."""
+    return dict(zip_longest(FIELD_NAMES, values))
+
+
 def _truncating(append: Append) -> Append:
-    def store(
-        method: str, path: str, address: bytes | None, forwarded_for: str | None, *more: object, **named: object
-    ) -> int:
-        hops = ", ".join(map(_truncated_hop, forwarded_for.split(","))) if forwarded_for else None
-        return append(method, path, truncated(address) if address else None, hops, *more, **named)
+    def store(*values: object) -> int:
+        request = _by_name(values)
+        address, hops = request["remote_addr"], request["forwarded_for"]
+        request["remote_addr"] = truncated(address) if address else None
+        request["forwarded_for"] = ", ".join(map(_truncated_hop, hops.split(","))) if hops else None
+        return append(*request.values())
 
     return store
 
 
 def _dropping(append: Append) -> Append:
-    def store(method: str, path: str, _address: object, _forwarded_for: object, *more: object, **named: object) -> int:
-        return append(method, path, None, None, *more, **named)
+    def store(*values: object) -> int:
+        return append(*(_by_name(values) | {"remote_addr": None, "forwarded_for": None}).values())
 
     return store
 
 
 def _hashing(append: Append, keys: "AddressKeys") -> Append:
-    def store(
-        method: str, path: str, address: bytes | None, _forwarded_for: object, *more: object, **named: object
-    ) -> int:
+    def store(*values: object) -> int:
+        request = _by_name(values)
+        address = request["remote_addr"]
         token = hmac.digest(keys.today(), address, "sha256")[:_TOKEN_SIZE] if address else None
-        return append(method, path, None, None, *more, **named, address_token=token)
+        request |= {"remote_addr": None, "forwarded_for": None, "address_token": token}
+        return append(*request.values())
 
     return store
 
@@ -167,40 +178,18 @@ def _date(day: int) -> str:
 
 
 def _redacting(append: Append, redactor: Redactor, max_body: int, counts: Counts) -> Append:
-    def store(
-        method: str,
-        path: str,
-        address: object,
-        forwarded_for: object,
-        user_agent: object,
-        referer: str | None,
-        query: str | None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        **named: object,
-    ) -> int:
-        kept_query = redactor.query(query.encode("latin-1")) if query else None
-        kept_referer = _redact_url(referer, redactor) if referer else None
+    def store(*values: object) -> int:
+        request = _by_name(values)
+        query, referer, body = request["query"], request["referer"], request["body"]
+        request["query"] = redactor.query(query.encode("latin-1")) if query else None
+        request["referer"] = _redact_url(referer, redactor) if referer else None
         if body:
-            body, content_encoding, is_whole = _redact_body(
-                body, content_type or "", content_encoding, redactor, max_body
+            request["body"], request["content_encoding"], is_whole = _redact_body(
+                body, request["content_type"] or "", request["content_encoding"], redactor, max_body
             )
             if not is_whole:
                 counts.add("bodies that could not be read to be redacted, and are not stored, or not all of them")
-        return append(
-            method,
-            path,
-            address,
-            forwarded_for,
-            user_agent,
-            kept_referer,
-            kept_query,
-            body,
-            content_type,
-            content_encoding,
-            **named,
-        )
+        return append(*request.values())
 
     return store
 

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from typing_extensions import disjoint_base
+
 class _Cors(Protocol):
     @property
     def decides_by(self) -> tuple[str, ...]: ...
@@ -18,6 +20,7 @@ class _Resource(Protocol):
     def answer_at(self, second: int) -> tuple[str, list[tuple[str, str]], bytes]: ...
     def refuse(self, environ: dict[str, Any], error: Exception | None) -> tuple[str, list[tuple[str, str]], bytes]: ...
 
+@disjoint_base
 class FastPath:
     """A WSGI application that stores plain GETs of the paths of `resources` and answers what their resource would;
     every other request is `otherwise`'s. Threads may share it.

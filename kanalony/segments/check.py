@@ -7,13 +7,11 @@ from pathlib import Path
 
 from kanalony.bodies import Parameters, read_events
 from kanalony.core.frames import OTHER_TYPE
-from kanalony.core.querystring import event_type
+from kanalony.core.querystring import bare_name, event_type
 from kanalony.errors import FormatError, WrongUse
 from kanalony.segments.journal import JournalContents, is_in_use, read_journal
 from kanalony.segments.names import DataDirectory, is_sealed
 from kanalony.segments.reader import Coverage, Damage, Request, Segment, decode_records, each_segment, pending_runs
-
-OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
 
 @dataclass
@@ -160,12 +158,7 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
 
 def _count_types(requests: list[Request]) -> dict[int, int]:
     """Requests by the event type in their query, as a frame's prefix counts them."""
-    return dict(Counter(_type_in_query(request.query) for request in requests))
-
-
-def _type_in_query(query: bytes | None) -> int:
-    counted = event_type(query or b"")
-    return OTHER_TYPE if counted == OTHER_COUNTED else counted
+    return dict(Counter(event_type(request.query or b"") for request in requests))
 
 
 def _count_events(check: Check, request: Request) -> None:
@@ -178,8 +171,8 @@ def _count_events(check: Check, request: Request) -> None:
 
 def _type_among(parameters: Parameters) -> int:
     for name, value in parameters:
-        if name in (b"eventType", b"event:eventType"):
-            return _type_in_query(b"eventType=" + value)
+        if bare_name(name) == b"eventType":
+            return event_type(b"eventType=" + value)
     return OTHER_TYPE
 
 

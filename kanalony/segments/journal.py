@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanalony.core.frames import VERSION, crc32c
-from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.core.journal import ACK_LEVELS, HEADER_SIZE, LENGTH_OFFSET, WATERMARK_OFFSETS, Blocks, scan_block
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.names import JOURNAL_NAME, DataDirectory, sync_directory, worker_name
 
@@ -26,14 +26,7 @@ _HEADER = struct.Struct(
 )  # magic, version, ack, n, block size, block count, zero, worker id, created_at, host
 _CRC = struct.Struct("<I")
 _WATERMARK = struct.Struct("<QI")
-_WATERMARK_OFFSETS = (128, 192)
-
-# In a record.
 _LENGTH = struct.Struct("<I")
-_LENGTH_OFFSET = 8
-RECEIVED_AT = 20
-
-ACK_LEVELS = ("written", "synced")
 
 
 class Journal:
@@ -132,10 +125,10 @@ class Run:
         """The records numbered [first_sequence, end_sequence), which must be within the run."""
         start = 0
         for _ in range(first_sequence - self.first_sequence):
-            start += _LENGTH.unpack_from(self.records, start + _LENGTH_OFFSET)[0]
+            start += _LENGTH.unpack_from(self.records, start + LENGTH_OFFSET)[0]
         end = start
         for _ in range(end_sequence - first_sequence):
-            end += _LENGTH.unpack_from(self.records, end + _LENGTH_OFFSET)[0]
+            end += _LENGTH.unpack_from(self.records, end + LENGTH_OFFSET)[0]
         return Run(self.records[start:end], first_sequence, end_sequence - first_sequence)
 
 
@@ -207,7 +200,7 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
     else:
         raise FormatError(f"{path} is not a journal", "name a file that kanalony wrote, under its own name")
     watermark = 0
-    for offset in _WATERMARK_OFFSETS:
+    for offset in WATERMARK_OFFSETS:
         slot = content[offset : offset + _WATERMARK.size]
         if not any(slot):
             continue

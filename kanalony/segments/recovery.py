@@ -15,8 +15,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Self, TypeVar
 
+from kanalony.core.journal import RECEIVED_AT_OFFSET
 from kanalony.errors import FormatError
-from kanalony.segments.journal import RECEIVED_AT, JournalContents, Run, read_journal
+from kanalony.segments.journal import JournalContents, Run, read_journal
 from kanalony.segments.names import DataDirectory, SegmentName, segments_of, sync_directory, worker_name
 from kanalony.segments.reader import Coverage, Damage, Segment, pending_runs
 from kanalony.segments.writer import SegmentWriter
@@ -251,7 +252,7 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
 
 def _received_at(run: Run) -> int:
     """When the first request of a run came, µs since 1970."""
-    return int.from_bytes(run.records[RECEIVED_AT : RECEIVED_AT + 8], "little")
+    return int.from_bytes(run.records[RECEIVED_AT_OFFSET : RECEIVED_AT_OFFSET + 8], "little")
 
 
 class _Copy:

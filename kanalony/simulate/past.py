@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import islice
 
-from kanalony.core.journal import build_record
+from kanalony.core.journal import ACK_LEVELS, build_record
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.viewers import SimulatedEvent
 
 _FRAME = 2000  # requests
 _SEGMENT = 200_000
-_ACK_WRITTEN = 0
+_ACK_WRITTEN = ACK_LEVELS.index("written")
 
 
 def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
@@ -24,6 +24,7 @@ def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
         "GET",
         "/collect",
         ip_address(event.address).packed,
+        None,
         event.user_agent,
         event.referer.encode(),
         event.query,

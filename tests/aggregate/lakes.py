@@ -13,7 +13,7 @@ from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import Rollups
-from kanalony.core.frames import crc32c
+from kanalony.core.frames import FIELD_NAMES, crc32c
 from kanalony.segments.names import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 
@@ -21,16 +21,7 @@ NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z, in µs
 SECOND = 1_000_000
 MEMORY = 256 << 20
 
-TAGS = {
-    "method": 1,
-    "path": 2,
-    "address": 3,
-    "user_agent": 5,
-    "query": 7,
-    "body": 8,
-    "content_type": 9,
-    "content_encoding": 10,
-}
+TAGS = {name: tag for tag, name in enumerate(FIELD_NAMES, 1)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Sent:
 
     def record(self, worker: int, sequence: int) -> bytes:
         """As docs/segment-format.md has it."""
-        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "address": self.address}
+        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "remote_addr": self.address}
         parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
         parts |= {"content_encoding": self.content_encoding}
         fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
