@@ -51,6 +51,9 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest kanalony.core
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint kanalony/core # runs pycodestyle, which it looks for in PATH
+	$(BIN)/clang-format --dry-run --Werror kanalony/core/*.h fuzz/*.c fuzz/*.h
 
 # Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
 bench-short: $(TOOLS)

@@ -1,4 +1,5 @@
-/* event_table.h: whatever events hold, the columns are what Arrow expects: offsets that grow, indices of words that exist, UTF-8. */
+/* event_table.h: whatever events hold, the columns are what Arrow expects: offsets that grow, indices of words that exist, UTF-8.
+ */
 #include "event_table.h"
 
 #include <errno.h>

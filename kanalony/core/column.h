@@ -33,12 +33,12 @@ enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_WORDS, COLUMN_BINARY, COLUMN_TEXT };
 
 typedef struct {
     int kind;
-    size_t rows;       /* filled so far, nulls included */
-    size_t set;        /* that are not null */
-    uint64_t misfits;  /* values that did not fit the kind */
+    size_t rows;      /* filled so far, nulls included */
+    size_t set;       /* that are not null */
+    uint64_t misfits; /* values that did not fit the kind */
     bytes_buffer valid, fixed, data;
-    uint32_t words;    /* in `data`, one after another */
-    bytes_buffer ends; /* 0, and where each of them ends */
+    uint32_t words;     /* in `data`, one after another */
+    bytes_buffer ends;  /* 0, and where each of them ends */
     bytes_buffer slots; /* word_slot, a power of two of them, at most half full */
 } column;
 

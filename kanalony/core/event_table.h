@@ -41,7 +41,7 @@ static inline int column_put_text(column *c, size_t row, const sent_value *v, by
 
 /* A parameter without a column, or a further value of one that has: where its decoded name and its value are. */
 typedef struct {
-    size_t name;       /* offset in `names` */
+    size_t name; /* offset in `names` */
     uint32_t name_size;
     uint32_t order;
     sent_value value;
@@ -56,12 +56,12 @@ typedef struct {
 } name_slot;
 
 typedef struct {
-    int count;          /* parameters with a column */
+    int count; /* parameters with a column */
     column *columns;
-    uint64_t *seen;     /* row + 1 in which a parameter was met last */
-    uint64_t *clashed;  /* row + 1 in which it had two values last */
-    uint64_t kept;      /* entries of the map */
-    sent_value *first;  /* and its value */
+    uint64_t *seen;    /* row + 1 in which a parameter was met last */
+    uint64_t *clashed; /* row + 1 in which it had two values last */
+    uint64_t kept;     /* entries of the map */
+    sent_value *first; /* and its value */
     name_slot slots[NAME_SLOTS];
     word_stock stock;
     size_t row;

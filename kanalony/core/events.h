@@ -1,4 +1,5 @@
-/* How many events a request may hold. kanalony/bodies.py says which: it reads the body, for `cat` and `verify` as for `compact`. */
+/* How many events a request may hold. kanalony/bodies.py says which: it reads the body, for `cat` and `verify` as for `compact`.
+ */
 #ifndef KANALONY_EVENTS_H
 #define KANALONY_EVENTS_H
 

@@ -4,9 +4,7 @@
 
 #include "bytes.h"
 
-static inline uint64_t fold(uint64_t a, uint64_t b) {
-    return a * b ^ (uint64_t)((__uint128_t)a * b >> 64);
-}
+static inline uint64_t fold(uint64_t a, uint64_t b) { return a * b ^ (uint64_t)((__uint128_t)a * b >> 64); }
 
 /* 128 bits that tell one payload from another, for finding what was sent twice: two lanes of multiply and fold, as wyhash has
  * them. Not for secrets. Stored, so never to be changed. */

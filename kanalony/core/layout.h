@@ -1,5 +1,5 @@
-/* Layout of journals and segments: docs/segment-format.md, sections 3 and 4. The C and Cython code uses these constants, and Python
- * reads them from kanalony.core.frames and kanalony.core.journal.
+/* Layout of journals and segments: docs/segment-format.md, sections 3 and 4. The C and Cython code uses these constants, and
+ * Python reads them from kanalony.core.frames and kanalony.core.journal.
  *
  * Stored in files: never change, renumber or reuse one of these numbers. */
 #ifndef KANALONY_LAYOUT_H

@@ -7,7 +7,8 @@
 
 /* Stored in journals and segments: never change, renumber or reuse one of these numbers. */
 #define RECORD_MARK 0x56454E4Bu /* "KNEV" */
-enum { /* offsets */
+/* Offsets in a record. */
+enum {
     RECORD_CHECKSUM = 4,
     RECORD_LENGTH = RECORD_CHECKSUM + 4,
     RECORD_SEQUENCE = RECORD_LENGTH + 4,
@@ -19,8 +20,8 @@ enum { FIELD_TEXT, FIELD_BINARY, FIELD_ADDRESS };
 
 /* The fields of a request, once for the whole project: X(tag, NAME, name, kind, column).
  *
- * `name` is the name in Python (FIELD_NAMES) and, in camelCase, of the column in the lake; `column` is the position of that column
- * among those of the fields, which stays as it is because lakes exist. Tags count from 1 without a gap: `append` takes the
+ * `name` is the name in Python (FIELD_NAMES) and, in camelCase, of the column in the lake; `column` is the position of that
+ * column among those of the fields, which stays as it is because lakes exist. Tags count from 1 without a gap: `append` takes the
  * values in this order. To add a field, append a row with the next tag and the next column, and pass its value to `append` in
  * kanalony/collector. tests/core/test_fields.py names what has to list the field as well. */
 #define REQUEST_FIELDS(X) \
@@ -122,7 +123,8 @@ static inline int record_split(const uint8_t *p, record *out) {
     return 1;
 }
 
-/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number. */
+/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number.
+ */
 static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) {
     if (room < RECORD_HEADER || get_u32(p) != RECORD_MARK) return 0;
     uint32_t length = get_u32(p + RECORD_LENGTH);
