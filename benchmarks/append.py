@@ -42,8 +42,8 @@ caveats   The HTTP server is left out. Queries of a length are cut from simulate
 
 # The outermost C function of each step, and the module it is in.
 _FUNCTIONS = {
-    "append": r"\b__pyx_pw_\w*Blocks_\d+append\b.*_journal",
-    "CRC": r"\bcrc32c_by_instruction\b.*_journal",
+    "append": r"\b__pyx_pw_\w*Blocks_\d+append\b.*/journal\.",
+    "CRC": r"\bcrc32c_by_instruction\b.*/journal\.",
     "compress": r"\bLZ4F_compressFrame_usingCDict\b",
     "tokenize": r"\b__pyx_pw_\w*_1tokenize\b",
 }

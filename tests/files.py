@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal
@@ -28,7 +29,7 @@ API_QUERY = b"service=analytics&action=trackEvent&" + COLLECT_QUERY
 
 def fields(number: int, query: bytes | None = None) -> Fields:
     """The fields of a request, a little different for each number, as `append` takes them."""
-    return (
+    values = (
         b"GET",
         b"/collect",
         bytes([127, 0, 0, number % 256]),
@@ -38,11 +39,12 @@ def fields(number: int, query: bytes | None = None) -> Fields:
         b"eventType=%d&n=%d&%s" % (number % 5, number, b"x" * (number * 37 % 300)) if query is None else query,
         *([None] * 4 if number % 4 else [b'{"n": %d}' % number, b"application/json", b"identity", b"token"]),
     )
+    return values + (None,) * (len(FIELD_NAMES) - len(values))
 
 
 def fields_of(event: Request) -> Fields:
     """The fields of a request that was read, in the order in which `append` takes them."""
-    return event[3:]
+    return event.fields
 
 
 def new_journal(data: DataDirectory, *, block_size: int = 4096, block_count: int = 4) -> Journal:

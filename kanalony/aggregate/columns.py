@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import Buffer
 
-from kanalony.bodies import Body, event_limit, read_body
+from kanalony.bodies import read_body
 from kanalony.core.columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import worker_name
 from kanalony.segments.reader import Frame
 
 if TYPE_CHECKING:
-    pass
+    from kanalony.core.columns import EventColumn
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "binary": pa.binary()}
 WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -94,7 +94,7 @@ class Columns:
             What was added. None, with nothing added, when the content is not `count` valid records of this worker.
         """
         worker = self._workers.setdefault(worker_id, len(self._workers))
-        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, _read_body, self._limit)
+        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, read_body, self._limit)
         return added and Added(*added)
 
     def finish(self) -> tuple[pa.RecordBatch, Counter[str]]:
@@ -102,11 +102,8 @@ class Columns:
 
         A cast failure is a value that does not fit the type of its column.
         """
-        columns_by_name, lists = self._table.finish()
-        columns = {name: _Column(*column) for name, column in columns_by_name.items()}
-        cast_failures = Counter(
-            {name: column.cast_failures for name, column in columns.items() if column.cast_failures}
-        )
+        columns, lists = self._table.finish()
+        cast_failures = Counter({name: column.misfits for name, column in columns.items() if column.misfits})
         arrays = {
             field.name: _array(field.type, columns[field.name])
             for field in SCHEMA
@@ -117,39 +114,12 @@ class Columns:
             _array(pa.int64(), columns["worker"]).cast(pa.int32()), workers
         )
         self._workers = {}
-        lists_of_keys, keys, lists_of_values, values, lists_of_conflicts, conflicts = (
-            _Column(*column) for column in lists
-        )
-        items = pa.ListArray.from_arrays(_offsets(lists_of_values), _plain(pa.string(), values))
-        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists_of_keys), _plain(pa.string(), keys), items).cast(
-            _MAP
-        )
-        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), _plain(pa.string(), conflicts))
+        items = pa.ListArray.from_arrays(_offsets(lists.value_ends), _plain(pa.string(), lists.values))
+        keys = _plain(pa.string(), lists.keys)
+        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists.key_ends), keys, items).cast(_MAP)
+        conflicts = _plain(pa.string(), lists.conflicts)
+        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists.conflict_ends), conflicts)
         return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), cast_failures
-
-
-class _Column(NamedTuple):
-    """An `EventColumn` by name. Buffers have the Arrow columnar format."""
-
-    rows: int
-    not_null: int
-    validity: Buffer
-    fixed: Buffer
-    """Values of 64 bits, or offsets of 32 bits; for text, indices of words."""
-    data: Buffer
-    cast_failures: int
-    words: int
-    word_offsets: Buffer
-
-    @property
-    def null_count(self) -> int:
-        """Rows that are null."""
-        return self.rows - self.not_null
-
-    @property
-    def buffers(self) -> list[pa.Buffer | None]:
-        """The buffers of validity and of fixed size."""
-        return [pa.py_buffer(self.validity) if self.null_count else None, pa.py_buffer(self.fixed)]
 
 
 def decompress(frame: Frame) -> pa.Buffer | None:
@@ -163,27 +133,28 @@ def decompress(frame: Frame) -> pa.Buffer | None:
         return None
 
 
-def _read_body(body: bytes, content_type: bytes, content_encoding: bytes, repeated: int, parameters: int) -> Body:
-    return read_body(body, content_type, content_encoding, event_limit(repeated, parameters))
-
-
-def _array(kind: pa.DataType, column: _Column) -> pa.Array:
+def _array(kind: pa.DataType, column: "EventColumn") -> pa.Array:
     """Converts a column; text becomes a dictionary."""
     if not pa.types.is_string(kind):
         return _plain(kind, column)
-    buffers = [None, pa.py_buffer(column.word_offsets), pa.py_buffer(column.data)]
-    texts = pa.Array.from_buffers(kind, column.words, buffers)
-    return pa.DictionaryArray.from_buffers(WORDS, column.rows, column.buffers, texts, column.null_count)
+    texts = pa.Array.from_buffers(kind, column.words, [None, pa.py_buffer(column.word_ends), pa.py_buffer(column.data)])
+    nulls = column.rows - column.not_null
+    return pa.DictionaryArray.from_buffers(WORDS, column.rows, _buffers(column), texts, nulls)
 
 
-def _plain(kind: pa.DataType, column: _Column) -> pa.Array:
-    buffers = column.buffers
+def _plain(kind: pa.DataType, column: "EventColumn") -> pa.Array:
+    buffers = _buffers(column)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         buffers.append(pa.py_buffer(column.data))
-    return pa.Array.from_buffers(kind, column.rows, buffers, column.null_count)
+    return pa.Array.from_buffers(kind, column.rows, buffers, column.rows - column.not_null)
 
 
-def _offsets(ends: _Column) -> pa.Array:
+def _buffers(column: "EventColumn") -> list[pa.Buffer | None]:
+    """Returns the buffers before the data: validity, when rows are null, and the fixed-size values."""
+    return [pa.py_buffer(column.validity) if column.not_null < column.rows else None, pa.py_buffer(column.fixed)]
+
+
+def _offsets(ends: "EventColumn") -> pa.Array:
     """Converts a column of the ends of lists to their offsets."""
     return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends.fixed), np.int64)]), pa.int32())
 

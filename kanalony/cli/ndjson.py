@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from kanalony.bodies import Parameters, read_events
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.segments.names import worker_name
 from kanalony.segments.reader import Request
 from kanalony.segments.times import to_iso
+
+_FIRST_FIELDS = ("method", "path", "query", "body", "content_type", "content_encoding", "remote_addr", "address_token")
+"""The order in the output; other fields follow in the order of FIELD_NAMES."""
 
 
 def event_objects(request: Request) -> Iterator[dict[str, Any]]:
@@ -16,27 +20,34 @@ def event_objects(request: Request) -> Iterator[dict[str, Any]]:
     Only the first event of a batch has the body: with each of them, the output would grow with the square of their
     number.
     """
-    body: bytes | None = request.body or b""
+    fields = _field_objects(request, request.body or b"")
     for index, parameters in enumerate(read_events(request).parameters):
+        if index == 1:
+            fields = _field_objects(request, None)
         yield {
             "received_at": to_iso(request.received_at),
-            **_text("method", request.method),
-            **_text("path", request.path),
-            **_text("query", request.query or b""),
-            **_text("body", body),
-            **_text("content_type", request.content_type),
-            **_text("content_encoding", request.content_encoding),
-            "remote_addr": request.address,
-            **({"address_token": request.address_token.hex()} if request.address_token else {}),
-            **_text("forwarded_for", request.forwarded_for),
-            **_text("user_agent", request.user_agent),
-            **_text("referer", request.referer),
+            **fields,
             "worker": worker_name(request.worker_id),
             "sequence": request.sequence,
             "index": index,
             "params": _by_name(parameters),
         }
-        body = None
+
+
+def _field_objects(request: Request, body: bytes | None) -> dict[str, str | None]:
+    """Returns the fields of a request, with this body, by name."""
+    objects: dict[str, str | None] = {}
+    for name in dict.fromkeys((*_FIRST_FIELDS, *FIELD_NAMES)):
+        value = getattr(request, name)
+        if name == "remote_addr":
+            objects[name] = request.address
+        elif name == "address_token":
+            objects |= {name: value.hex()} if value else {}
+        elif name == "query":
+            objects |= _text(name, value or b"")
+        else:
+            objects |= _text(name, body if name == "body" else value)
+    return objects
 
 
 def _by_name(parameters: Parameters) -> dict[str, Any]:

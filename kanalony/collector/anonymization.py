@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kanalony import durable
 from kanalony.collector.addresses import embedded_ipv4, parse_address
-from kanalony.collector.intake import Append
+from kanalony.collector.intake import Append, fields_by_name
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,12 @@ def _truncated_hop(hop: str) -> str:
 def truncating(append: Append) -> Append:
     """Wraps `append` so that it stores truncated addresses."""
 
-    def store(
-        method: str, path: str, address: bytes | None, forwarded_for: str | None, *more: object, **named: object
-    ) -> int:
-        hops = ", ".join(map(_truncated_hop, forwarded_for.split(","))) if forwarded_for else None
-        return append(method, path, truncated(address) if address else None, hops, *more, **named)
+    def store(*values: object) -> int:
+        request = fields_by_name(values)
+        address, hops = request["remote_addr"], request["forwarded_for"]
+        request["remote_addr"] = truncated(address) if address else None
+        request["forwarded_for"] = ", ".join(map(_truncated_hop, hops.split(","))) if hops else None
+        return append(*request.values())
 
     return store
 
@@ -56,8 +57,8 @@ def truncating(append: Append) -> Append:
 def dropping(append: Append) -> Append:
     """Wraps `append` so that it stores no addresses."""
 
-    def store(method: str, path: str, _address: object, _forwarded_for: object, *more: object, **named: object) -> int:
-        return append(method, path, None, None, *more, **named)
+    def store(*values: object) -> int:
+        return append(*(fields_by_name(values) | {"remote_addr": None, "forwarded_for": None}).values())
 
     return store
 
@@ -65,11 +66,12 @@ def dropping(append: Append) -> Append:
 def hashing(append: Append, keys: "AddressKeys") -> Append:
     """Wraps `append` so that it stores tokens instead of addresses: HMAC-SHA-256 with the key of the day."""
 
-    def store(
-        method: str, path: str, address: bytes | None, _forwarded_for: object, *more: object, **named: object
-    ) -> int:
+    def store(*values: object) -> int:
+        request = fields_by_name(values)
+        address = request["remote_addr"]
         token = hmac.digest(keys.today(), address, "sha256")[:_TOKEN_SIZE] if address else None
-        return append(method, path, None, None, *more, **named, address_token=token)
+        request |= {"remote_addr": None, "forwarded_for": None, "address_token": token}
+        return append(*request.values())
 
     return store
 

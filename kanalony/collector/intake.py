@@ -1,16 +1,24 @@
 """Storing a request: its parts are read from the WSGI environment and appended to the journal."""
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from kanalony.collector.refusals import length_required, refusal, too_large
+from kanalony.core.frames import FIELD_NAMES
 
 Environ = dict[str, Any]
 Append = Callable[..., int]
 """`Blocks.append`, or a wrapper of it: the parts of a request to the time of receipt in µs since 1970; 0 when full."""
 
+
 _MAX_DISCARDED = 16 << 20  # bytes of a refused body that are still received
 _DISCARD_STEP = 64 << 10  # bytes
+
+
+def fields_by_name(values: tuple[Any, ...]) -> dict[str, Any]:
+    """Returns the arguments of `append` by the names of the fields, in their order; fields without a value are None."""
+    return dict(zip_longest(FIELD_NAMES, values))
 
 
 class Intake:

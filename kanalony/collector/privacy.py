@@ -10,6 +10,7 @@ from kanalony.collector.anonymization import AddressKeys, dropping, hashing, tru
 from kanalony.collector.counts import Counts
 from kanalony.collector.intake import Append
 from kanalony.collector.redaction import REPLACEMENT, redacting
+from kanalony.core.querystring import bare_name
 from kanalony.core.redact import Redactor
 from kanalony.segments.directory import DataDirectory
 from kanalony.settings.serving import ServeSettings
@@ -39,7 +40,7 @@ def private(append: Append, data: DataDirectory, settings: ServeSettings, counts
         counts: Counts the bodies that are not stored whole.
     """
     if settings.redact:
-        redactor = Redactor((name.removeprefix("event:") for name in settings.redact), REPLACEMENT)
+        redactor = Redactor((bare_name(name) for name in settings.redact), REPLACEMENT)
         append = redacting(append, redactor, settings.max_body, counts)
     keys = AddressKeys(data.address_keys)
     if settings.anonymize_ip == "truncate":

@@ -4,7 +4,7 @@ import gzip
 
 from kanalony.bodies import is_plain_form, read_body
 from kanalony.collector.counts import Counts
-from kanalony.collector.intake import Append
+from kanalony.collector.intake import Append, fields_by_name
 from kanalony.core.redact import Redactor
 
 REPLACEMENT = b"redacted"
@@ -24,40 +24,18 @@ def redacting(append: Append, redactor: Redactor, max_body: int, counts: Counts)
         counts: Counts the bodies that are not stored whole.
     """
 
-    def store(
-        method: str,
-        path: str,
-        address: object,
-        forwarded_for: object,
-        user_agent: object,
-        referer: str | None,
-        query: str | None,
-        body: bytes | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        **named: object,
-    ) -> int:
-        kept_query = redactor.query(query.encode("latin-1")) if query else None
-        kept_referer = _redact_url(referer, redactor) if referer else None
+    def store(*values: object) -> int:
+        request = fields_by_name(values)
+        query, referer, body = request["query"], request["referer"], request["body"]
+        request["query"] = redactor.query(query.encode("latin-1")) if query else None
+        request["referer"] = _redact_url(referer, redactor) if referer else None
         if body:
-            body, content_encoding, is_whole = redact_body(
-                body, content_type or "", content_encoding, redactor, max_body
+            request["body"], request["content_encoding"], is_whole = redact_body(
+                body, request["content_type"] or "", request["content_encoding"], redactor, max_body
             )
             if not is_whole:
                 counts.add("bodies that could not be read for redaction, stored in part or not at all")
-        return append(
-            method,
-            path,
-            address,
-            forwarded_for,
-            user_agent,
-            kept_referer,
-            kept_query,
-            body,
-            content_type,
-            content_encoding,
-            **named,
-        )
+        return append(*request.values())
 
     return store
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from kanalony.aggregate.measures import RAW_DIMENSIONS, parameter_dimension, type_measure
+from kanalony.core.querystring import bare_name
 from kanalony.errors import WrongUse
 from kanalony.events import DIMENSIONS, EVENT_TYPES, METRICS, TIME_DIMENSIONS, Metric
 
@@ -53,7 +54,7 @@ class Vocabulary:
             WrongUse: A name is taken.
         """
         # Players send either event:x or x; the lake has x.
-        self._parameters = {name: text.removeprefix("event:") or text for name, text in (parameters or {}).items()}
+        self._parameters = {name: bare_name(text) for name, text in (parameters or {}).items()}
         self.metrics = {metric.name: metric for metric in METRICS}
         self.dimensions = {dimension.name: dimension.meaning for dimension in DIMENSIONS}
         self.dimensions |= dict.fromkeys(TIME_DIMENSIONS, "time of receipt")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kanalony.bodies import Parameters, read_events
 from kanalony.core.frames import OTHER_TYPE
-from kanalony.core.querystring import event_type
+from kanalony.core.querystring import bare_name, event_type
 from kanalony.errors import FormatError
 from kanalony.segments.coverage import Coverage
 from kanalony.segments.damage import Damage
@@ -16,8 +16,6 @@ from kanalony.segments.journal import JournalContents, is_in_use, read_journal
 from kanalony.segments.names import is_sealed
 from kanalony.segments.reader import Request, Segment
 from kanalony.segments.requests import each_segment, files_of
-
-OTHER_COUNTED = 255  # what event_type() answers for no or any other type
 
 
 @dataclass
@@ -146,12 +144,7 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
 
 def _count_types(requests: list[Request]) -> dict[int, int]:
     """Requests by the event type in their query, as a frame's prefix counts them."""
-    return dict(Counter(_type_in_query(request.query) for request in requests))
-
-
-def _type_in_query(query: bytes | None) -> int:
-    counted = event_type(query or b"")
-    return OTHER_TYPE if counted == OTHER_COUNTED else counted
+    return dict(Counter(event_type(request.query or b"") for request in requests))
 
 
 def _count_events(check: Check, request: Request) -> None:
@@ -164,8 +157,8 @@ def _count_events(check: Check, request: Request) -> None:
 
 def _type_among(parameters: Parameters) -> int:
     for name, value in parameters:
-        if name in (b"eventType", b"event:eventType"):
-            return _type_in_query(b"eventType=" + value)
+        if bare_name(name) == b"eventType":
+            return event_type(b"eventType=" + value)
     return OTHER_TYPE
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kanalony import durable
 from kanalony.core.frames import VERSION, crc32c
-from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.core.journal import ACK_LEVELS, HEADER_SIZE, LENGTH_OFFSET, WATERMARK_OFFSETS, Blocks, scan_block
 from kanalony.errors import FormatError, StorageError
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory
@@ -28,14 +28,7 @@ MAGIC = b"KNJOURNL"
 _HEADER = struct.Struct("<8sHBBIIIQQ64s")
 _CRC = struct.Struct("<I")
 _WATERMARK = struct.Struct("<QI")
-_WATERMARK_OFFSETS = (128, 192)
-
-# In a record.
 _LENGTH = struct.Struct("<I")
-_LENGTH_OFFSET = 8
-RECEIVED_AT = 20
-
-ACK_LEVELS = ("written", "synced")
 
 
 class Journal:
@@ -154,10 +147,10 @@ class RecordRange:
         """Returns the records numbered [first_sequence, end_sequence), all of which must be in this range."""
         start = 0
         for _ in range(first_sequence - self.first_sequence):
-            start += _LENGTH.unpack_from(self.content, start + _LENGTH_OFFSET)[0]
+            start += _LENGTH.unpack_from(self.content, start + LENGTH_OFFSET)[0]
         end = start
         for _ in range(end_sequence - first_sequence):
-            end += _LENGTH.unpack_from(self.content, end + _LENGTH_OFFSET)[0]
+            end += _LENGTH.unpack_from(self.content, end + LENGTH_OFFSET)[0]
         return RecordRange(self.content[start:end], first_sequence, end_sequence - first_sequence)
 
 
@@ -254,7 +247,7 @@ def parse_journal(path: Path, content: bytes) -> JournalContents:
     else:
         raise FormatError(f"{path} is not a journal", "name a file that kanalony wrote, under its own name")
     watermark = 0
-    for offset in _WATERMARK_OFFSETS:
+    for offset in WATERMARK_OFFSETS:
         slot = content[offset : offset + _WATERMARK.size]
         if not any(slot):
             continue

@@ -40,24 +40,31 @@ _SEARCH_STEP = 1 << 20
 
 
 class Request(NamedTuple):
-    """One request as it was received; kanalony.bodies tells the events it holds. `received_at` is in µs since 1970;
-    absent and empty parts are both None.
+    """One request as it was received; kanalony.bodies finds the events in it.
+
+    `received_at` is in µs since 1970. The fields of kanalony.core.frames.FIELD_NAMES follow, in this order; an absent and
+    an empty field are both None.
     """
 
     worker_id: int
     sequence: int
     received_at: int
-    method: bytes | None
-    path: bytes | None
-    remote_addr: bytes | None
-    forwarded_for: bytes | None
-    user_agent: bytes | None
-    referer: bytes | None
-    query: bytes | None
-    body: bytes | None
-    content_type: bytes | None
-    content_encoding: bytes | None
-    address_token: bytes | None
+    method: bytes | None = None
+    path: bytes | None = None
+    remote_addr: bytes | None = None
+    forwarded_for: bytes | None = None
+    user_agent: bytes | None = None
+    referer: bytes | None = None
+    query: bytes | None = None
+    body: bytes | None = None
+    content_type: bytes | None = None
+    content_encoding: bytes | None = None
+    address_token: bytes | None = None
+
+    @property
+    def fields(self) -> tuple[bytes | None, ...]:
+        """The values in order of FIELD_NAMES."""
+        return self[3:]
 
     @property
     def address(self) -> str | None:

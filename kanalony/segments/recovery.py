@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Self
 
 from kanalony import durable
+from kanalony.core.journal import RECEIVED_AT_OFFSET
 from kanalony.errors import FormatError
 from kanalony.segments.coverage import Coverage
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory, in_some_place
-from kanalony.segments.journal import RECEIVED_AT, JournalContents, RecordRange, read_journal
+from kanalony.segments.journal import JournalContents, RecordRange, read_journal
 from kanalony.segments.locks import LOCK_MODE, locked
 from kanalony.segments.names import YOUNG_JOURNAL, SegmentName, segments_of, worker_name
 from kanalony.segments.quarantine import quarantine
@@ -245,7 +246,7 @@ def _sealed_coverage(data: DataDirectory, worker_id: int, first_sequence: int) -
 
 def _received_at(records: RecordRange) -> int:
     """Returns when the first request was received, µs since 1970."""
-    return int.from_bytes(records.content[RECEIVED_AT : RECEIVED_AT + 8], "little")
+    return int.from_bytes(records.content[RECEIVED_AT_OFFSET : RECEIVED_AT_OFFSET + 8], "little")
 
 
 class _Copy:

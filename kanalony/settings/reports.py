@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from kanalony.core.querystring import bare_name
 from kanalony.settings.shared import DataSettings, Several
 
 
@@ -15,7 +16,7 @@ def _metric_name(text: str) -> str:
 
 
 def _not_secret(parameter: str) -> str:
-    if parameter.removeprefix("event:").lower() == "ks":
+    if bare_name(parameter).lower() == "ks":
         raise ValueError("must be another parameter: a ks is a credential, and reports are no place for it")
     return parameter
 

@@ -11,12 +11,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationInfo
 from pydantic_settings import NoDecode
 
+from kanalony.core.journal import BLOCK_UNIT, MAX_BLOCKS
+from kanalony.core.querystring import bare_name
 from kanalony.errors import WrongUse
 from kanalony.settings.shared import DataSettings, Directory, Several, one_or_several, to_text
 
 GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to another value
 
-_BLOCK_UNIT = 4096
 _REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
 _RESERVED_PATHS = ("/robots.txt", "/favicon.ico")
 _READ_AT_START = ("host", "port", "server")
@@ -52,12 +53,12 @@ def _host_name() -> str:
 
 def _block_for(max_body: int) -> ByteSize:
     """Returns the smallest block that holds any request with a body of up to `max_body` bytes."""
-    return ByteSize(-(-(max_body + _REQUEST_ROOM) // _BLOCK_UNIT) * _BLOCK_UNIT)
+    return ByteSize(-(-(max_body + _REQUEST_ROOM) // BLOCK_UNIT) * BLOCK_UNIT)
 
 
 def _holds_a_request(size: ByteSize, info: ValidationInfo) -> ByteSize:
-    if size % _BLOCK_UNIT:
-        raise ValueError(f"must be a multiple of {_BLOCK_UNIT} bytes")
+    if size % BLOCK_UNIT:
+        raise ValueError(f"must be a multiple of {BLOCK_UNIT} bytes")
     needed = _block_for(info.data.get("max_body", 0))
     if size < needed:
         raise ValueError(f"must be at least {needed}, to hold a request with the largest body (max_body)")
@@ -79,8 +80,8 @@ def _tracking_path(text: str) -> str:
 
 
 def _parameter_name(text: str) -> str:
-    name = text.removeprefix("event:")
-    if not re.fullmatch(r"[^\s,&=%\[\]\ud800-\udfff]+", name):
+    name = bare_name(text)
+    if text == "event:" or not re.fullmatch(r"[^\s,&=%\[\]\ud800-\udfff]+", name):
         raise ValueError("must be the name of one parameter, decoded and without brackets, like ks")
     return name
 
@@ -173,7 +174,7 @@ class ServeSettings(DataSettings):
     """Largest size, in bytes, of the events in one frame, and of one request. Larger compresses a little better and is
     read in larger steps."""
 
-    journal_blocks: int = Field(32, ge=2, le=1024)
+    journal_blocks: int = Field(32, ge=2, le=MAX_BLOCKS)
     """Number of blocks in the journal of each worker: how long the disk may stall before requests are answered with
     503. Takes as much disk space and page cache."""
 

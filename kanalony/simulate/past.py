@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import islice
 
-from kanalony.core.journal import build_record
+from kanalony.core.journal import ACK_LEVELS, build_record
 from kanalony.paths import COLLECT_PATH
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
@@ -13,7 +13,7 @@ from kanalony.simulate.viewers import SimulatedEvent
 
 _FRAME = 2000  # requests
 _SEGMENT = 200_000  # requests
-_ACK_WRITTEN = 0
+_ACK_WRITTEN = ACK_LEVELS.index("written")
 
 
 def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
@@ -31,6 +31,7 @@ def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
         "GET",
         COLLECT_PATH,
         ip_address(event.address).packed,
+        None,
         event.user_agent,
         event.referer.encode(),
         event.query,

@@ -14,7 +14,7 @@ from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.limits import DEFAULT, Limits
 from kanalony.aggregate.rollup_writer import RollupWriter
-from kanalony.core.frames import crc32c
+from kanalony.core.frames import FIELD_NAMES, crc32c
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 
@@ -23,16 +23,7 @@ SECOND = 1_000_000
 MEMORY = 256 << 20
 SMALL_BATCHES = Limits(batch_share=MEMORY // (128 << 10))  # some 70 events each
 
-TAGS = {
-    "method": 1,
-    "path": 2,
-    "address": 3,
-    "user_agent": 5,
-    "query": 7,
-    "body": 8,
-    "content_type": 9,
-    "content_encoding": 10,
-}
+TAGS = {name: tag for tag, name in enumerate(FIELD_NAMES, 1)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Sent:
 
     def record(self, worker: int, sequence: int) -> bytes:
         """As docs/segment-format.md has it."""
-        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "address": self.address}
+        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "remote_addr": self.address}
         parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
         parts |= {"content_encoding": self.content_encoding}
         fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
