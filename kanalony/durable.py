@@ -6,7 +6,7 @@ descriptors open and sync them themselves.
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -55,22 +55,29 @@ def opened(path: Path, mode: str) -> Iterator[IO[Any]]:
     sync_directory(path.parent)  # also of an old file: the process that created it may have died before this line
 
 
-def publish(path: Path, content: bytes, *, rename: Callable[[Path, Path], object] = os.replace) -> None:
+def publish(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    rename: Callable[[Path, Path], object] = os.replace,
+    mode: int = 0o666,
+) -> None:
     """Writes a whole file or nothing, also when several processes write the same file at the same time.
 
     Args:
         path: The file.
-        content: All of its bytes.
+        content: All of its bytes, or parts of them in order.
         rename: Gives the complete file its name: `os.replace` takes the place of an older file, `os.link` raises
             FileExistsError instead.
+        mode: Permissions of the file, less the umask.
 
     Raises:
         OSError: The disk refuses; nothing is left behind.
     """
     young = path.with_name(f"{path.name}-{os.getpid()}-{secrets.token_hex(4)}{YOUNG}")
     try:
-        with young.open("xb") as file:
-            file.write(content)
+        with open(young, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
             sync_file(file)
         rename(young, path)
     finally:
