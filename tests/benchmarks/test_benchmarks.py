@@ -115,7 +115,7 @@ def _closed(work: Path, port: int) -> list[str]:
 
 
 def test_requests_that_run_out_are_an_error_where_the_seconds_count(tmp_path: Path, requests: Path) -> None:
-    with pytest.raises(RuntimeError, match="there were no more"):
+    with pytest.raises(RuntimeError, match="the requests ran out"):
         ingest.take(Outcome(), BARE, tmp_path / "at", requests, 1)
 
 
