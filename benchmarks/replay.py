@@ -17,11 +17,11 @@ SIZES = {1: 100_000, 10: 400_000, 100: 400_000, 1000: 400_000}  # events in a PO
 KANALONY = replace(WRITTEN, command=kanalony("--journal-blocks", "512"))
 CAVEATS = """\
 caveats   The comparison is between two ways of sending as much as between two receivers: nginx, whose log has a line
-          for a request, gets the same events one by one, as GETs. As in `ingest`, the client is on the same machine and the
-          server on one core: batches arrive faster than that core also compresses them, so kanalony gets a journal
-          that holds them (`--journal-blocks 512`; with the default of 32 it would refuse some with 503). CPU time
-          counts until all are compressed and synced. The collector stores a body as it arrived: `kanalony compact`
-          reads its JSON, and these figures do not include that."""
+          for a request, gets the same events one by one, as GETs. As in `ingest`, the client is on the same machine
+          and the server on one core: batches arrive faster than that core also compresses them, so kanalony gets a
+          journal that holds them (`--journal-blocks 512`; with the default of 32 it would refuse some with 503). CPU
+          time counts until all are compressed and synced. The collector stores a body as it arrived: `kanalony
+          compact` reads its JSON, and these figures do not include that."""
 
 
 def measure(rounds: int, events: int, directory: Path | None) -> Outcome:

@@ -194,7 +194,7 @@ def test_another_answer_of_the_peer_of_reports_is_an_error_instead_of_a_figure(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["ingest", "--json", "/nowhere/out.json"], "/nowhere is no directory"),
+        (["ingest", "--json", "/nowhere/out.json"], "/nowhere is no writable directory"),
         (["ingest", "--chart", "out.txt"], "name a file that ends in .png"),
         (["compact", "--events", "1000", "--rounds", "1", "--memory", "abc"], "--memory is 'abc'"),
         (["crash", "--directory", "/nowhere"], "/nowhere"),
