@@ -30,6 +30,7 @@ from kanalony.reports.vocabulary import Vocabulary
 from kanalony.segments.names import DataDirectory
 from tests.aggregate.lakes import KEEP, MEMORY, SECOND, Sent, compact, roll_up, seal
 from tests.reports.asking import PLAY, VIEW, ask, at, event, one, rows, session, store
+from tests.tools import examples
 
 NOON = "2026-06-01T12:00:00"
 METRIC_NAMES = [metric.name for metric in METRICS]
@@ -120,7 +121,7 @@ questions = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(sent_events, min_size=1, max_size=80),
     st.lists(bursts(), max_size=3),
