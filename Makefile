@@ -1,5 +1,5 @@
-# make serve sets up .venv, and make test adds the tools of the tests to it; nothing is needed first but Python 3.11 to 3.14,
-# a C compiler and make.
+# `make serve` sets up .venv, and `make test` adds the tools of the tests to it. Needs Python 3.11 to 3.14, a C compiler
+# and make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -60,7 +60,7 @@ test-all: $(TOOLS)
 	$(BIN)/python .ci/native_coverage.py -n $(JOBS)
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage report
 
-# Builds the sdist and wheels, and tries them in clean environments on every Python there is.
+# Builds the sdist and wheels, and installs and tries them in clean environments on every Python found.
 check-install:
 	@exec $(PYTHON) .ci/install.py $(ARGS)
 
@@ -77,19 +77,26 @@ lint: $(TOOLS)
 docs: $(TOOLS)
 	$(BIN)/python -m docs
 
-# Short versions: that the benchmarks run and balance; figures of time mean nothing at this size.
+# Short versions show that the benchmarks run and that no event is lost. They run side by side, so their figures of time
+# mean nothing.
+BENCHMARKS := ingest replay compact connections compact-crash restart segments crash report soak append
+OPTIONS_ingest := --rounds 1 --seconds 1
+OPTIONS_replay := --rounds 1 --events 10000
+OPTIONS_compact := --events 10000 --events 20000 --rounds 1
+OPTIONS_connections := --connections 500 --rounds 1 --seconds 1
+OPTIONS_compact-crash := --rounds 3
+OPTIONS_restart := --rounds 2
+OPTIONS_segments := --rounds 1 --events 10000
+OPTIONS_crash := --rounds 3
+OPTIONS_report := --events 20000
+OPTIONS_soak := --seconds 10
+OPTIONS_append := --events 20000 --no-instructions
+
 bench-short: $(TOOLS)
-	$(BIN)/python -m benchmarks ingest --rounds 1 --seconds 1
-	$(BIN)/python -m benchmarks append --events 20000 --no-instructions
-	$(BIN)/python -m benchmarks replay --rounds 1 --events 20000
-	$(BIN)/python -m benchmarks segments --rounds 1 --events 10000
-	$(BIN)/python -m benchmarks connections --connections 500 --rounds 1 --seconds 1
-	$(BIN)/python -m benchmarks crash --rounds 5
-	$(BIN)/python -m benchmarks restart --rounds 3
-	$(BIN)/python -m benchmarks soak --seconds 20
-	$(BIN)/python -m benchmarks compact --events 20000 --events 50000 --rounds 1
-	$(BIN)/python -m benchmarks compact-crash --rounds 4
-	$(BIN)/python -m benchmarks report --events 20000
+	@$(MAKE) --no-print-directory --jobs $(JOBS) --output-sync=target $(BENCHMARKS:%=bench-short-%)
+
+bench-short-%:
+	$(BIN)/python -m benchmarks $* $(OPTIONS_$*)
 
 # The C headers under libFuzzer, and the compiled readers on damaged files, all with the address and undefined-behaviour sanitizers.
 # Needs clang and its runtime (Debian: clang, libclang-rt-dev). FUZZ_SECONDS is for each target, and for the readers.

@@ -68,8 +68,8 @@ def sizes(*default: int) -> Callable[..., Any]:
 def main(context: click.Context) -> None:
     """Measure kanalony. Every benchmark checks its own work: when an event is missing, it prints an error, no figure.
 
-    Exit status: 0, or 1 when something was lost or could not be measured. Aims of speed or size that are missed are printed
-    and do not change the exit status.
+    Exit status: 0, or 1 when something was lost or could not be measured. An aim of speed or size that is missed is
+    printed and does not change the exit status.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -26,18 +26,25 @@ from harness.server import KANALONY, Server
 HONEST_CLIENTS = 4
 HONEST_INTERVAL = 0.1  # seconds between two requests of an honest client
 SMALL_GROWTH = 1_024  # bytes per attempt, and
-SMALL_TOTAL = 512 << 10  # bytes in all that a worker may grow by: allocators keep what they may need
+SMALL_TOTAL = 512 << 10  # bytes in all that a worker may grow by: allocators keep spare memory
 PATIENCE = 10  # seconds after which an attack that has killed no worker ends
 
 
 @dataclass
 class Verdict:
-    """What an attack did in `attempts`, among honest requests with their `fates`.
+    """Effects of an attack.
 
-    `deaths` of workers; how many were `replaced` since they had grown; `growth` of a worker's anonymous memory, bytes
-    per attempt, None when it was not one worker all the time or the attempts were too few; `journal_bytes` is the most
-    disk that journals took; `back` the seconds until an honest client was answered after the end; `complaint` what an
-    attempt itself found wrong.
+    Attributes:
+        attack: Its name.
+        attempts: Attempts made.
+        deaths: Workers that died.
+        replaced: Workers that were replaced because they had grown.
+        fates: Honest requests by outcome.
+        growth: Growth of a worker's anonymous memory, bytes per attempt; None: the worker changed, or the attempts were
+            too few.
+        journal_bytes: Peak of the disk that journals took.
+        back: Seconds from the end to the first answer to an honest client.
+        complaint: Error that an attempt itself found.
     """
 
     attack: str
@@ -62,9 +69,9 @@ class Verdict:
     def __str__(self) -> str:
         parts = [self.complaint] if self.complaint else []
         if self.deaths:
-            parts.append(f"{self.deaths} workers died, back after {self.back:.1f} s")
+            parts.append(f"{self.deaths} workers died, answers again after {self.back:.1f} s")
         if self.replaced:
-            parts.append(f"{self.replaced} workers replaced since they had grown")
+            parts.append(f"{self.replaced} workers replaced because they had grown")
         if self.failed:
             fates = ", ".join(f"{count} {fate}" for fate, count in self.fates.items() if fate != "acknowledged")
             parts.append(
@@ -76,8 +83,9 @@ class Verdict:
 
 
 class Honest:
-    """Clients that go on sending at a steady rate until the end of the `with`, each request with a key of its own on a
-    connection of its own. `acknowledged` are the keys that were answered with 200.
+    """Clients that send at a steady rate until the end of the `with`.
+
+    Each request has its own key and its own connection. `acknowledged` holds the keys answered with 200.
     """
 
     def __init__(self, target: Target, way: str) -> None:
@@ -110,15 +118,18 @@ class Honest:
                     self.acknowledged.add(key)
 
     def take(self) -> Counter[str]:
-        """What happened to the requests since the last call."""
+        """Returns the outcomes of requests since the last call."""
         with self._lock:
             fates, self._fates = self._fates, Counter()
         return fates
 
 
 class Watch:
-    """Looks at workers and journals until the end of the `with`: workers that have `ended`, and `journal_bytes`, the
-    most that journals took.
+    """Watches workers and journals until the end of the `with`.
+
+    Attributes:
+        ended: Process ids of workers that have ended.
+        journal_bytes: Peak of the disk that journals took.
     """
 
     def __init__(self, server: Server) -> None:
@@ -154,12 +165,12 @@ class Watch:
 
 
 def _replaced(server: Server) -> set[int]:
-    """Workers that had grown too large, and end when their connections do."""
+    """Returns workers that had grown too large, and end with their connections."""
     return {int(pid) for pid in re.findall(r"worker (\d+) has grown", server.log.read_text())}
 
 
 def _memory(server: Server) -> dict[int, int]:
-    """Anonymous memory of each worker, bytes: what was allocated, without the journal's pages."""
+    """Returns anonymous memory of each worker in bytes: allocations, without the pages of the journal."""
     found = {}
     for pid in set(server.workers()) - _replaced(server):
         with contextlib.suppress(OSError):
@@ -188,7 +199,7 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
             memories.append(_memory(target.server))
         end = time.monotonic()
         while target.track("again") != "acknowledged":
-            assert time.monotonic() - end < 30, f"it does not answer any more after: {name}"
+            assert time.monotonic() - end < 30, f"no answer 30 s after: {name}"
             time.sleep(0.02)
         verdict.back = time.monotonic() - end
         target.server.wait_for(lambda: len(_memory(target.server)) == WORKERS, 30)
@@ -202,8 +213,9 @@ def _run(name: str, attack: Attack, target: Target, honest: Honest) -> Verdict:
 
 
 def _growth(memories: list[int]) -> float | None:
-    """Bytes per attempt from the least in the second quarter to the least in the last: what is allocated once, or given
-    back, is no growth. None when the attempts are too few to tell.
+    """Returns growth in bytes per attempt, from the minimum of the second quarter to the minimum of the last.
+
+    Memory that is allocated once or given back does not count. None: too few attempts.
     """
     quarter = len(memories) // 4
     if quarter < 3:
@@ -212,8 +224,15 @@ def _growth(memories: list[int]) -> float | None:
 
 
 def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[list[Verdict], int, int]:
-    """(verdicts, events acknowledged to honest clients, how many of them are missing). `arguments` are further ones of
-    `kanalony serve`.
+    """Runs attacks against one way of serving.
+
+    Args:
+        way: One of `WAYS`.
+        attacks: Attacks by name.
+        arguments: Further arguments of `kanalony serve`.
+
+    Returns:
+        The verdicts, the number of events acknowledged to honest clients, and how many of them are missing.
     """
     prepare()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -221,7 +240,7 @@ def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[
     try:
         with tempfile.TemporaryDirectory() as temporary, target_of(way, Path(temporary), *arguments) as target:
             with Honest(target, way) as honest:
-                # What a worker allocates once is no leak.
+                # Allocations that a worker makes once are no leak.
                 for number in range(200):
                     target.track(f"warm-{number}")
                 verdicts = [_run(name, attack, target, honest) for name, attack in attacks.items()]
@@ -236,7 +255,7 @@ def run_attacks(way: str, attacks: dict[str, Attack], *arguments: str) -> tuple[
 
 
 def measure(names: tuple[str, ...]) -> Outcome:
-    """Some of the attacks against every way of serving."""
+    """Runs some of the attacks against every way of serving."""
     outcome = Outcome()
     for way in WAYS:
         attacks = {name: attack for name, attack in ATTACKS.items() if name in names}

@@ -1,4 +1,4 @@
-"""What one event costs between the HTTP server and the disk: tokenize, append, seal."""
+"""Cost of one event between the HTTP server and the disk: tokenize, append, seal."""
 
 import mmap
 import re
@@ -30,15 +30,15 @@ REFERER = "http://abc.go.com/shows/the-bachelorette"
 BATCH = 10_000
 EVERYDAY = 574  # bytes of the query in the API's own example
 LENGTHS = (100, 250, 500, 1000, 2000, 4000, 8000)  # meinheld takes 8,192
-COUNTED = (100, 1000, 8000)  # lengths whose instructions are counted too, which takes a while
+COUNTED = (100, 1000, 8000)  # lengths whose instructions are counted too, which is slow
 DISTINCT = 1000
 AIM = 1000  # ns
 CAVEATS = """\
-caveats   The HTTP server is left out. Queries of a length are cut from simulated ones behind each other. `append` is
-          what a request waits for: copy, checksum, commit. `CRC` is the checksum alone: its time that of the query,
-          called from Python; its instructions those of all of the record, within `append`. Compressing is another
-          thread's work, tokenizing the aggregator's. Instructions are counted by valgrind's callgrind, as for a
-          processor without AVX-512, and are the same in every run, whoever else is busy."""
+caveats   Without the HTTP server. Queries of a length are cut from concatenated simulated queries. `append` is the part
+          that a request waits for: copy, checksum, commit. `CRC` is the checksum alone: its time is that of the query,
+          called from Python; its instructions are those of the whole record, within `append`. Compression runs in
+          another thread, tokenizing in the aggregator. Instructions are counted by valgrind's callgrind, as for a
+          processor without AVX-512, and are the same in every run, whatever else the machine does."""
 
 # The outermost C function of each step, and the module it is in.
 _FUNCTIONS = {
@@ -51,12 +51,19 @@ _DRIVE = "import sys; from benchmarks.append import drive; drive(int(sys.argv[1]
 
 
 def measure(events: int, directory: Path | None, *, instructions: bool) -> Outcome:
-    """Append so many events of everyday length to a store in a temporary directory, seal them, count them again; then
-    each step alone, by length. Raises RuntimeError when an event is missing.
+    """Appends events of everyday length to a store, seals and counts them; then times each step alone, by length.
+
+    Args:
+        events: Number of events.
+        directory: Where to make a temporary directory; None: the default place.
+        instructions: Whether to count instructions, too.
+
+    Raises:
+        RuntimeError: An event is missing, or valgrind is.
     """
     outcome = Outcome()
     if instructions and not shutil.which("valgrind"):
-        raise RuntimeError("valgrind is not installed (Debian package valgrind); --no-instructions does without")
+        raise RuntimeError("valgrind is not installed (Debian package valgrind); --no-instructions runs without it")
     subject = f"store, query of {EVERYDAY} bytes"
     with workspace(directory) as work:
         data = DataDirectory.writable(work / "data")
@@ -78,19 +85,19 @@ def measure(events: int, directory: Path | None, *, instructions: bool) -> Outco
 
 
 def _append_to(store: Store, events: int) -> tuple[list[float], float]:
-    """(ns per event of each batch, CPU ns per event spent outside this thread)."""
+    """Returns ns per event of each batch, and CPU ns per event of other threads."""
     append = store.append
     times = []
     accepted = 0
     cpu = time.process_time_ns() - time.thread_time_ns()
     while accepted < events:
         while store.journal.blocks.full_blocks > 8:
-            time.sleep(0.001)  # not timed: the sealer catches up
+            time.sleep(0.001)  # not timed, so that the sealer catches up
         batch = (queries(EVERYDAY) * (BATCH // DISTINCT))[: events - accepted]
         start = time.perf_counter_ns()
         for query in batch:
             if not append("GET", "/collect", b"\x7f\0\0\1", None, USER_AGENT, REFERER, query, None):
-                raise RuntimeError("the journal was full, which the wait above should rule out")
+                raise RuntimeError("the journal was full in spite of the wait above")
         times.append((time.perf_counter_ns() - start) / len(batch))
         accepted += len(batch)
     while store.journal.blocks.full_blocks:
@@ -100,7 +107,7 @@ def _append_to(store: Store, events: int) -> tuple[list[float], float]:
 
 @cache
 def queries(length: int) -> list[str]:
-    """Distinct queries of so many bytes."""
+    """Returns distinct queries of `length` bytes."""
     source = simulate(2000, "1")
     parts: list[str] = []
     while sum(map(len, parts)) < DISTINCT * length:
@@ -111,8 +118,11 @@ def queries(length: int) -> list[str]:
 
 
 class _Steps:
-    """One thousand events of a length, and each step on all of them; `block` is what they are compressed by, and
-    `in_a_block` how many of them are in it.
+    """One thousand events of a length, and each step on all of them.
+
+    Attributes:
+        block: Records of one block, the unit of compression.
+        in_a_block: Number of these records.
     """
 
     def __init__(self, length: int) -> None:
@@ -138,7 +148,7 @@ class _Steps:
             append("GET", "/collect", b"\x7f\0\0\1", None, USER_AGENT, REFERER, query, None)
 
     def free(self) -> None:
-        """Make room for the next ones."""
+        """Frees the blocks for the next events."""
         if self._blocks.full_blocks:
             self._blocks.free(self._blocks.full_blocks)
 
@@ -172,26 +182,30 @@ def _ns(step: Callable[[], None]) -> int:
 
 
 def drive(length: int) -> None:
-    """Every step once: what callgrind looks at. Appending is in the making of it."""
+    """Runs every step once, for callgrind. `_Steps` itself appends."""
     steps = _Steps(length)
     steps.compress()
     steps.tokenize()
 
 
 def _count_instructions(outcome: Outcome, length: int) -> None:
-    """Raises RuntimeError when callgrind does not see a step."""
+    """Counts the instructions of each step.
+
+    Raises:
+        RuntimeError: callgrind does not see a step.
+    """
     with workspace(None) as work:
         counted = work / "counted"
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={counted}", sys.executable, "-c", _DRIVE]
         subprocess.run([*command, str(length)], check=True, capture_output=True, timeout=600)
-        told = subprocess.run(
+        annotated = subprocess.run(
             ["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(counted)],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
     for step, function in _FUNCTIONS.items():
-        found = re.search(rf"^ *([\d,]+) .*{function}", told, re.M)
+        found = re.search(rf"^ *([\d,]+) .*{function}", annotated, re.M)
         if not found:
             raise RuntimeError(f"callgrind did not see {step}; was the extension stripped?")
         events = _Steps(length).in_a_block if step == "compress" else DISTINCT

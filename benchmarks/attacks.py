@@ -18,8 +18,13 @@ POST = b"POST /collect?sessionId=abuse HTTP/1.1\r\nHost: t\r\n"
 
 @dataclass(frozen=True)
 class Attack:
-    """`send` is one attempt, which gets its number. It is repeated `count` times, or for so many `seconds`, with an
-    `interval` (seconds) between the starts of two.
+    """An attack, repeated until `count` attempts or `seconds` are reached.
+
+    Attributes:
+        send: Makes one attempt, given its number.
+        count: Most attempts.
+        seconds: Time limit.
+        interval: Seconds between the starts of two attempts.
     """
 
     send: Callable[[Target, int], None]
@@ -54,7 +59,7 @@ def _header_in_pieces(target: Target, _: int) -> None:
 
 
 def _joined_headers(target: Target, _: int) -> None:
-    """Nginx passes the two on as one."""
+    """Sends two headers that nginx joins."""
     target.send(GET + 2 * (b"X-Forwarded-For: " + b"1" * 8_000 + b"\r\n") + b"\r\n")
 
 
@@ -126,15 +131,13 @@ def _oversized(target: Target, _: int) -> None:
 
 @functools.cache
 def _bodies() -> list[tuple[str, bytes, bytes]]:
-    """(name, encoding, bytes) of bodies that are small, or of the largest size, and that readers could be led to make a
-    lot of.
-    """
+    """Returns (name, encoding, bytes) of bodies that may make a reader use much memory."""
     bomb = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     bodies = {
         "a gigabyte, compressed": b"".join(bomb.compress(bytes(1 << 20)) for _ in range(1 << 10)) + bomb.flush(),
         "compressed again": gzip.compress(gzip.compress(bytes(1 << 27))),
         "a million events, compressed": gzip.compress(b"[" + b"{}," * 1_000_000 + b"{}]"),
-        "compressed anew without end": gzip.compress(b"") * 50_000,
+        "endless gzip members": gzip.compress(b"") * 50_000,
     }
     plain = {
         "as deep as it is long": b"[" * 1_000_000,
@@ -163,7 +166,7 @@ def _other_protocols(target: Target, _: int) -> None:
 
 
 def _mutated(target: Target, number: int) -> None:
-    """A request with some bytes changed, dropped, doubled or moved; the same for the same number."""
+    """Sends a request with some bytes changed, dropped, doubled or moved; the same for the same number."""
     rng = random.Random(number)
     head = rng.choice([GET, POST]) + b"User-Agent: a\r\nX-Forwarded-For: 1.2.3.4\r\nOrigin: http://a\r\n"
     head += rng.choice([b"", b"Accept: application/json\r\n", b"Content-Encoding: gzip\r\n"])

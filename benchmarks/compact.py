@@ -1,4 +1,4 @@
-"""Segments to the lake: what an event costs, how much memory it takes, and whether kill -9 can harm it."""
+"""Segments to lake: CPU per event, memory, and kill -9 during a compaction."""
 
 import itertools
 import json
@@ -34,18 +34,17 @@ from kanalony.settings.serving import ServeSettings
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 VIEWERS = 2000
-SIMULATED = 200_000  # events that are made up anew; that takes longer than all the rest
+SIMULATED = 200_000  # distinct events; simulating more would take longer than all the rest
 BATCH_SIZE = 128 << 20
 COLUMNS_AIM = 400_000
 LAKE_AIM = 150_000
-LINEAR = 1.15  # how much more an event may cost among sixteen times as many
+LINEAR = 1.15  # aim: cost of an event among sixteen times as many events
 CAVEATS = """\
 caveats   Simulated traffic: few user agents and referrers, no ks, no bodies; all of it received within minutes, so all
-          of it is in the window of duplicates. Rates per core are events by seconds of processor time of all threads.
-          `to the lake` is a whole run less what its rollups took; it has the start of the process in it, as the peers'
-          have. These do less: they take nothing for a duplicate, look up no browser and no page, type a dozen
-          parameters, and can lose what they were at when they die. They read what nginx would have logged of the same
-          events."""
+          of it is in the window of duplicates. Rates per core are events per second of CPU time of all threads. `to the
+          lake` is a whole run without its rollups; it includes the start of the process, as the figures of the peers
+          do. The peers do less: they find no duplicates, look up no browser and no page, convert a dozen parameters,
+          and can lose data when they die. They read a log of the same events as nginx writes it."""
 PEERS = {
     "DuckDB, from nginx's JSON log": "duckdb_compact.py",
     "Python loop (urllib, pyarrow)": "python_compact.py",
@@ -53,7 +52,7 @@ PEERS = {
 
 
 def traffic(events: int, seed: int = 1) -> Iterator[SimulatedEvent]:
-    """So many events: after so many the same people come again, in other sessions."""
+    """Yields simulated events. After `SIMULATED` of them the same viewers return in other sessions."""
     simulated = list(itertools.islice(simulate(VIEWERS, str(seed)), min(events, SIMULATED)))
     for number in range(events):
         again, place = divmod(number, SIMULATED)
@@ -65,7 +64,14 @@ def traffic(events: int, seed: int = 1) -> Iterator[SimulatedEvent]:
 
 
 def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int = 64 << 20) -> Counter[str]:
-    """Seal segments of so many simulated events. Their keys: session, space, index."""
+    """Seals segments of simulated events, and returns their keys: session, space, index.
+
+    Args:
+        data: The data directory.
+        events: Number of events.
+        seed: Seed of the simulation.
+        segment_size: Size of a segment in bytes.
+    """
     store = Store(data, ServeSettings(data=data.root, segment_size=segment_size))
     keys: Counter[str] = Counter()
     for event in traffic(events, seed):
@@ -73,14 +79,14 @@ def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int =
             time.sleep(0.001)
         address = ip_address(event.address).packed
         if not store.append("GET", "/collect", address, None, event.user_agent, event.referer, event.query):
-            raise RuntimeError("the journal was full, which the wait above should rule out")
+            raise RuntimeError("the journal was full in spite of the wait above")
         keys[event.key] += 1
     store.close()
     return keys
 
 
 def measure(sizes: Sequence[int], rounds: int, memory: str, directory: Path | None) -> Outcome:
-    """Every size by stage; the smallest also by the peers, in turn with kanalony."""
+    """Measures every size by stage; the smallest also with the peers, in turn with kanalony."""
     outcome = Outcome()
     for events in sorted(sizes):
         with workspace(directory) as work:
@@ -111,8 +117,10 @@ def _subject(events: int) -> str:
 
 
 def _stages(outcome: Outcome, data: DataDirectory, events: int, memory: str) -> None:
-    """Columns alone; then everything; then the rollups again, with nothing else to do; then nothing at all. Raises
-    RuntimeError when an event is not in the lake.
+    """Measures columns alone, a whole run, a run that only makes the rollups, and a run with nothing to do.
+
+    Raises:
+        RuntimeError: An event is not in the lake.
     """
     subject = _subject(events)
     shutil.rmtree(data.lake, ignore_errors=True)
@@ -137,7 +145,11 @@ def _stages(outcome: Outcome, data: DataDirectory, events: int, memory: str) -> 
 
 
 def _ask_peer(outcome: Outcome, name: str, log: Path, events: int) -> None:
-    """Raises RuntimeError when it does not write as many rows."""
+    """Measures a peer.
+
+    Raises:
+        RuntimeError: The peer did not write a row for every event.
+    """
     script = Path(__file__).parent / "peers" / PEERS[name]
     output = log.with_name("events.parquet")
     output.unlink(missing_ok=True)
@@ -151,7 +163,7 @@ def _ask_peer(outcome: Outcome, name: str, log: Path, events: int) -> None:
 
 
 def write_log(path: Path, events: Iterable[SimulatedEvent]) -> None:
-    """What nginx writes of such requests with benchmarks/peers/nginx.conf."""
+    """Writes the log that nginx writes of such requests with benchmarks/peers/nginx.conf."""
     with path.open("w", encoding="utf-8") as file:
         for event in events:
             line = {
@@ -170,25 +182,26 @@ def _run_compact(data: DataDirectory, memory: str) -> tuple[float, float, int]:
 
 
 def _run(command: list[str]) -> tuple[float, float, int]:
-    """A command: its seconds of processor time, those by the clock, and the most MiB it had resident."""
+    """Runs a command, and returns seconds of CPU time, seconds of wall time, and the peak of resident MiB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as told, started(command, stderr=told) as process:
+    with tempfile.TemporaryFile("w+") as errors, started(command, stderr=errors) as process:
         most = 0
         while process.poll() is None:
             most = _most_memory(process.pid) or most
             time.sleep(0.05)
         seconds = time.monotonic() - start
-        told.seek(0)
+        errors.seek(0)
         if process.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {told.read()}")
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors.read()}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds, most
 
 
 def _most_memory(pid: int) -> int:
-    """The most that a process had resident so far, in MiB; 0 when it has ended. What wait() tells would include what
-    this process had when it forked.
+    """Returns the peak of resident memory of a process in MiB; 0 when it has ended.
+
+    The figure of wait() would include the memory of this process at the fork.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -196,7 +209,7 @@ def _most_memory(pid: int) -> int:
 
 
 def _columns_rate(data: DataDirectory, events: int) -> float:
-    """Events per second of processor time, from segment bytes to Arrow columns."""
+    """Returns events per second of CPU time, from segment bytes to Arrow columns."""
     columns = Columns(BATCH_SIZE)
     rows = 0
     start = time.process_time()
@@ -206,12 +219,12 @@ def _columns_rate(data: DataDirectory, events: int) -> float:
                 content = decompress(frame)
                 first = frame.prefix.first_sequence
                 while content and first < frame.prefix.first_sequence + frame.prefix.request_count:
-                    told = frame.prefix
+                    prefix = frame.prefix
                     added = columns.add(
-                        content, told.worker_id, told.first_sequence, told.request_count, first, 1 << 62
+                        content, prefix.worker_id, prefix.first_sequence, prefix.request_count, first, 1 << 62
                     )
                     if added is None:
-                        raise RuntimeError("a frame is not what it should be")
+                        raise RuntimeError("a frame is damaged")
                     first = added.end
                     if columns.is_full:
                         rows += columns.finish()[0].num_rows
@@ -223,7 +236,7 @@ def _columns_rate(data: DataDirectory, events: int) -> float:
 
 
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """Kill -9 of a compaction at a random moment, while segments keep coming, again and again."""
+    """Kills a compaction at a random moment, while new segments arrive, repeatedly."""
     outcome = Outcome()
     rng = random.Random(1)
     killed = 0
@@ -251,7 +264,7 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
         outcome.figure("events missing", (expected - stored).total(), 0)
         outcome.figure("stored twice", (stored - expected).total(), 0)
         outcome.figure("ledger", "balanced" if ledger.balanced else "not balanced", "balanced")
-        told = Reports(data).run(Query(("events",)))
-        outcome.figure("events in reports", told.totals["events"], expected.total())
-        outcome.figure("which come from", ", ".join(told.tables), "hour")
+        report = Reports(data).run(Query(("events",)))
+        outcome.figure("events in reports", report.totals["events"], expected.total())
+        outcome.figure("which come from", ", ".join(report.tables), "hour")
     return outcome

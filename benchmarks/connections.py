@@ -1,4 +1,4 @@
-"""Viewers who are silent: what ten thousand open connections cost, and whether those who send notice them."""
+"""Cost of ten thousand idle connections, and their effect on active ones."""
 
 import resource
 import socket
@@ -16,14 +16,24 @@ from benchmarks.traffic import to_get, traffic, write_requests
 
 IDLE_SECONDS = 5
 CAVEATS = """\
-caveats   Each idle connection has sent one event. Memory is what the server's processes have more of their own than
-          after a load over 64 connections; the kernel's buffers of the sockets are not in it. Latencies are those of 64
-          requests at a time waiting for one core, as in `ingest`. Both come with and without the idle connections, from
-          the same processes."""
+caveats   Each idle connection has sent one event. Memory is the growth of the server's processes over their size after
+          a load on 64 connections, without the kernel's socket buffers. Latencies are those of 64 concurrent requests
+          for one core, as in `ingest`. Both are measured with and without the idle connections, on the same
+          processes."""
 
 
 def measure(count: int, rounds: int, seconds: int, directory: Path | None) -> Outcome:
-    """Open so many connections, let them be silent, and send over others."""
+    """Opens connections, keeps them idle, and sends over others.
+
+    Args:
+        count: Idle connections.
+        rounds: Rounds.
+        seconds: Seconds of load in each round.
+        directory: Where to work; None: the default place.
+
+    Raises:
+        RuntimeError: The limit of open files is too low, a program is missing, or an event was lost.
+    """
     outcome = Outcome()
     check_programs()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -46,7 +56,11 @@ def _name(receiver: Receiver, idle: int) -> str:
 
 
 def _take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, count: int, seconds: int) -> None:
-    """Raises RuntimeError when a connection is refused, or one that was idle is closed."""
+    """Measures one round of a receiver.
+
+    Raises:
+        RuntimeError: A connection was refused, an idle one was closed, or an event was lost.
+    """
     port = load.free_port()
     with (
         workspace(work) as place,
@@ -75,7 +89,7 @@ def _take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, coun
 
 
 def _send(outcome: Outcome, name: str, process: load.Process, port: int, requests: Path, seconds: int) -> int:
-    """How many were answered."""
+    """Sends for a while, and returns the number of answered requests."""
     start = process.cpu()
     answers = load.send(port, requests, seconds)
     if answers.failed or not answers.answered:
@@ -87,7 +101,7 @@ def _send(outcome: Outcome, name: str, process: load.Process, port: int, request
 
 
 def _event(port: int, number: int) -> socket.socket:
-    """A connection over which one event was sent and answered."""
+    """Opens a connection, and sends one event over it."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     request = (
         f"GET /collect?eventType=1&sessionId=idle{number}&eventIndex=1 HTTP/1.1\r\nHost: collector.example\r\n\r\n"

@@ -1,6 +1,6 @@
-"""Faults under load, and what they cost: every event acknowledged is compared with every event stored.
+"""Faults under load: every acknowledged event is compared with every stored event.
 
-The load is `kanalony simulate`, its --acked file the oracle: a key stands in it when, and only when, its 200 arrived.
+The load is `kanalony simulate`. Its --acked file is the oracle: it has a key if and only if the 200 arrived.
 """
 
 import json
@@ -29,7 +29,12 @@ class Simulation:
         self._process = process
 
     def end(self, *, stop: bool, seconds: float = 60) -> str:
-        """Wait for its end, or stop it, and return what it printed."""
+        """Waits for the end of the simulation, and returns its output.
+
+        Args:
+            stop: Whether to stop it first.
+            seconds: Time limit.
+        """
         if stop:
             self._process.send_signal(signal.SIGINT)
         return self._process.communicate(timeout=seconds)[0]
@@ -39,7 +44,15 @@ class Simulation:
 def simulating(
     server: Server, acked: Path, *, seed: int, events: int = MANY, rate: int | None = None
 ) -> Iterator[Simulation]:
-    """Simulated viewers who send to a server, and write a line for every event that was acknowledged."""
+    """Runs simulated viewers that send to a server.
+
+    Args:
+        server: The server.
+        acked: File that gets a line for every acknowledged event.
+        seed: Seed of the simulation.
+        events: Events after which it ends.
+        rate: Events per second; None: as fast as they are answered.
+    """
     command = [*KANALONY, "simulate", "--url", f"http://127.0.0.1:{server.port}", "--seed", str(seed)]
     command += ["--events", str(events), "--acked", str(acked), "--viewers", "400"]
     command += ["--rate", str(rate)] if rate else []
@@ -55,7 +68,7 @@ def simulating(
 
 
 def compare(outcome: Outcome, data: Path, acked: list[Path]) -> None:
-    """Compare what was acknowledged with what `kanalony cat` prints, and have every byte verified."""
+    """Compares the acknowledged events with the output of `kanalony cat`, and runs `kanalony verify`."""
     acknowledged = {line for path in acked for line in path.read_text().splitlines()}
     stored: Counter[str] = Counter()
     process = subprocess.Popen([*KANALONY, "cat", "--data", str(data)], stdout=subprocess.PIPE, text=True)
@@ -73,9 +86,7 @@ def compare(outcome: Outcome, data: Path, acked: list[Path]) -> None:
 
 
 def crash(rounds: int, directory: Path | None) -> Outcome:
-    """Kill -9 of every process of the collector at a random moment under load, then a start on the same data, again and
-    again.
-    """
+    """Kills every process of the collector at a random moment under load, and starts again on its data, repeatedly."""
     outcome = Outcome()
     rng = random.Random(1)
     acked = []
@@ -98,7 +109,7 @@ def crash(rounds: int, directory: Path | None) -> Outcome:
 
 
 def restart(rounds: int, directory: Path | None) -> Outcome:
-    """SIGHUP under load, again and again; then SIGTERM under load and a new start, again and again."""
+    """Sends SIGHUP under load repeatedly; then SIGTERM under load and a new start repeatedly."""
     outcome = Outcome()
     with workspace(directory) as work:
         acked = [work / "acked-reload"]
@@ -133,7 +144,7 @@ def restart(rounds: int, directory: Path | None) -> Outcome:
 
 
 def full_disk(size_mb: int = 16) -> Outcome:
-    """A small tmpfs filled to the brim under load, emptied, filled again. Needs the right to mount."""
+    """Fills a small tmpfs under load, empties it, and fills it again. Needs the right to mount."""
     outcome = Outcome()
     with workspace(None) as work:
         disk = work / "disk"
@@ -149,7 +160,7 @@ def full_disk(size_mb: int = 16) -> Outcome:
                     acked.append(work / f"acked-{number}")
                     with simulating(server, acked[-1], seed=number) as simulation:
                         server.wait_for(lambda: _status(server) == 503, 120)
-                        time.sleep(1)  # let it try for a while
+                        time.sleep(1)  # the server refuses for a while
                         free = shutil.disk_usage(disk).free
                         outcome.figure(f"free when it refused, round {number + 1}", f"{free:,} bytes")
                         if number == 0:
@@ -172,7 +183,7 @@ def full_disk(size_mb: int = 16) -> Outcome:
 
 
 def _status(server: Server) -> int:
-    """The status of one event more, with a key of its own."""
+    """Sends one more event with a key of its own, and returns the status; 0 when no answer comes."""
     try:
         return int(server.get(f"/collect?sessionId=probe&eventIndex={time.monotonic_ns()}")[9:12] or 0)
     except OSError:
@@ -180,7 +191,7 @@ def _status(server: Server) -> int:
 
 
 def soak(seconds: int, directory: Path | None) -> Outcome:
-    """Half of the most that simulated viewers get through, for a while: memory, file descriptors, latency over time."""
+    """Sends half of the maximum rate for a while, and lists memory, file descriptors and latency over time."""
     outcome = Outcome()
     with workspace(directory) as work, serving(work / "data") as server:
         acked = [work / "acked-most"]

@@ -1,4 +1,4 @@
-"""What a single GET costs: kanalony, the server it stands on, and what else one could point players at."""
+"""Cost of a single GET: kanalony, the server below it, and alternatives that players could send to."""
 
 import shutil
 from functools import partial
@@ -11,19 +11,19 @@ from benchmarks.receivers import ALL, BARE, BUFFERED, FLUSHED, PROTOTYPE, WRITTE
 from benchmarks.traffic import to_get, traffic, write_requests
 
 VIEWERS = 20_000
-MOST = 200_000  # requests per second that no receiver answers on one core
+MOST = 200_000  # requests per second: more than any receiver answers on one core
 CAVEATS = """\
-caveats   The client is on the same machine, and keeps the server as busy as it can: the latencies are of 64 requests at
-          a time waiting for one core, not of players. A packet's way through the kernel is paid partly by its sender.
-          nginx does less (it logs, escaped, what kanalony stores byte for byte) and is configured for nothing else;
-          Node, FastAPI and Flask do more: they take the query apart, which kanalony leaves to `kanalony compact`.
-          CPU is user and system time of all the server's processes from the first request until they are idle again,
-          compressing and syncing included; start and end of the processes are not in it, nor are the kernel's own
-          threads, which write to the disk."""
+caveats   The client is on the same machine and keeps the server as busy as possible: latencies are those of 64
+          concurrent requests for one core, not those of players. The sender pays part of a packet's way through the
+          kernel. nginx does less (it logs, escaped, the values that kanalony stores byte for byte) and is configured
+          for nothing else; Node, FastAPI and Flask do more: they parse the query, which kanalony leaves to `kanalony
+          compact`. CPU is user and system time of all server processes from the first request until they are idle
+          again, with compression and sync, without start and end of the processes and without kernel threads, which
+          write to the disk."""
 
 
 def measure(rounds: int, seconds: int, directory: Path | None) -> Outcome:
-    """Each receiver takes the same requests, in turn, each round with an empty directory."""
+    """Sends the same requests to each receiver in turn, each round with an empty directory."""
     outcome = Outcome()
     check_programs()
     with workspace(directory) as work:
@@ -41,10 +41,14 @@ def measure(rounds: int, seconds: int, directory: Path | None) -> Outcome:
 
 
 def take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, seconds: int) -> None:
-    """One round of a receiver."""
+    """Measures one round of a receiver.
+
+    Raises:
+        RuntimeError: The requests ran out, or as `ask`.
+    """
     answers, cpu, stored, size = ask(receiver, work, requests, seconds)
     if answers.ended:
-        raise RuntimeError(f"{receiver.name} answered more than {MOST:,} requests a second, and there were no more")
+        raise RuntimeError(f"{receiver.name} answered more than {MOST:,} requests a second: the requests ran out")
     outcome.measure(receiver.name, "CPU", "µs/event", cpu / answers.answered * 1e6)
     outcome.measure(receiver.name, "rate", "events/s", answers.answered / answers.seconds)
     for name in ("p50", "p99", "p999"):
@@ -56,11 +60,21 @@ def take(outcome: Outcome, receiver: Receiver, work: Path, requests: Path, secon
 def ask(
     receiver: Receiver, work: Path, requests: Path, seconds: int, *, batch: int = 1, connections: int = load.CONNECTIONS
 ) -> tuple[load.Answers, float, int, int]:
-    """Start it, send, end it, count: what was answered, seconds of processor time, events stored, their bytes. Each
-    request has `batch` events.
+    """Starts a receiver, sends, stops it, and counts the stored events.
 
-    Raises RuntimeError when a request was refused, one that was answered is not stored whole, or more are than were
-    sent.
+    Args:
+        receiver: The receiver.
+        work: Directory for it, which is made and removed.
+        requests: File of requests.
+        seconds: Time limit.
+        batch: Events in each request.
+        connections: Connections at a time.
+
+    Returns:
+        The answers, seconds of CPU time, stored events and their bytes.
+
+    Raises:
+        RuntimeError: A request was refused, an answered one is not stored whole, or more are stored than were sent.
     """
     work.mkdir()
     stored = size = 0

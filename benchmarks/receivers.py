@@ -1,4 +1,4 @@
-"""kanalony, and what else one could point players at: how each is started, and what it stored."""
+"""Receivers of events, kanalony and its alternatives: how each starts, and how its stored events are counted."""
 
 import shutil
 import subprocess
@@ -19,9 +19,11 @@ _PEERS = Path(__file__).parent / "peers"
 class Receiver:
     """A server that takes events.
 
-    `promise`: where an event is when its 200 is sent. `command`: how to start it in a directory of its own, listening
-    on a port of 127.0.0.1. `stored`: how many events are in that directory when it has ended, and in how many bytes;
-    None when it stores none.
+    Attributes:
+        name: Its name in results.
+        promise: Where an event is when its 200 is sent.
+        command: Returns the command that starts it in a directory of its own, on a port of 127.0.0.1.
+        stored: Returns the number of events in that directory after its end, and their bytes; None: it stores none.
     """
 
     name: str
@@ -38,7 +40,11 @@ def _program(name: str) -> str:
 
 
 def check_programs() -> None:
-    """Raises RuntimeError when one is not installed that is needed here: better before the first round."""
+    """Checks before the first round that all programs are installed.
+
+    Raises:
+        RuntimeError: A program is missing.
+    """
     for name in ("wrk", "gcc", "nginx", "node"):
         _program(name)
 
@@ -48,7 +54,7 @@ def _bare(work: Path, port: int) -> list[str]:
 
 
 def kanalony(*options: str) -> Callable[[Path, int], list[str]]:
-    """How to start one worker with these options."""
+    """Returns the `command` of a collector of one worker with these options."""
 
     def command(work: Path, port: int) -> list[str]:
         return [*KANALONY, "serve", "--workers", "1", "--port", str(port), "--data", str(work / "data"), *options]
@@ -87,7 +93,7 @@ def _gunicorn(work: Path, port: int) -> list[str]:
 
 
 def _segments(work: Path) -> tuple[int, int]:
-    """Every frame is read and checked."""
+    """Counts events and bytes of segments; every frame is read and checked."""
     data = DataDirectory(work / "data")
     kept = check_data(data)
     if kept.damaged:

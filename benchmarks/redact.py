@@ -1,4 +1,4 @@
-"""What one body costs a worker with `--redact`, hostile ones beside honest ones."""
+"""Cost of one body with `--redact`: hostile bodies beside honest ones."""
 
 import gzip
 import tempfile
@@ -15,17 +15,17 @@ from kanalony.segments.directory import DataDirectory
 from kanalony.settings.serving import ServeSettings
 
 MAX_BODY = 1 << 20
-AIM = 8  # times the time of the honest body that takes longest
+AIM = 8  # times the time of the slowest honest body
 CAVEATS = """\
-caveats   CPU time between the HTTP server and the journal, of bodies as large as the default --max-body lets them be.
-          A player waits for it, and everyone else whom the same worker serves."""
+caveats   CPU time between the HTTP server and the journal, of bodies as large as the default --max-body allows. The
+          player waits for it, and so do all other clients of the same worker."""
 
 Body = tuple[bytes, str, str | None]
 """(body, content type, content encoding)"""
 
 
 def honest() -> dict[str, Body]:
-    """The largest batch of events that is taken, each with a ks of its session."""
+    """Returns the largest batch of events that is accepted, each with the ks of its session."""
     objects: list[bytes] = []
     size = 2
     for event in traffic(500, ks=True):
@@ -45,7 +45,7 @@ def honest() -> dict[str, Body]:
 
 
 def hostile() -> dict[str, Body]:
-    """Bodies that are small, or of the largest size, and that are a lot of work by the byte."""
+    """Returns bodies, small or of the largest size, that cost much work per byte."""
     json, form = "application/json", "application/x-www-form-urlencoded"
 
     def fill(unit: bytes, start: bytes = b"", end: bytes = b"", size: int = MAX_BODY) -> bytes:
@@ -78,8 +78,10 @@ def hostile() -> dict[str, Body]:
 
 
 def empty_blocks(count: int) -> bytes:
-    """A gzip file of nothing, in a multiple of 8 blocks of deflate with Huffman codes of their own: nothing else takes
-    as long to decompress by the byte.
+    """Returns an empty gzip file of deflate blocks with their own Huffman codes: the slowest input per byte.
+
+    Args:
+        count: Number of blocks, a multiple of 8.
     """
     # The lengths of codes 18 and 1 are one bit. Then the lengths of literals: 138 and 118 zeros, 1 for the end of the
     # block; and of one distance. Then the end.
@@ -91,7 +93,7 @@ def empty_blocks(count: int) -> bytes:
 
 
 def _bits(fields: list[tuple[int, int]]) -> bytes:
-    """Numbers of so many bits each, from the lowest bit on."""
+    """Packs (number, size in bits) from the lowest bit on."""
     value = length = 0
     for number, size in fields:
         value |= number << length
@@ -100,7 +102,7 @@ def _bits(fields: list[tuple[int, int]]) -> bytes:
 
 
 def measure(rounds: int) -> Outcome:
-    """The least CPU time of each body in so many rounds, and the ratio of the longest ones."""
+    """Measures the least CPU time of each body over all rounds, and the ratio of the slowest two."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as work:
         settings = ServeSettings(data=Path(work) / "data", redact=("ks",), max_body=MAX_BODY)

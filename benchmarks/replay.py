@@ -1,4 +1,4 @@
-"""What an event costs that comes with others, in one POST: batches from a proxy's queue, or a replay of old traffic."""
+"""Cost of an event in a batch, one POST: from the queue of a proxy, or a replay of old traffic."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,21 +11,21 @@ from benchmarks.outcome import Outcome, interleaved, workspace
 from benchmarks.receivers import BUFFERED, FLUSHED, WRITTEN, Receiver, check_programs, kanalony
 from benchmarks.traffic import to_get, to_json, to_post, traffic, write_requests
 
-SECONDS = 4  # at most, of each round
+SECONDS = 4  # limit of each round
 GETS = 200_000
-SIZES = {1: 100_000, 10: 400_000, 100: 400_000, 1000: 400_000}  # events in a POST, and how many of them at most
+SIZES = {1: 100_000, 10: 400_000, 100: 400_000, 1000: 400_000}  # events in a POST: most events in all
 KANALONY = replace(WRITTEN, command=kanalony("--journal-blocks", "512"))
 CAVEATS = """\
-caveats   Two ways of sending are compared, as much as two receivers: nginx, whose log has a line for a request, gets
-          the same events one by one, as GETs. As in `ingest`, the client is on the same machine, and the server on one
-          core of it: batches come faster than that core can also compress them, so kanalony gets a journal that holds
-          them meanwhile (`--journal-blocks 512`; with the usual 32 some would be refused with 503). Processor time is
-          counted until all are compressed and synced. Collecting stores a body as it came: reading its JSON is left to
-          `kanalony compact`, and not in these figures."""
+caveats   The comparison is between two ways of sending as much as between two receivers: nginx, whose log has a line
+          for a request, gets the same events one by one, as GETs. As in `ingest`, the client is on the same machine
+          and the server on one core: batches arrive faster than that core also compresses them, so kanalony gets a
+          journal that holds them (`--journal-blocks 512`; with the default of 32 it would refuse some with 503). CPU
+          time counts until all are compressed and synced. The collector stores a body as it arrived: `kanalony
+          compact` reads its JSON, and these figures do not include that."""
 
 
 def measure(rounds: int, events: int, directory: Path | None) -> Outcome:
-    """Nginx takes single GETs, kanalony GETs and POSTs; of each size of batch at most `events` events."""
+    """Sends single GETs to nginx, GETs and POSTs to kanalony; at most `events` events for each size of batch."""
     outcome = Outcome()
     check_programs()
     with workspace(directory) as work:

@@ -1,4 +1,4 @@
-"""How long reports take: ten typical questions, of the rollups and of the events themselves."""
+"""Time of typical reports, from rollups and from events."""
 
 import itertools
 import time
@@ -20,17 +20,17 @@ from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 VIEWERS = 350
-SIMULATED = 500_000  # events that are made up anew, some eight hours of traffic
+SIMULATED = 500_000  # distinct events, some eight hours of traffic
 ROUNDS = 3
 HOURS_AIM = 1.0  # seconds
 EVENTS_AIM = 5.0
-AIMED_AT = 10_000_000  # the aims are those of so many events
-PEER_EVENTS = 1_000_000  # at most, that it is asked about: it reads all of the log for each question
+AIMED_AT = 10_000_000  # events up to which the aims hold
+PEER_EVENTS = 1_000_000  # most events for DuckDB: it reads the whole log for each question
 CAVEATS = """\
 caveats   Simulated traffic: 250 videos, sessions of 50 events, no places. The files are in the page cache. Median and
-          spread of 3 rounds, in one process; a start of `kanalony report` takes half a second more. DuckDB is asked the
-          same of nginx's JSON log, of a million events at most, and has to answer the same; its time grows with the
-          log. What kanalony answers from has been made before, once for all questions, by `kanalony compact`."""
+          range of 3 rounds, in one process; a start of `kanalony report` takes half a second more. DuckDB answers the
+          same questions from nginx's JSON log, of a million events at most, and must return the same; its time grows
+          with the log. kanalony answers from tables that `kanalony compact` made before, once for all questions."""
 
 PARIS = ZoneInfo("Europe/Paris")
 FLAVOUR = {"flavour": "flavourId"}
@@ -54,7 +54,7 @@ QUESTIONS: tuple[tuple[str, float, Query], ...] = (
 
 
 def traffic(events: int) -> Iterator[SimulatedEvent]:
-    """So many events: after some hours the same people come again, in other sessions."""
+    """Yields simulated events. After some hours the same viewers return in other sessions."""
     simulated = list(itertools.islice(simulate(VIEWERS, "1"), min(events, SIMULATED)))
     length = simulated[-1].time - simulated[0].time
     for number in range(events):
@@ -75,7 +75,7 @@ def _parameter(name: str) -> str:
 
 
 _TYPE = _parameter("eventType")
-# What DuckDB is asked: (question, as kanalony takes it, SQL with the same rows).
+# Questions for DuckDB: (name, query of kanalony, SQL with the same rows).
 PEER_QUESTIONS: tuple[tuple[str, Query, str], ...] = (
     (
         "plays by hour",
@@ -96,7 +96,7 @@ PEER_QUESTIONS: tuple[tuple[str, Query, str], ...] = (
 
 
 def measure(sizes: Sequence[int], directory: Path | None) -> Outcome:
-    """For each size, make a lake with its rollups, and ask."""
+    """For each size, makes a lake with its rollups and times the questions."""
     outcome = Outcome()
     for events in sorted(sizes):
         with workspace(directory) as work:
@@ -107,8 +107,8 @@ def measure(sizes: Sequence[int], directory: Path | None) -> Outcome:
             if done.returncode:
                 raise RuntimeError(done.stderr)
             reports = Reports(data, Vocabulary({}, FLAVOUR))
-            told = reports.run(Query(("events",))).totals["events"]
-            outcome.figure(f"{events:,} events: in reports", told, events)
+            total = reports.run(Query(("events",))).totals["events"]
+            outcome.figure(f"{events:,} events: in reports", total, events)
             for name, aim, query in QUESTIONS:
                 subject = f"{name}, aim {aim:g} s"
                 for _ in range(ROUNDS):
@@ -128,7 +128,11 @@ def _seconds(reports: Reports, query: Query) -> float:
 
 
 def _ask_peer(outcome: Outcome, reports: Reports, log: Path, events: int) -> None:
-    """Raises RuntimeError when DuckDB answers something else."""
+    """Times DuckDB on the log of nginx.
+
+    Raises:
+        RuntimeError: DuckDB returns other rows than kanalony.
+    """
     write_log(log, traffic(events))
     for name, query, sql in PEER_QUESTIONS:
         ours = sorted(filter(None, reports.run(query).table.column(query.metrics[0]).to_pylist()))

@@ -1,4 +1,4 @@
-"""What segment files cost, in time and in bytes, beside the formats that events are usually kept in."""
+"""Time and size of segment files, beside the formats that events are usually stored in."""
 
 import gzip
 import json
@@ -22,21 +22,21 @@ from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.past import past_record
 from kanalony.simulate.viewers import SimulatedEvent
 
-FRAME = 1 << 20  # bytes of records, as the collector's blocks have
+FRAME = 1 << 20  # bytes of records, as in blocks of the collector
 KINDS = {
     "2,000 viewers": (2_000, False),
     "50,000 viewers": (50_000, False),
     "50,000 viewers, each with a ks": (50_000, True),
 }
 CAVEATS = """\
-caveats   Simulated traffic: real queries vary more in what repeats and hold more that does not; the rows with a ks show
-          where that leads. NDJSON is what the peers of `ingest` write: an object of all parameters. The times of NDJSON
-          are those of compressing alone, its making in Python left out; those of segments have checksums and fsync in
-          them. Parquet has one column for the raw query. The lake has that column too, beside all the others."""
+caveats   Simulated traffic: the values of real queries vary more and compress worse; the rows with a ks show the
+          difference. NDJSON is the output of the peers of `ingest`: an object of all parameters. Times of NDJSON are
+          those of compression alone, without making it in Python; times of segments include checksums and fsync.
+          Parquet has one column for the raw query. The lake has that column too, beside all the others."""
 
 
 def measure(events: int, rounds: int, directory: Path | None) -> Outcome:
-    """The same events, in sessions that interleave as many as there are viewers, in every format."""
+    """Writes and reads the same events in every format, with as many interleaved sessions as there are viewers."""
     outcome = Outcome()
     for kind, (viewers, ks) in KINDS.items():
         with workspace(directory) as work:
@@ -58,7 +58,7 @@ def _measure(outcome: Outcome, kind: str, sent: list[SimulatedEvent], rounds: in
         with _Timing(outcome, kind, "segments", "read", len(sent), sizes["raw records"]):
             found = _read(path)
         if found != b"".join(records):
-            raise RuntimeError("what was read is not what was written")
+            raise RuntimeError("the records read differ from the records written")
         compressors: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
             "NDJSON + gzip": (lambda text: gzip.compress(text, 6), gzip.decompress),
             "NDJSON + zstd": (
@@ -95,7 +95,7 @@ def _measure(outcome: Outcome, kind: str, sent: list[SimulatedEvent], rounds: in
 
 
 class _Timing:
-    """Measures what happens in it, by processor time of this process: µs an event, and MB of content a second."""
+    """Measures its `with` block by CPU time of this process: µs per event, and MB of content per second."""
 
     def __init__(self, outcome: Outcome, kind: str, name: str, what: str, events: int, size: int) -> None:
         self._outcome, self._subject, self._what, self._events, self._size = (
@@ -116,14 +116,14 @@ class _Timing:
 
 
 def _line(event: SimulatedEvent) -> bytes:
-    told = {
+    line = {
         "time": datetime.fromtimestamp(event.time, UTC).isoformat(),
         "remote_addr": event.address,
         "user_agent": event.user_agent,
         "referer": event.referer,
         **dict(parse_qsl(event.query, keep_blank_values=True)),
     }
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _table(sent: list[SimulatedEvent]) -> pa.Table:
@@ -139,7 +139,7 @@ def _table(sent: list[SimulatedEvent]) -> pa.Table:
 
 
 def _frames(records: list[bytes]) -> list[tuple[int, bytes]]:
-    """(number of the first record, records) of blocks as full as they get."""
+    """Returns (number of the first record, records) of blocks as full as possible."""
     frames = []
     block: list[bytes] = []
     first, size = 1, 0
@@ -162,7 +162,7 @@ def _write(data: DataDirectory, frames: list[tuple[int, bytes]]) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    """Every frame, decompressed, its checksums compared."""
+    """Returns the content of every frame, with checksums verified."""
     found = []
     with Segment(path, sealed=True) as segment:
         for frame in segment.frames():

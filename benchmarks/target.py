@@ -25,7 +25,7 @@ PIECES = 32  # pieces with an interval: as many as the largest headers have
 
 @dataclass
 class Target:
-    """A way of serving. `port` is where clients connect: the collector's own, or that of nginx in front of it."""
+    """A way of serving. Clients connect to `port`: that of the collector, or of nginx in front of it."""
 
     server: Server
     port: int
@@ -34,14 +34,14 @@ class Target:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def send(self, content: bytes, *, read: bool = True, timeout: float = 5) -> bytes:
-        """Send bytes on a connection of their own; the answer's first piece, or nothing, whatever goes wrong."""
+        """Sends bytes on a connection of their own, and returns the first piece of the answer; empty after an error."""
         with contextlib.suppress(OSError), self.connect(timeout) as connection:
             connection.sendall(content)
             return connection.recv(65536) if read else b""
         return b""
 
     def track(self, key: str) -> str:
-        """Send one event as an honest client: "acknowledged", or what happened to it instead."""
+        """Sends one event as an honest client. Returns "acknowledged", or the failure."""
         request = f"GET /collect?sessionId={key}&eventIndex=1 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
         try:
             with self.connect(3) as connection:
@@ -57,7 +57,7 @@ class Target:
 
 
 class _Relay(socketserver.BaseRequestHandler):
-    """A network between nginx and the collector: what is longer than a piece arrives in pieces."""
+    """A network between nginx and the collector: longer messages arrive in pieces."""
 
     upstream = 0
 
@@ -92,7 +92,7 @@ class _RelayServer(socketserver.ThreadingTCPServer):
 
 @contextlib.contextmanager
 def relayed(port: int) -> Iterator[int]:
-    """A port of this machine that leads to the other one as over a network."""
+    """Returns a port of this machine that leads to another port as over a network."""
     handler = type("Relay", (_Relay,), {"upstream": port})
     with _RelayServer(("127.0.0.1", 0), handler) as relay:
         thread = threading.Thread(target=relay.serve_forever, daemon=True)
@@ -106,8 +106,12 @@ def relayed(port: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def target_of(way: str, work: Path, *arguments: str) -> Iterator[Target]:
-    """A collector served in one of the ways. For nginx, docs/nginx.conf is used with other ports and directories, and
-    the collector is a network away.
+    """Serves a collector in one of the ways. nginx runs docs/nginx.conf with other ports and directories.
+
+    Args:
+        way: One of `WAYS`.
+        work: Directory for data and configuration.
+        arguments: Further arguments of `kanalony serve`.
     """
     arguments = (
         *("--heartbeat", str(HEARTBEAT), "--workers", str(WORKERS), "--trusted-proxy", "127.0.0.1/32"),

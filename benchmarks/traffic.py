@@ -1,4 +1,4 @@
-"""Requests as players send them, no two alike, in files: they cannot be made up as fast as they are sent."""
+"""Distinct requests as players send them, in files: making them takes longer than sending them."""
 
 import json
 import re
@@ -25,9 +25,11 @@ def _older(versions: int, found: re.Match[str]) -> str:
 
 
 def traffic(viewers: int, *, ks: bool = False) -> Iterator[SimulatedEvent]:
-    """Simulated events without end, of browsers of more versions and pages of their own for videos than the simulator
-    has. With `ks`, each session also has a token of its own that cannot be compressed, as sites with logged-in viewers
-    send.
+    """Yields simulated events without end, with more browser versions than the simulator has and a page for each video.
+
+    Args:
+        viewers: Concurrent viewers.
+        ks: Whether each session has an incompressible token of its own, as sites with logged-in viewers send it.
     """
     for event in simulate(viewers, "1"):
         session = event.key.partition(" ")[0]
@@ -44,17 +46,17 @@ def traffic(viewers: int, *, ks: bool = False) -> Iterator[SimulatedEvent]:
 
 
 def to_get(event: SimulatedEvent) -> bytes:
-    """The bytes of a GET."""
+    """Returns the bytes of a GET."""
     return _request("GET /collect?" + event.query, event, b"")
 
 
 def to_json(event: SimulatedEvent) -> bytes:
-    """Its parameters as an object, numbers as text, as players send them."""
+    """Returns the parameters of an event as a JSON object, numbers as text, as players send them."""
     return json.dumps(dict(parse_qsl(event.query)), separators=(",", ":")).encode()
 
 
 def to_post(event: SimulatedEvent, objects: Sequence[bytes]) -> bytes:
-    """The bytes of one POST of an array of events, sent by the browser of one of them."""
+    """Returns the bytes of one POST of an array of events, with the headers of one of them."""
     return _request("POST /collect", event, b"[" + b",".join(objects) + b"]")
 
 
@@ -74,7 +76,7 @@ def _request(line: str, event: SimulatedEvent, body: bytes) -> bytes:
 
 
 def write_requests(path: Path, requests: Iterable[bytes]) -> None:
-    """A file for `load.send`."""
+    """Writes a file for `load.send`."""
     with path.open("wb") as file:
         for request in requests:
             file.write(request + b"\0")

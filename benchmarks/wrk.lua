@@ -1,5 +1,5 @@
--- For wrk: sends the requests of a file (its name is the first argument; each request ends with a NUL), each once, and
--- prints what came of it as one line of JSON. It stops when there are no more.
+-- For wrk: sends each request of a file once (the first argument; each request ends with a NUL), and prints the results
+-- as one line of JSON. Stops at the end of the file.
 local requests = {}
 local sent = 0
 local thread

@@ -1,7 +1,7 @@
-"""python -m demo, or make demo: a collector, viewers, the aggregator and the dashboard, on this machine alone.
+"""`make demo`: a collector, viewers, the aggregator and the dashboard, on this machine alone.
 
-A day of simulated traffic is written first, so that there is something to see; then viewers go on watching, through the
-collector. Everything is in a directory that goes when the demo ends.
+It first writes a day of simulated traffic, so that reports are not empty; then the viewers continue, through the
+collector. All files are in a temporary directory.
 """
 
 import signal
@@ -34,24 +34,26 @@ PLACES = (
 
 
 def write_places(path: Path) -> None:
-    """A database of made-up places for the addresses that viewers have."""
+    """Writes a GeoIP database of invented places for the addresses of the viewers."""
     database = MMDBWriter(4, "Demo", languages=["en"])
     first = 0
     for country, region, city, end in PLACES:
         place = {"country": country, "city": city}
-        told: dict[str, object] = {name: {"names": {"en": value}} for name, value in place.items()}
-        told["subdivisions"] = [{"names": {"en": region}}]
-        database.insert_network(IPSet([f"{EXAMPLE_NETWORK}.{last}/32" for last in range(first, end)]), told)
+        record: dict[str, object] = {name: {"names": {"en": value}} for name, value in place.items()}
+        record["subdivisions"] = [{"names": {"en": region}}]
+        database.insert_network(IPSet([f"{EXAMPLE_NETWORK}.{last}/32" for last in range(first, end)]), record)
         first = end
     database.to_db_file(str(path))
 
 
 @click.command()
-@click.option("--viewers", type=click.IntRange(1), default=25, show_default=True, help="People watching at a time.")
-@click.option("--hours", type=click.FloatRange(0, 24 * 7), default=24, show_default=True, help="Of traffic before now.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Of the dashboard.")
+@click.option("--viewers", type=click.IntRange(1), default=25, show_default=True, help="Concurrent viewers.")
+@click.option(
+    "--hours", type=click.FloatRange(0, 24 * 7), default=24, show_default=True, help="Hours of traffic before now."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="Port of the dashboard.")
 def main(viewers: int, hours: float, port: int) -> None:
-    """Show what kanalony does: open the address that is printed, and press Ctrl-C when you have seen enough."""
+    """Run a collector with simulated viewers and a dashboard. Open the printed address; Ctrl-C ends the demo."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -92,7 +94,7 @@ def main(viewers: int, hours: float, port: int) -> None:
 
 
 def _go_on(traffic: Iterator[SimulatedEvent], shift: float, server: Server, stop: threading.Event) -> None:
-    """The same people go on watching, at their pace, until it is enough."""
+    """Sends the further events of the same viewers, in real time, until `stop` is set."""
     connection = HTTPConnection(server.host, server.port, timeout=5)
     for event in traffic:
         if stop.wait(max(0.0, event.time + shift - time.time())):
@@ -101,7 +103,7 @@ def _go_on(traffic: Iterator[SimulatedEvent], shift: float, server: Server, stop
         try:
             connection.request("GET", f"/collect?{event.query}", headers=headers)
             connection.getresponse().read()
-        except OSError:  # players do not try again
+        except OSError:  # players do not retry
             connection.close()
     connection.close()
 

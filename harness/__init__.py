@@ -1,1 +1,1 @@
-"""The real collector in a subprocess, for tests, benchmarks and the demo."""
+"""Runs the real collector in a subprocess, for tests, benchmarks and the demo."""

@@ -1,4 +1,4 @@
-"""The floor: meinheld, set as kanalony sets it, answering what kanalony answers, and storing nothing."""
+"""The floor: meinheld, configured as in kanalony, sends the same answer and stores nothing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""nginx's JSON log to Parquet by DuckDB, as an analyst would write it. duckdb_compact.py LOG OUT"""
+"""Converts nginx's JSON log to Parquet with DuckDB, as an analyst would. Usage: duckdb_compact.py LOG OUT"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The same with FastAPI."""
+"""A minimal receiver with FastAPI: one event, one line of JSON, written before it is answered."""
 
 import json
 import time

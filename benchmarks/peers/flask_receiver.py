@@ -1,4 +1,4 @@
-"""The same with Flask."""
+"""A minimal receiver with Flask: one event, one line of JSON, written before it is answered."""
 
 import json
 import time

@@ -1,6 +1,6 @@
-/* What a collector without Python could cost: an epoll loop that reads GETs as a player sends them and writes each as a
- * record, with its checksum, into a mapped file before it answers. A figure, not a server: no time-outs, no bodies, no
- * segments, and it trusts its clients. prototype PORT FILE; SIGTERM cuts the file to what was stored. */
+/* Prototype of a collector without Python, to measure its cost: an epoll loop reads GETs as players send them and writes
+ * each as a record with its checksum to a mapped file before it answers. No timeouts, no bodies, no segments, and it
+ * trusts its clients. Usage: prototype PORT FILE; SIGTERM truncates the file to the stored records. */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -39,7 +39,7 @@ static int is_header(const uint8_t *line, const uint8_t *colon, const char *name
     return (size_t)(colon - line) == length && strncasecmp((const char *)line, name, length) == 0;
 }
 
-/* The fields of a request of which the head is [p, end), or 0 when it is no GET of /collect. */
+/* Finds the fields of a request whose head is [p, end). Returns 0 when it is no GET of /collect. */
 static int parse(const uint8_t *p, const uint8_t *end, span fields[FIELD_COUNT]) {
     static const char start[] = "GET /collect?";
     memset(fields, 0, sizeof(span) * FIELD_COUNT);

@@ -1,4 +1,4 @@
-"""The same in plain Python: a loop over lines, the standard library's parser, pyarrow. python_compact.py LOG OUT"""
+"""Converts nginx's JSON log to Parquet in plain Python: urllib and pyarrow. Usage: python_compact.py LOG OUT"""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-// What a small team writes in an afternoon, in Node: one event, one line of JSON, written before it is answered.
+// A minimal receiver in Node: one event, one line of JSON, written before it is answered.
 const http = require("http");
 const fs = require("fs");
 const [port, path] = process.argv.slice(2);

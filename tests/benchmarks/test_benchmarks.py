@@ -115,7 +115,7 @@ def _closed(work: Path, port: int) -> list[str]:
 
 
 def test_requests_that_run_out_are_an_error_where_the_seconds_count(tmp_path: Path, requests: Path) -> None:
-    with pytest.raises(RuntimeError, match="there were no more"):
+    with pytest.raises(RuntimeError, match="the requests ran out"):
         ingest.take(Outcome(), BARE, tmp_path / "at", requests, 1)
 
 
@@ -194,7 +194,7 @@ def test_another_answer_of_the_peer_of_reports_is_an_error_instead_of_a_figure(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["ingest", "--json", "/nowhere/out.json"], "/nowhere is no directory"),
+        (["ingest", "--json", "/nowhere/out.json"], "/nowhere is no writable directory"),
         (["ingest", "--chart", "out.txt"], "name a file that ends in .png"),
         (["compact", "--events", "1000", "--rounds", "1", "--memory", "abc"], "--memory is 'abc'"),
         (["crash", "--directory", "/nowhere"], "/nowhere"),

@@ -29,6 +29,8 @@ from kanalony.simulate.viewers import REFERRERS, START, USER_AGENTS, simulate
 from tests.aggregate.lakes import Sent, roll_up, seal
 from tests.reports import reference
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 200_000
 VIEWERS = 35  # with so many viewers EVENTS take a day
 METRIC_NAMES = tuple(metric.name for metric in METRICS)

@@ -33,6 +33,7 @@ from kanalony.segments.directory import DataDirectory
 from kanalony.units import HOUR
 from tests.aggregate.lakes import KEEP, MEMORY, SECOND, Sent, compact, roll_up, seal
 from tests.reports.asking import PLAY, VIEW, ask, at, event, one, rows, session, store
+from tests.tools import examples
 
 NOON = "2026-06-01T12:00:00"
 METRIC_NAMES = [metric.name for metric in METRICS]
@@ -124,7 +125,7 @@ questions = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(sent_events, min_size=1, max_size=80),
     st.lists(bursts(), max_size=3),
