@@ -1,4 +1,4 @@
-"""What metrics and dimensions mean, by cases made by hand; what queries can ask for."""
+"""Metrics and dimensions in cases made by hand; the parts of a query."""
 
 import random
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from kanalony.errors import WrongUse
 from kanalony.events import METRICS
 from kanalony.reports.vocabulary import UnknownName, Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import ERROR, IMPRESSION, PLAY, REQUESTED, VIEW, ask, at, event, one, rows, session, store
-from tests.tools import examples
+from tests.reports.conftest import MakeLake
 
 NOON = "2026-06-01T12:00:00"
 PARIS = ZoneInfo("Europe/Paris")
@@ -201,28 +201,38 @@ def arrival(indices: Iterable[int], start: str = NOON, **more: Any) -> list[Sent
     return [event(at(start) + n * SECOND, VIEW, eventIndex=i, position=n, **more) for n, i in enumerate(indices)]
 
 
-@pytest.mark.parametrize(
-    ("indices", "loss"),
-    [
-        ((1, 2, 4, 3, 5), 0),
-        ((2, 1, 3, 4, 5), 0),
-        ((1, 2, 3, 5, 4), 0),
-        ((1, 2, 2, 3, 4, 5), 0),
-        ((9, 8, 7, 6, 5, 4, 3, 2, 1), 0),
-        ((2, 1, 3, 4, 6), 1 / 6),
-        ((2, 1, 3, 3, 4, 6, 4, 2), 1 / 6),
-        ((2, 1, 6, 3, 4), 1 / 6),
-        ((1, 2, 2002, 2003), 0),
-    ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
-)
-def test_neither_order_nor_repeats_change_the_loss(data: DataDirectory, indices: tuple[int, ...], loss: float) -> None:
-    store(data, *arrival(indices))
-    assert one(data, "lossRate") == loss
+LOSSES = {
+    (1, 2, 4, 3, 5): 0,
+    (2, 1, 3, 4, 5): 0,
+    (1, 2, 3, 5, 4): 0,
+    (1, 2, 2, 3, 4, 5): 0,
+    (9, 8, 7, 6, 5, 4, 3, 2, 1): 0,
+    (2, 1, 3, 4, 6): 1 / 6,
+    (2, 1, 3, 3, 4, 6, 4, 2): 1 / 6,
+    (2, 1, 6, 3, 4): 1 / 6,
+    (1, 2, 2002, 2003): 0,
+}
+
+
+def as_name(indices: tuple[int, ...]) -> str:
+    return " ".join(map(str, indices))
+
+
+@pytest.fixture(scope="module")
+def arrivals(lake_of: MakeLake) -> DataDirectory:
+    """Each of LOSSES as an entry with its own session."""
+    return lake_of(*(sent for indices in LOSSES for sent in arrival(indices, entryId=as_name(indices))))
+
+
+@pytest.mark.parametrize(("indices", "loss"), LOSSES.items(), ids=map(as_name, LOSSES))
+def test_neither_order_nor_repeats_change_the_loss(
+    arrivals: DataDirectory, indices: tuple[int, ...], loss: float
+) -> None:
+    assert one(arrivals, "lossRate", filters={"entry": (as_name(indices),)}) == loss
 
 
 @pytest.mark.parametrize("share", [0, 0.05])
-def test_in_a_long_sequence_with_swapped_neighbours_the_loss_is_the_true_one(data: DataDirectory, share: float) -> None:
+def test_in_a_long_sequence_with_swapped_neighbours_the_loss_is_exact(data: DataDirectory, share: float) -> None:
     rng = random.Random(3)
     numbers = [n for n in range(1, 3001) if n in (1, 3000) or rng.random() >= share]
     lost = 3000 - len(numbers)
@@ -240,9 +250,9 @@ def test_in_a_long_sequence_with_swapped_neighbours_the_loss_is_the_true_one(dat
 blocks = st.lists(st.permutations(range(9)), min_size=1, max_size=4)
 
 
-@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(blocks, st.sets(st.integers(1, 34)), st.sets(st.integers(0, 35))), min_size=10, max_size=40))
-def test_any_order_of_nine_neighbours_comes_to_the_same(
+def test_any_order_of_nine_neighbours_gives_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, cases: list[tuple[list[list[int]], set[int], set[int]]]
 ) -> None:
     data = DataDirectory.writable(tmp_path_factory.mktemp("order") / "data")
@@ -309,17 +319,17 @@ def test_quality_is_of_the_events_that_have_it(data: DataDirectory) -> None:
 # Distinct counts.
 
 
-def test_distinct_counts_leave_the_unknown_out_and_part_users_by_partner(data: DataDirectory) -> None:
-    who = [("a", "u", "e", 1), ("a", "u", "f", 1), ("b", "u", "e", 2), ("", "v", "", 1), ("", "", "e", 1)]
+def test_distinct_counts_leave_out_the_unknown_and_keep_partners_apart(data: DataDirectory) -> None:
+    viewers = [("a", "u", "e", 1), ("a", "u", "f", 1), ("b", "u", "e", 2), ("", "v", "", 1), ("", "", "e", 1)]
     sent = [
         event(at(NOON) + n, VIEW, sessionId=s, userId=u, entryId=entry, partnerId=p)
-        for n, (s, u, entry, p) in enumerate(who)
+        for n, (s, u, entry, p) in enumerate(viewers)
     ]
     store(data, *sent)
     assert rows(data, "uniqueSessions uniqueKnownUsers uniqueVideos events") == [(2, 3, 3, 5)]
 
 
-def test_sessions_of_many_events_are_estimated_and_that_is_said(data: DataDirectory) -> None:
+def test_sessions_of_many_events_are_estimated_and_marked(data: DataDirectory) -> None:
     sent = [event(at(NOON) + n * SECOND, VIEW, sessionId=f"s{n % 6000}", eventIndex=n) for n in range(9000)]
     store(data, *sent)
     exact = ask(data, "uniqueSessions", "hour")
@@ -345,7 +355,7 @@ def test_estimates_of_a_period_take_its_edges_from_events(data: DataDirectory) -
 # Dimensions.
 
 
-def test_what_an_event_does_not_say_is_one_visible_value(data: DataDirectory) -> None:
+def test_missing_values_are_one_visible_value(data: DataDirectory) -> None:
     store(data, event(NOON, VIEW), event(NOON, VIEW, partnerId=None), event(NOON, VIEW, partnerId="x", userId=""))
     assert rows(data, "view", "partner userId") == [("Unknown", "Unknown", 2), ("1", "Unknown", 1)]
 
@@ -378,17 +388,22 @@ def test_registered_event_types_and_parameters_are_metrics_and_dimensions(data: 
     chosen = ask(data, "quizAnswered", filters={"campaign": ("spring",)}, vocabulary=vocabulary)
     assert chosen["rows"] == [{"quizAnswered": 2}]
     for events, parameters in (({"play": 201}, {}), ({}, {"Hour": "h"}), ({"quiz": 1}, {"quiz": "q"})):
-        with pytest.raises(WrongUse, match="is a metric or dimension already"):
+        with pytest.raises(WrongUse, match="is already a metric or dimension"):
             Vocabulary(events, parameters)
 
 
+@pytest.fixture(scope="module")
+def weather(lake_of: MakeLake) -> DataDirectory:
+    """An event of type 202 with the parameter `weather`, and a view."""
+    return lake_of(event(NOON, 202, weather="sun"), event(NOON, VIEW, eventIndex=2))
+
+
 @pytest.mark.parametrize("name", ["position", "t", "rows", "events_", "is_total", "d0", "m0", "select", "eventType"])
-def test_registered_names_may_be_any_word(data: DataDirectory, name: str) -> None:
-    store(data, event(NOON, 202, weather="sun"), event(NOON, VIEW, eventIndex=2))
+def test_registered_names_may_be_any_word(weather: DataDirectory, name: str) -> None:
     metric = Vocabulary({name: 202})
-    assert rows(data, f"view {name}", "entry", vocabulary=metric, order=((name, True),)) == [("e", 1, 1)]
+    assert rows(weather, f"view {name}", "entry", vocabulary=metric, order=((name, True),)) == [("e", 1, 1)]
     dimension = Vocabulary({}, {name: "weather"})
-    chosen = rows(data, "events", f"hour {name}", vocabulary=dimension, filters={name: ("sun",)})
+    chosen = rows(weather, "events", f"hour {name}", vocabulary=dimension, filters={name: ("sun",)})
     assert chosen == [("2026-06-01T12:00+00:00", "sun", 1)]
 
 
@@ -465,6 +480,12 @@ def test_minutes_and_ten_seconds(data: DataDirectory) -> None:
     ]
 
 
+@pytest.fixture(scope="module")
+def four_hours(lake_of: MakeLake) -> DataDirectory:
+    """A view every minute for four hours from noon."""
+    return lake_of(*(event(at(NOON) + n * 60 * SECOND, VIEW, eventIndex=n) for n in range(240)))
+
+
 @pytest.mark.parametrize(
     ("start", "end", "views"),
     [
@@ -476,11 +497,10 @@ def test_minutes_and_ten_seconds(data: DataDirectory) -> None:
         ("2020-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00", 240),
     ],
 )
-def test_a_period_has_its_first_moment_and_not_its_end(
-    data: DataDirectory, start: str | None, end: str | None, views: int
+def test_a_period_includes_its_first_moment_and_excludes_its_end(
+    four_hours: DataDirectory, start: str | None, end: str | None, views: int
 ) -> None:
-    store(data, *[event(at(NOON) + n * 60 * SECOND, VIEW, eventIndex=n) for n in range(240)])
-    assert rows(data, "view peakView uniqueSessions", start=start, end=end) == [(views, 1, 1)]
+    assert rows(four_hours, "view peakView uniqueSessions", start=start, end=end) == [(views, 1, 1)]
 
 
 def test_late_events_enter_the_hours_they_belong_to(data: DataDirectory) -> None:
@@ -496,7 +516,7 @@ def test_late_events_enter_the_hours_they_belong_to(data: DataDirectory) -> None
     ]
 
 
-# Asking.
+# Queries.
 
 
 def test_order_and_pages(data: DataDirectory) -> None:
@@ -549,14 +569,14 @@ def test_a_period_without_events_has_no_rows(data: DataDirectory) -> None:
 @pytest.mark.parametrize(
     ("metrics", "dimensions", "more", "message", "near"),
     [
-        ("plya", "", {}, "no metric 'plya'", ["play"]),
-        ("playthrough25", "", {}, "no metric 'playthrough25'", ["playThrough25"]),
-        ("watched", "", {}, "no metric 'watched'", ["minutesWatched"]),
-        ("play", "contry", {}, "no dimension 'contry'", ["country"]),
-        ("play", "", {"filters": {"Entry": ("a",)}}, "no dimension 'Entry'", ["entry"]),
+        ("plya", "", {}, "unknown metric 'plya'", ["play"]),
+        ("playthrough25", "", {}, "unknown metric 'playthrough25'", ["playThrough25"]),
+        ("watched", "", {}, "unknown metric 'watched'", ["minutesWatched"]),
+        ("play", "contry", {}, "unknown dimension 'contry'", ["country"]),
+        ("play", "", {"filters": {"Entry": ("a",)}}, "unknown dimension 'Entry'", ["entry"]),
     ],
 )
-def test_an_unknown_name_tells_the_nearest_ones(
+def test_an_unknown_name_is_refused_with_similar_ones(
     data: DataDirectory, metrics: str, dimensions: str, more: dict[str, Any], message: str, near: list[str]
 ) -> None:
     with pytest.raises(UnknownName, match=message) as raised:
@@ -568,11 +588,11 @@ def test_an_unknown_name_tells_the_nearest_ones(
 @pytest.mark.parametrize(
     ("metrics", "more", "message"),
     [
-        ("", {}, "no metric is asked for"),
+        ("", {}, "no metrics are given"),
         ("play", {"order": (("view", True),)}, "cannot order by 'view'"),
-        ("play", {"filters": {"hour": ("12",)}}, "hour cannot be filtered"),
+        ("play", {"filters": {"hour": ("12",)}}, "cannot filter by hour"),
     ],
 )
-def test_what_makes_no_sense_is_refused(data: DataDirectory, metrics: str, more: dict[str, Any], message: str) -> None:
+def test_an_invalid_query_is_refused(data: DataDirectory, metrics: str, more: dict[str, Any], message: str) -> None:
     with pytest.raises(WrongUse, match=message):
         ask(data, metrics, **more)
