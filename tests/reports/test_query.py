@@ -16,7 +16,6 @@ from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import ERROR, IMPRESSION, PLAY, REQUESTED, VIEW, ask, at, event, one, rows, session, store
 from tests.reports.conftest import MakeLake
-from tests.tools import examples
 
 NOON = "2026-06-01T12:00:00"
 PARIS = ZoneInfo("Europe/Paris")
@@ -251,7 +250,7 @@ def test_in_a_long_sequence_with_swapped_neighbours_the_loss_is_exact(data: Data
 blocks = st.lists(st.permutations(range(9)), min_size=1, max_size=4)
 
 
-@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(blocks, st.sets(st.integers(1, 34)), st.sets(st.integers(0, 35))), min_size=10, max_size=40))
 def test_any_order_of_nine_neighbours_gives_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, cases: list[tuple[list[list[int]], set[int], set[int]]]
