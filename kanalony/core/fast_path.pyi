@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from typing_extensions import disjoint_base
+
 _Response = tuple[str, list[tuple[str, str]], bytes]
 
 class _Intake(Protocol):
@@ -15,6 +17,7 @@ class _Resource(Protocol):
     def responses(self) -> ResponseCache: ...
     def refuse(self, environ: dict[str, Any], error: Exception | None) -> _Response: ...
 
+@disjoint_base
 class ResponseCache:
     """Responses of one second, by the origin they name. Threads may share an instance.
 
@@ -29,6 +32,7 @@ class ResponseCache:
     def get(self, second: int, origin: str | None) -> _Response:
         """Returns the response of a second since 1970. Its list of headers is shared: copy it before a change."""
 
+@disjoint_base
 class FastPath:
     """A WSGI application that stores and answers plain GETs of tracking paths. Threads may share an instance.
 
