@@ -1,7 +1,7 @@
 """What was sent twice: an event with the same fingerprint as one that was kept, received within ten minutes of it.
 
 A fingerprint is 128 bits of all that a player sent, so of partner, session, event index, type and payload; see
-columns.h. Here 84 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
+hash.h. Here 84 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
 window.
 """
 
