@@ -68,6 +68,14 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest kanalony.core
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint kanalony/core # runs pycodestyle, which it looks for in PATH
+	$(BIN)/clang-format --dry-run --Werror kanalony/core/*.h fuzz/*.c fuzz/*.h
+
+# The pages of docs/ that follow from the code: commands.md and configuration.md.
+.PHONY: docs
+docs: $(TOOLS)
+	$(BIN)/python -m docs
 
 # Short versions show that the benchmarks run and that no event is lost. They run side by side, so their figures of time
 # mean nothing.

@@ -20,4 +20,10 @@ def extension(source: Path) -> Extension:
     )
 
 
-setup(ext_modules=cythonize([extension(path) for path in sorted(CORE.glob("*.pyx"))], build_dir="build/cython"))
+setup(
+    ext_modules=cythonize(
+        [extension(path) for path in sorted(CORE.glob("*.pyx"))],
+        build_dir="build/cython",
+        compiler_directives={"auto_pickle": False, "autotestdict": False},  # nothing that the stubs do not have
+    )
+)

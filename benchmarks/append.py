@@ -17,10 +17,10 @@ from kanalony.core.frames import crc32c
 from kanalony.core.journal import HEADER_SIZE, Blocks
 from kanalony.core.querystring import tokenize
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.store import Store
 from kanalony.segments.writer import compress
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 from kanalony.simulate.viewers import simulate
 
 USER_AGENT = (
@@ -67,7 +67,7 @@ def measure(events: int, directory: Path | None, *, instructions: bool) -> Outco
     subject = f"store, query of {EVERYDAY} bytes"
     with workspace(directory) as work:
         data = DataDirectory.writable(work / "data")
-        store = Store(data, Settings(data=data.root))
+        store = Store(data, ServeSettings(data=data.root))
         times, sealing = _append_to(store, events)
         store.close()
         kept = check_data(data)

@@ -25,11 +25,12 @@ from kanalony.aggregate.columns import Columns, decompress
 from kanalony.aggregate.lake import ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
 from kanalony.aggregate.rollups import DIRECTORY as ROLLUPS
-from kanalony.reports.query import Query, Reports
-from kanalony.segments.names import DataDirectory
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.store import Store
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
 VIEWERS = 2000
@@ -71,7 +72,7 @@ def fill(data: DataDirectory, events: int, *, seed: int = 1, segment_size: int =
         seed: Seed of the simulation.
         segment_size: Size of a segment in bytes.
     """
-    store = Store(data, Settings(data=data.root, segment_size=segment_size))
+    store = Store(data, ServeSettings(data=data.root, segment_size=segment_size))
     keys: Counter[str] = Counter()
     for event in traffic(events, seed):
         while store.journal.blocks.full_blocks > 8:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.server import KANALONY
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import decode_records
 
 _PEERS = Path(__file__).parent / "peers"

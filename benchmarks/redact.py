@@ -11,8 +11,8 @@ from benchmarks.outcome import Outcome
 from benchmarks.traffic import to_json, traffic
 from kanalony.collector.counts import Counts
 from kanalony.collector.privacy import private
-from kanalony.segments.names import DataDirectory
-from kanalony.settings import Settings
+from kanalony.segments.directory import DataDirectory
+from kanalony.settings.serving import ServeSettings
 
 MAX_BODY = 1 << 20
 AIM = 8  # times the time of the slowest honest body
@@ -105,7 +105,7 @@ def measure(rounds: int) -> Outcome:
     """Measures the least CPU time of each body over all rounds, and the ratio of the slowest two."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as work:
-        settings = Settings(data=Path(work) / "data", redact=("ks",), max_body=MAX_BODY)
+        settings = ServeSettings(data=Path(work) / "data", redact=("ks",), max_body=MAX_BODY)
         store = private(lambda *_: 1, DataDirectory.writable(settings.data), settings, Counts())
         slowest = {}
         for kind, bodies in (("honest", honest()), ("hostile", hostile())):

@@ -12,9 +12,10 @@ import duckdb
 from benchmarks.compact import write_log
 from benchmarks.outcome import Outcome, workspace
 from harness.server import run
-from kanalony.reports.query import Query, Reports
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 

@@ -16,7 +16,7 @@ from benchmarks.outcome import Outcome, workspace
 from benchmarks.traffic import traffic
 from harness.server import run
 from kanalony.aggregate.lake import ReadOnlyLake
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.past import past_record

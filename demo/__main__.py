@@ -20,7 +20,7 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from harness.server import KANALONY, Server, run, serving, started
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.past import write_past
 from kanalony.simulate.viewers import EXAMPLE_NETWORK, START, SimulatedEvent, simulate
 

@@ -1,5 +1,6 @@
-/* columns.h: whatever events hold, the columns are what Arrow expects: offsets that grow, indices of words that exist, UTF-8. */
-#include "columns.h"
+/* event_table.h: whatever events hold, the columns are what Arrow expects: offsets that grow, indices of words that exist, UTF-8.
+ */
+#include "event_table.h"
 
 #include <errno.h>
 

@@ -2,7 +2,7 @@
 #include "json.h"
 
 #include "check.h"
-#include "columns.h" /* utf8_valid */
+#include "utf8.h"
 
 static void members_are_within(const uint8_t *start, const uint8_t *end, int is_utf8) {
     uint8_t *room = malloc((size_t)(end - start));

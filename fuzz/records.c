@@ -20,7 +20,8 @@ static size_t split_fields(const uint8_t *data, size_t size, span fields[FIELD_C
     return record_size(fields);
 }
 
-/* The search finds what reading at every offset finds first: `written` or, since the fuzzer learns to forge checksums, one before it. */
+/* The search finds what reading at every offset finds first: `written` or, since the fuzzer learns to forge checksums, one before
+ * it. */
 static void first_valid_is_found(const uint8_t *block, size_t size, size_t written, uint32_t seed) {
     record r;
     size_t budget = 64 * size, first = 0;
@@ -65,8 +66,7 @@ static void forged_is_split_within_bounds(const uint8_t *data, size_t size) {
     put_u32(forged + 4, crc32c(seed, forged + 8, size - 8));
     if (record_read(forged, size, seed, &r))
         for (int i = 0; i < FIELD_COUNT; i++)
-            CHECK(!r.fields[i].data ||
-                  (r.fields[i].data > forged && r.fields[i].data + r.fields[i].size <= forged + size));
+            CHECK(!r.fields[i].data || (r.fields[i].data > forged && r.fields[i].data + r.fields[i].size <= forged + size));
     free(forged);
 }
 

@@ -1,7 +1,8 @@
-"""What a request says: the events it stands for, each with its parameters. docs/requests.md tells it to people.
+"""The events of a request, each with its parameters: docs/requests.md describes them.
 
-A GET is one event. A body may hold several: a JSON object, an array of objects, NDJSON, form-encoded pairs. Each has
-the parameters of the query first, then its own. Every request is at least one event, whatever its body.
+A GET is one event. A body may hold several: a JSON object, an array of objects, NDJSON, form-encoded pairs. Each event
+has the parameters of the query first, then its own. Every request is at least one event, whatever its body.
+`read_body` finds the events for `cat` and `verify`, for `compact` and for redaction.
 """
 
 import re
@@ -10,27 +11,24 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from kanalony.core.frames import MAX_EXPANDED, event_limit
 from kanalony.core.json import members, split
 from kanalony.core.querystring import parse
 from kanalony.segments.reader import Request
 
 Parameters = list[tuple[bytes, bytes]]
 
-MAX_EXPANDED = 16 << 20
-"""Bytes that a request may come to: its body decompressed, and what its events have in common times their number."""
-
 MAX_EVENT = 2 << 20
-"""Bytes of a body that may be one event."""
+"""The most bytes of a body that one event may take."""
 
-_EVENT_COST = 256  # bytes that each event is counted for beyond what it repeats
-_PAIR_COST = 64  # the same for each parameter of the query
 _MAX_CODINGS = 2
-_MAX_MEMBERS = 16  # gzip files in one body; each is copied once for each one before it
+_MAX_MEMBERS = 16  # gzip members in one body; each is copied once for each one before it
 _FORM = b"application/x-www-form-urlencoded"
 _TOO_LARGE = f"more than {MAX_EVENT:,} bytes in one event"
 _FIRST_PAIR = re.compile(rb"[\w.:~%*\[\]{}-]+=")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
+_NOTHING = [(0, 0)]
 
 
 class UnreadableError(ValueError):
@@ -38,92 +36,101 @@ class UnreadableError(ValueError):
 
 
 class Body(NamedTuple):
-    """A body, decoded. `objects` are the (start, end) of its JSON objects, `form` that of form-encoded pairs, if it
-    has them instead; `problem` says what could not be read, if anything.
+    """A decoded body.
+
+    `events` has the (start, end) in `text` of each event's parameters, at least one: JSON objects if `is_json`, else
+    form-encoded pairs. A single (0, 0) stands for a body without parameters. `problem` describes what cannot be read.
     """
 
     text: bytes
-    objects: list[tuple[int, int]]
-    form: tuple[int, int] | None
+    events: list[tuple[int, int]]
+    is_json: bool
     problem: str | None
+
+    @property
+    def objects(self) -> list[tuple[int, int]]:
+        """The (start, end) of every JSON object."""
+        return self.events if self.is_json else []
+
+    @property
+    def form(self) -> tuple[int, int] | None:
+        """The (start, end) of form-encoded pairs."""
+        return self.events[0] if not self.is_json and self.events != _NOTHING else None
 
 
 class Events(NamedTuple):
-    """The events of a request, and what of its body could not be read, if anything."""
+    """The events of a request, and the part of its body that cannot be read, if any."""
 
     parameters: Iterator[Parameters]
     problem: str | None
 
 
 def read_events(request: Request) -> Events:
-    """The events of a request: at least one. Names and values are decoded: percent-encoding and `+` in a query and a
-    form, escapes in JSON. Names may repeat.
+    """Returns the events of a request, at least one.
+
+    Names and values are decoded: percent-encoding and `+` in a query and a form, escapes in JSON. Names may repeat.
     """
-    if not request.body:
-        return Events(iter([parse(request.query or b"")]), None)
     common = parse(request.query or b"")
-    repeated = sum(len(part) for part in request if isinstance(part, bytes)) - len(request.body)
-    limit = event_limit(repeated, len(common))
-    body = read_body(request.body, request.content_type or b"", request.content_encoding or b"", limit)
+    if not request.body:
+        return Events(iter([common]), None)
+    body = read_body(
+        request.body, request.content_type or b"", request.content_encoding or b"", event_limit(request.fields)
+    )
     return Events(_merge(common, body), body.problem)
 
 
-def event_limit(repeated: int, parameters: int) -> int:
-    """How many events a request may hold whose parts but its body have so many bytes, its query so many parameters:
-    each event repeats them, and a small request could become any amount of data.
-    """
-    return 1 + MAX_EXPANDED // (repeated + _PAIR_COST * parameters + _EVENT_COST)
-
-
 def _merge(common: Parameters, body: Body) -> Iterator[Parameters]:
-    """One event after another: all at once a small request could fill the memory."""
-    if body.objects:
-        for start, end in body.objects:
-            yield common + members(body.text, start, end)
-    else:
-        yield common + (parse(memoryview(body.text)[slice(*body.form)]) if body.form else [])
+    """Yields one event after another: a list of all could fill the memory for a small request."""
+    text = memoryview(body.text)
+    for start, end in body.events:
+        yield common + (members(text, start, end) if body.is_json else parse(text[start:end]))
 
 
 def read_body(
     body: bytes,
     content_type: bytes,
     content_encoding: bytes,
-    max_events: int = MAX_EXPANDED // _EVENT_COST,
+    max_events: int = sys.maxsize,
     max_expanded: int = MAX_EXPANDED,
     max_compressed: int = sys.maxsize,
 ) -> Body:
-    """What a body holds. Its first bytes decide more than its type, since players send JSON under any name. The limits
-    are for its events, its bytes decompressed, and the bytes that are decompressed, by all of its codings.
+    """Finds the events of a body. The first bytes count for more than the type: players send JSON under any name.
+
+    Args:
+        body: as it was received.
+        content_type: the `Content-Type` header, or nothing.
+        content_encoding: the `Content-Encoding` header, or nothing.
+        max_events: the most events that are returned; further ones are a problem.
+        max_expanded: the most bytes of the decompressed body.
+        max_compressed: the most bytes that are decompressed, in sum over the content codings.
     """
     try:
         text = _decompress(body, content_encoding, max_expanded, max_compressed)
     except UnreadableError as error:
-        return Body(b"", [], None, str(error))
+        return Body(b"", _NOTHING, False, str(error))
     start = len(_BOM) if text.startswith(_BOM) else 0
     content = text[start:].strip()
-    objects: list[tuple[int, int]] = []
-    problem = None
     if content[:1] in (b"{", b"["):
         found, sound = split(memoryview(text)[start:], max_events)
         objects = [(begin + start, end + start) for begin, end in found if end - begin <= MAX_EVENT]
+        problem = None
         if not sound:
             problem = f"more than {max_events:,} events" if len(found) == max_events else "not valid JSON"
         elif len(objects) < len(found):
             problem = _TOO_LARGE
         if not found and problem and _is_form(content_type) and is_plain_form(content):
             return _form(text, content)
-    elif content and (_is_form(content_type) or is_plain_form(content)):
+        return Body(text, objects or _NOTHING, bool(objects), problem)
+    if content and (_is_form(content_type) or is_plain_form(content)):
         return _form(text, content)
-    elif content:
-        problem = "neither JSON nor form-encoded"
-    return Body(text, objects, None, problem)
+    return Body(text, _NOTHING, False, "neither JSON nor form-encoded" if content else None)
 
 
 def _form(text: bytes, content: bytes) -> Body:
     if len(content) > MAX_EVENT:
-        return Body(text, [], None, _TOO_LARGE)
+        return Body(text, _NOTHING, False, _TOO_LARGE)
     start = text.index(content)
-    return Body(text, [], (start, start + len(content)), None)
+    return Body(text, [(start, start + len(content))], False, None)
 
 
 def is_plain_form(content: bytes) -> bool:

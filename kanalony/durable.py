@@ -1,22 +1,22 @@
 """Files and directory entries that survive a power loss: written, synced, renamed, and their directory synced.
 
-Every file whose loss would lose an event, or count one twice, is written by these functions. Segments and journals keep
-their own descriptors open and sync them themselves.
+These functions write every file whose loss would lose an event or count one twice. Segments and journals keep their own
+descriptors open and sync them themselves.
 """
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 YOUNG = ".young"
-"""Suffix of files that are being written. A crash leaves them behind; no reader looks at them."""
+"""Suffix of files that are being written. A crash leaves them behind; readers ignore them."""
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes names durable that were created, renamed or removed in a directory.
+    """Makes the names in a directory durable: those created, renamed or removed before the call.
 
     Raises:
         OSError: The directory is missing, or the disk refuses.
@@ -29,7 +29,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_file(file: IO[Any]) -> None:
-    """Makes durable what was written to an open file.
+    """Makes the bytes written to an open file durable.
 
     Raises:
         OSError: The disk refuses.
@@ -40,7 +40,7 @@ def sync_file(file: IO[Any]) -> None:
 
 @contextmanager
 def opened(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """Opens a file to write; at the end of the block it is durable, and so is its name.
+    """Opens a file to write; at the end of the block the file and its name are durable.
 
     Args:
         path: The file.
@@ -49,30 +49,35 @@ def opened(path: Path, mode: str) -> Iterator[IO[Any]]:
     Raises:
         OSError: The file cannot be opened, or the disk refuses.
     """
-    is_new = not path.exists()
     with path.open(mode) as file:
         yield file
         sync_file(file)
-    if is_new:
-        sync_directory(path.parent)
+    sync_directory(path.parent)  # also of an old file: the process that created it may have died before this line
 
 
-def publish(path: Path, content: bytes, *, rename: Callable[[Path, Path], object] = os.replace) -> None:
-    """Writes a file whole or not at all, whoever writes the same one at the same time.
+def publish(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    rename: Callable[[Path, Path], object] = os.replace,
+    mode: int = 0o666,
+) -> None:
+    """Writes a whole file or nothing, also when several processes write the same file at the same time.
 
     Args:
         path: The file.
-        content: All of its bytes.
+        content: All of its bytes, or parts of them in order.
         rename: Gives the complete file its name: `os.replace` takes the place of an older file, `os.link` raises
             FileExistsError instead.
+        mode: Permissions of the file, less the umask.
 
     Raises:
         OSError: The disk refuses; nothing is left behind.
     """
     young = path.with_name(f"{path.name}-{os.getpid()}-{secrets.token_hex(4)}{YOUNG}")
     try:
-        with young.open("xb") as file:
-            file.write(content)
+        with open(young, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
             sync_file(file)
         rename(young, path)
     finally:

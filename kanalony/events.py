@@ -1,16 +1,28 @@
 """The vocabulary of the Event Tracking API: event types, parameters, and what reports can ask for.
 
-Code elsewhere names none of them twice. Sources: the Event Tracking API, and the analytics plugin of the Kaltura
-player, which sends more than the API's page says. docs/reports.md describes metrics and dimensions for people.
+Every name is defined here once. Sources: the Event Tracking API, and the analytics plugin of the Kaltura player, which
+sends parameters that the API's page does not list. docs/reports.md describes metrics and dimensions for users.
 """
 
+from collections.abc import Mapping
+from string import Formatter
 from typing import Literal, NamedTuple
+
+from kanalony.units import HOUR, MINUTE, SECOND
 
 Kind = Literal["int", "float", "text"]
 
+VIEW_INTERVAL = 10 * SECOND
+"""µs. The playback that a `view` event stands for; players send one whenever that much was played."""
+
+_SECOND, _MINUTE = f"{SECOND:.0e}", f"{MINUTE:.0e}"  # in formulas: measures are in µs; with an exponent a DOUBLE
+
 
 class Parameter(NamedTuple):
-    """A parameter with a column of its own. `unit` is for people; `spellings` are further names that mean the same."""
+    """A parameter with a column of its own.
+
+    `kind` is the type of the column, `unit` documents its values, and `spellings` are further names of the parameter.
+    """
 
     name: str
     kind: Kind
@@ -81,7 +93,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("customVar2", "text"),
     Parameter("customVar3", "text"),
 )
-"""The parameters of the API that have a column. Any other is kept in the map column `parameters`."""
+"""The parameters that have a column, in its order. All others are kept in the map column `parameters`."""
 
 
 EVENT_TYPES: dict[str, int] = {
@@ -117,12 +129,12 @@ EVENT_TYPES: dict[str, int] = {
     "error": 98,
     "view": 99,
 }
-"""Names of event types, each also a metric. Numbers are the API's. Other numbers are kept, and counted by their
-number."""
+"""Numbers of event types by name, as the API defines them. Each is also a metric. Events of other types are kept, and
+counted by their number."""
 
 
 class Dimension(NamedTuple):
-    """What reports group and filter by. `column` is where rollups have it."""
+    """What reports group and filter by. `column` is its column in rollups."""
 
     name: str
     meaning: str
@@ -149,29 +161,46 @@ DIMENSIONS: tuple[Dimension, ...] = (
     Dimension("customVar3", "as sent", "customVar3"),
     Dimension("userId", "userId, or that of the ks", "userId"),
 )
-"""All but those of time."""
+"""All dimensions except those of time."""
 
-TIME_DIMENSIONS: dict[str, int | None] = {"day": None, "hour": 3600, "minute": 60, "tenSeconds": 10}
-"""Their lengths in seconds; days differ."""
+TIME_DIMENSIONS: dict[str, int | None] = {
+    "day": None,
+    "hour": HOUR // SECOND,
+    "minute": MINUTE // SECOND,
+    "tenSeconds": VIEW_INTERVAL // SECOND,
+}
+"""Dimensions of time, and their lengths in seconds. The length of a day varies."""
 
 UNKNOWN = "Unknown"
-"""The value of a dimension that an event says nothing of."""
+"""The value of a dimension that an event lacks."""
 
 
 class Metric(NamedTuple):
-    """What reports show. `formula` is SQL over the measures of an event, summed (kanalony.aggregate.measures), and the
-    distinct counts and peaks that a query finds on its own; null where it divides by nothing.
+    """A number that reports show.
+
+    `formula` is SQL in which `{name}` stands for a measure of events, summed (kanalony.aggregate.measures), or for a
+    peak or distinct count that a query computes on its own (kanalony.reports.statement). It is null where it divides
+    by nothing. `is_count` marks whole numbers.
     """
 
     name: str
     unit: str
     meaning: str
     formula: str
+    is_count: bool = False
 
     @property
-    def is_count(self) -> bool:
-        """Whether it is a whole number."""
-        return self.formula.isidentifier()
+    def inputs(self) -> tuple[str, ...]:
+        """The names in the formula, without repetitions."""
+        return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.formula) if name))
+
+    def sql(self, columns: Mapping[str, str]) -> str:
+        """Returns the formula as SQL, with the SQL of `columns` in place of the names."""
+        return self.formula.format_map(columns)
+
+
+def _count(name: str, meaning: str) -> Metric:
+    return Metric(name, "", meaning, f"{{{name}}}", is_count=True)
 
 
 def _ratio(numerator: str, denominator: str) -> str:
@@ -179,38 +208,53 @@ def _ratio(numerator: str, denominator: str) -> str:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("events", "", "all events, of whatever type", "events"),
-    *(Metric(name, "", f"events of type {number}", name) for name, number in EVENT_TYPES.items()),
-    Metric("playRatio", "", "play by playerImpression", _ratio("play", "playerImpression")),
+    _count("events", "all events, of whatever type"),
+    *(_count(name, f"events of type {number}") for name, number in EVENT_TYPES.items()),
+    Metric("playRatio", "", "play by playerImpression", _ratio("{play}", "{playerImpression}")),
     Metric(
         "averageViewDropOff",
         "",
         "how far plays came: a quarter for each of playThrough25, 50, 75 and 100, by play",
-        _ratio("0.25 * (playThrough25 + playThrough50 + playThrough75 + playThrough100)", "play"),
+        _ratio("0.25 * ({playThrough25} + {playThrough50} + {playThrough75} + {playThrough100})", "{play}"),
     ),
-    Metric("estimatedMinutesWatched", "min", "view by 6: one is sent every ten seconds", "view / 6"),
-    Metric("minutesWatched", "min", "by playTimeSum, without the extra view at first play", "watchedMicros / 60e6"),
-    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio("watchedMicros / 60e6", "play")),
-    Metric("peakView", "", "most views in ten seconds", "peakView"),
-    Metric("bufferingTime", "s", "sum of bufferTime", "bufferMicros / 1e6"),
+    Metric(
+        "estimatedMinutesWatched",
+        "min",
+        "view by 6: one is sent every ten seconds",
+        f"{{view}} / {MINUTE // VIEW_INTERVAL}",
+    ),
+    Metric(
+        "minutesWatched",
+        "min",
+        "by playTimeSum, without the extra view at first play",
+        f"{{watchedMicros}} / {_MINUTE}",
+    ),
+    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio(f"{{watchedMicros}} / {_MINUTE}", "{play}")),
+    _count("peakView", "most views in ten seconds"),
+    Metric("bufferingTime", "s", "sum of bufferTime", f"{{bufferMicros}} / {_SECOND}"),
     Metric(
         "rebufferRatio",
         "",
         "bufferingTime by itself and the time watched",
-        _ratio("bufferMicros", "bufferMicros + watchedMicros"),
+        _ratio("{bufferMicros}", "{bufferMicros} + {watchedMicros}"),
     ),
-    Metric("averageActualBitrate", "kbps", "mean of views", _ratio("bitrateSum / 1e3", "bitrates")),
-    Metric("averageJoinTime", "s", "mean of plays", _ratio("joinMicros / 1e6", "joins")),
-    Metric("joinTimeP50", "s", "median of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.5) / 1e6"),
-    Metric("joinTimeP95", "s", "95th percentile of plays", "list_aggregate(joinTimes, 'quantile_cont', 0.95) / 1e6"),
-    Metric("errorRate", "", "error by playRequested", _ratio("error", "playRequested")),
-    Metric("uniqueSessions", "", "distinct sessionId", "uniqueSessions"),
-    Metric("uniqueKnownUsers", "", "distinct users of a partner, unknown ones aside", "uniqueKnownUsers"),
-    Metric("uniqueVideos", "", "distinct entries of a partner, unknown ones aside", "uniqueVideos"),
+    Metric("averageActualBitrate", "kbps", "mean of views", _ratio("{bitrateSum} / 1e3", "{bitrates}")),
+    Metric("averageJoinTime", "s", "mean of plays", _ratio(f"{{joinMicros}} / {_SECOND}", "{joins}")),
+    Metric("joinTimeP50", "s", "median of plays", f"list_aggregate({{joinTimes}}, 'quantile_cont', 0.5) / {_SECOND}"),
+    Metric(
+        "joinTimeP95",
+        "s",
+        "95th percentile of plays",
+        f"list_aggregate({{joinTimes}}, 'quantile_cont', 0.95) / {_SECOND}",
+    ),
+    Metric("errorRate", "", "error by playRequested", _ratio("{error}", "{playRequested}")),
+    _count("uniqueSessions", "distinct sessionId"),
+    _count("uniqueKnownUsers", "distinct users of a partner, unknown ones aside"),
+    _count("uniqueVideos", "distinct entries of a partner, unknown ones aside"),
     Metric(
         "lossRate",
         "",
         "eventIndex values that are missing inside play sequences, by those expected there",
-        _ratio("missing", "expected"),
+        _ratio("{missing}", "{expected}"),
     ),
 )

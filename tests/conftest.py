@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 
 # `make test` runs the fast profile, everything else the full one. Tests with a number of their own take it from
 # tests.tools.examples.

@@ -1,11 +1,13 @@
-"""A small language for tests of files: make journals and segments, then cut, flip and read them."""
+"""A small language for tests of files: write journals and segments, then cut, flip and read them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanalony.core.frames import FIELD_NAMES
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request, Segment, decode_records
 from kanalony.segments.writer import SegmentWriter
 
@@ -26,8 +28,8 @@ API_QUERY = b"service=analytics&action=trackEvent&" + COLLECT_QUERY
 
 
 def fields(number: int, query: bytes | None = None) -> Fields:
-    """A request, a little different for each number."""
-    return (
+    """The fields of a request, a little different for each number, as `append` takes them."""
+    values = (
         b"GET",
         b"/collect",
         bytes([127, 0, 0, number % 256]),
@@ -37,11 +39,12 @@ def fields(number: int, query: bytes | None = None) -> Fields:
         b"eventType=%d&n=%d&%s" % (number % 5, number, b"x" * (number * 37 % 300)) if query is None else query,
         *([None] * 4 if number % 4 else [b'{"n": %d}' % number, b"application/json", b"identity", b"token"]),
     )
+    return values + (None,) * (len(FIELD_NAMES) - len(values))
 
 
-def told(event: Request) -> Fields:
-    """The fields of an event, in the order in which append takes them."""
-    return event[3:]
+def fields_of(event: Request) -> Fields:
+    """The fields of a request that was read, in the order in which `append` takes them."""
+    return event.fields
 
 
 def new_journal(data: DataDirectory, *, block_size: int = 4096, block_count: int = 4) -> Journal:
@@ -50,25 +53,25 @@ def new_journal(data: DataDirectory, *, block_size: int = 4096, block_count: int
 
 @dataclass
 class JournalFile:
-    """The bytes of a journal and what was appended to it."""
+    """The bytes of a journal, and the requests appended to it."""
 
     path: Path
     content: bytes
     events: list[Fields]
 
-    def read(self, content: bytes) -> tuple[list[Request], list[tuple[int, int, str]]]:
-        """(events, damage) of other content in its place."""
+    def read(self, content: bytes) -> tuple[list[Request], list[Damage]]:
+        """Parses other content in its place: (requests, damage)."""
         found = parse_journal(self.path, content)
         events: list[Request] = []
-        for run in found.runs:
-            decoded = decode_records(run.records, found.worker_id, run.first_sequence)
+        for records in found.pending:
+            decoded = decode_records(records.content, found.worker_id, records.first_sequence)
             assert decoded is not None
             events += decoded
         return events, found.damaged
 
 
 def journal_file(data: DataDirectory, events: Iterable[Fields], **options: int) -> JournalFile:
-    """A journal with these events, as a crash would leave it."""
+    """Writes a journal as a crash would leave it."""
     journal = new_journal(data, **options)
     kept = list(events)
     for event in kept:
@@ -76,8 +79,8 @@ def journal_file(data: DataDirectory, events: Iterable[Fields], **options: int) 
     return JournalFile(journal.path, journal.path.read_bytes(), kept)
 
 
-def record_spans(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
-    """(start, end) of each record, found without the code under test: every mark, then the length it announces."""
+def record_bounds(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[int, int]]:
+    """(start, end) of each record, found without the code under test: each mark, then the length after it."""
     spans = []
     position = 4096
     while position < len(journal.content):
@@ -91,13 +94,13 @@ def record_spans(journal: JournalFile, *, block_size: int = 4096) -> list[tuple[
 
 
 def hit_by(position: int, spans: Iterable[tuple[int, int]]) -> int | None:
-    """Which of the spans [start, end) holds the position."""
+    """The number of the span [start, end) that holds the position."""
     return next((number for number, (start, end) in enumerate(spans) if start <= position < end), None)
 
 
 @dataclass
 class SegmentFile:
-    """A sealed segment with some frames. `frames` holds their events."""
+    """The bytes of a sealed segment, the requests of each frame, and the offset where each frame ends."""
 
     path: Path
     content: bytes
@@ -109,14 +112,14 @@ class SegmentFile:
         return [event for frame in self.frames for event in frame]
 
     def read(self, content: bytes, *, sealed: bool) -> tuple[list[Request], Segment]:
-        """(events, the segment read through) of other content in its place."""
+        """Reads other content in its place to the end: (requests, the segment)."""
         self.path.write_bytes(content)
         with Segment(self.path, sealed) as segment:
             return list(segment.requests()), segment
 
 
 def segment_file(data: DataDirectory, frames: list[list[Fields]]) -> SegmentFile:
-    """A sealed segment. Its records come from a journal, as in the collector."""
+    """Writes a sealed segment. Its records come from a journal, as in the collector."""
     journal = new_journal(data, block_size=1 << 16, block_count=len(frames) + 1)
     writer = None
     ends = []
@@ -140,7 +143,7 @@ def segment_file(data: DataDirectory, frames: list[list[Fields]]) -> SegmentFile
 
 
 def flipped(content: bytes, positions: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-    """(position, content with the byte there changed), with another change at each position."""
+    """(position, content with the byte there changed), with a different change at each position."""
     for position in positions:
         change = (position * 73 % 255) + 1
         yield position, content[:position] + bytes([content[position] ^ change]) + content[position + 1 :]

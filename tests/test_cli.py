@@ -1,5 +1,6 @@
 """The command line: help, clear errors, exit codes."""
 
+import fcntl
 import json
 import os
 import re
@@ -8,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,9 +17,10 @@ from harness.server import KANALONY, run
 from kanalony.cli import main
 from kanalony.collector.server import serve
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments.names import MARKER, DataDirectory
-from kanalony.settings import Settings, SettingsReader, describe_reload
+from kanalony.segments.directory import MARKER, DataDirectory
+from kanalony.settings.serving import ServeSettings
 from tests.files import JournalFile, fields, journal_file, segment_file
+from tests.usage import assert_usage_error, call
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -33,16 +34,6 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme(command: st
     assert f"kanalony {command}" in README
 
 
-def assert_told(done: "subprocess.CompletedProcess[str]", *texts: str) -> None:
-    """Exit 2, and one line on stderr that holds the texts."""
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("Error: ")
-    assert done.stderr.count("\n") == 1
-    for text in texts:
-        assert text in done.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
@@ -51,59 +42,59 @@ def assert_told(done: "subprocess.CompletedProcess[str]", *texts: str) -> None:
         (["--workers", "0"], ["--workers is '0'", "greater than or equal to 1"]),
         (["--ack", "maybe"], ["--ack is 'maybe'", "'written' or 'synced'"]),
         (["--journal-blocks", "1"], ["--journal-blocks"]),
+        (["--config", "missing.toml"], ["no settings file missing.toml"]),
+    ],
+)
+def test_a_wrong_option_is_an_error_in_one_line(tmp_path: Path, arguments: list[str], texts: list[str]) -> None:
+    assert_usage_error(call("serve", *arguments, cwd=tmp_path), *texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
         (["--host", "192.0.2.1"], ["cannot listen on 192.0.2.1", "--host"]),
         (["--host", "::1"], ["meinheld cannot listen on IPv6", "--server granian"]),
         (["--host", "no such host"], ["cannot listen on no such host", "no such address", "--host"]),
-        (["--config", "missing.toml"], ["no settings file missing.toml"]),
         (["--data", "/proc/kanalony"], ["cannot be written", "--data"]),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(tmp_path: Path, arguments: list[str], texts: list[str]) -> None:
-    assert_told(run("serve", *arguments, cwd=tmp_path), *texts)
+def test_an_unusable_address_or_directory_is_an_error_in_one_line(
+    tmp_path: Path, arguments: list[str], texts: list[str]
+) -> None:
+    assert_usage_error(run("serve", *arguments, cwd=tmp_path), *texts)
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--prot", "1"], ["srve"], ["cat", "--data"], ["serve", "x"]])
-def test_a_wrong_command_line_is_told_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
-    assert_told(run(*arguments, cwd=tmp_path), "--help)")
+def test_a_wrong_command_line_is_an_error_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    assert_usage_error(call(*arguments, cwd=tmp_path), "--help)")
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert_told(run("serve", "--port", str(port), cwd=tmp_path), f"port {port}: Address already in use", "--port")
+        assert_usage_error(
+            run("serve", "--port", str(port), cwd=tmp_path), f"port {port}: Address already in use", "--port"
+        )
 
 
 def test_a_foreign_directory_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("years of work")
-    assert_told(run("serve", "--data", tmp_path), "holds files that are not kanalony's")
+    assert_usage_error(run("serve", "--data", tmp_path), "holds files that are not kanalony's")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
-    assert_told(run("serve", "--data", tmp_path / "thesis.doc"), "is a file")
+    assert_usage_error(run("serve", "--data", tmp_path / "thesis.doc"), "is a file")
 
 
 def test_a_data_directory_of_a_later_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / MARKER).write_text("kanalony data directory, layout 9\n")
     for command in ("serve", "cat", "verify", "recover"):
-        assert_told(run(command, "--data", tmp_path), "layout 9", "version")
+        assert_usage_error(run(command, "--data", tmp_path), "layout 9", "version")
 
 
-def test_a_disk_too_small_for_the_journals_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(data=tmp_path / "data", port=0, workers=3)
+def test_a_disk_too_small_for_the_journals_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ServeSettings(data=tmp_path / "data", port=0, workers=3)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=90 << 20))
     with pytest.raises(StorageError, match="less than 105 MiB free for the journals of 3 workers"):
         serve(lambda: settings)
-
-
-def test_a_wrong_value_in_the_environment_is_told_and_an_unknown_name_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataDirectory
-) -> None:
-    monkeypatch.setenv("KANALONY_DATA", str(data.root))
-    monkeypatch.setenv("KANALONY_SERVICE_HOST", "10.0.0.1")
-    done = run("cat", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "KANALONY_SERVICE_HOST" in done.stderr
-    monkeypatch.delenv("KANALONY_SERVICE_HOST")
-    monkeypatch.setenv("KANALONY_PORT", "tcp://10.0.0.1:80")
-    assert_told(run("serve", cwd=tmp_path), "KANALONY_PORT is 'tcp://10.0.0.1:80'")
 
 
 def test_a_spool_directory_belongs_to_one_data_directory(tmp_path: Path) -> None:
@@ -118,7 +109,7 @@ def test_a_spool_directory_belongs_to_one_data_directory(tmp_path: Path) -> None
     assert len(second.places()) == 1
 
 
-def test_readers_find_the_data_that_serve_would_write(tmp_path: Path) -> None:
+def test_commands_that_read_use_the_data_directory_of_serve(tmp_path: Path) -> None:
     data = DataDirectory.writable(tmp_path / "elsewhere")
     segment_file(data, [[fields(1)]])
     (tmp_path / "kanalony.toml").write_text('data = "elsewhere"\n')
@@ -133,7 +124,7 @@ def test_a_start_that_fails_leaves_no_data_directory(tmp_path: Path) -> None:
 
 
 def test_two_starts_at_once_on_a_new_directory_both_succeed(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from kanalony.segments.names import DataDirectory; input()\n"
+    code = "import sys; from pathlib import Path; from kanalony.segments.directory import DataDirectory; input()\n"
     code += "for n in range(40): DataDirectory.writable(Path(sys.argv[1]) / str(n))"
     makers = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -147,96 +138,7 @@ def test_two_starts_at_once_on_a_new_directory_both_succeed(tmp_path: Path) -> N
         assert maker.communicate(timeout=60)[1] == b""
 
 
-@pytest.mark.parametrize("text", ["port = \n", "prot = 8000\n", 'port = "x"\n'])
-def test_a_wrong_settings_file_is_told_with_its_name(tmp_path: Path, text: str) -> None:
-    (tmp_path / "kanalony.toml").write_text(text)
-    assert_told(run("serve", cwd=tmp_path), "kanalony.toml")
-
-
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
-        (lambda path: path.write_text(" \n"), "is empty"),
-        (lambda path: path.symlink_to("gone.toml"), "is a link to nothing"),
-        (lambda path: path.mkdir(), "is not a regular file"),
-        (os.mkfifo, "is not a regular file"),
-        (lambda path: path.write_bytes(b"host = '\xff'\n"), "is not valid TOML"),
-    ],
-)
-def test_an_odd_settings_file_is_an_error(tmp_path: Path, make: Any, text: str) -> None:
-    make(tmp_path / "kanalony.toml")
-    assert_told(run("serve", cwd=tmp_path), "kanalony.toml", text)
-    assert_told(run("serve", "--config", "kanalony.toml", cwd=tmp_path), "kanalony.toml", text)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_settings_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "kanalony.toml").touch(mode=0)
-    assert_told(run("serve", cwd=tmp_path), "kanalony.toml cannot be read: Permission denied")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "REDCAT",
-        "redacted",
-        "REDACT_NAMES",
-        "ANONYMISE_IP",
-        "ANONYMIZE_ADDRESSES",
-        "PROT",
-        "DATADIR",
-        "DATA_PATH",
-        "WORKER",
-    ],
-)
-def test_a_misspelt_variable_is_an_error_that_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setenv(f"KANALONY_{name}", "x")
-    assert_told(run("serve", cwd=tmp_path), f"KANALONY_{name} is no option", "did you mean KANALONY_")
-
-
-def test_what_cluster_managers_set_is_no_misspelt_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataDirectory
-) -> None:
-    monkeypatch.setenv("KANALONY_DATA", str(data.root))
-    names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP"]
-    names += ["DATA_SERVICE_HOST", "DATA_PORT", "DATA_PORT_80_TCP_ADDR"]  # of a service named kanalony-data
-    names += ["PORT_8000_TCP", "PORT_8000_TCP_ADDR", "PORT_8000_TCP_PORT", "PORT_8000_TCP_PROTO"]
-    for name in names:
-        monkeypatch.setenv(f"KANALONY_{name}", "tcp://10.0.0.1:8000")
-    done = run("cat", cwd=tmp_path)
-    assert done.returncode == 0
-    assert all(f"KANALONY_{name}" in done.stderr for name in names)
-
-
-def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
-    before = Settings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, api_key=("*=SECRET12",))
-    for lost in ("data", "redact", "anonymize_ip"):
-        with pytest.raises(WrongUse, match=f"{lost} was set and is not any more"):
-            describe_reload(before, Settings(**before.model_dump(include=before.model_fields_set - {lost})))
-    kept = before.model_dump(include={"data", "redact", "anonymize_ip"})
-    assert describe_reload(before, Settings(**kept)) == ([], ["workers: 2 → 1", "api_key: changed"])
-    changed = Settings(**{**kept, "data": Path("data"), "redact": (), "host": "::1"})
-    guarded, others = describe_reload(before, changed)
-    assert guarded == ["data: elsewhere → data", "redact: ks → none"]
-    assert others == ["host: 127.0.0.1 → ::1, from the next start on", "workers: 2 → 1", "api_key: changed"]
-
-
-def test_a_settings_file_that_was_read_must_be_there_at_a_reload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    read = SettingsReader()
-    assert read().workers == 1
-    Path("kanalony.toml").write_text("workers = 2\n")
-    assert read().workers == 2
-    Path("kanalony.toml").unlink()
-    with pytest.raises(WrongUse, match=r"no settings file kanalony\.toml"):
-        read()
-
-
-def test_help_shows_defaults_as_people_write_them() -> None:
+def test_help_shows_defaults_as_settings_are_written() -> None:
     text = " ".join(run("compact", "--help").stdout.split()) + " ".join(run("serve", "--help").stdout.split())
     defaults = re.findall(r"\[default: ([^\]]*)\]", text)
     assert {"7d", "180d", "forever", "1GiB", "1MiB", "none", "none, may be given more than once"} <= set(defaults)
@@ -245,17 +147,17 @@ def test_help_shows_defaults_as_people_write_them() -> None:
 
 
 @pytest.mark.parametrize("command", ["cat", "verify", "recover"])
-def test_a_directory_that_is_not_kanalonys_is_told(tmp_path: Path, command: str) -> None:
-    assert_told(run(command, "--data", tmp_path / "nothing"), "not a kanalony data directory", "--data")
+def test_a_directory_that_is_not_kanalonys_is_an_error(tmp_path: Path, command: str) -> None:
+    assert_usage_error(run(command, "--data", tmp_path / "nothing"), "not a kanalony data directory", "--data")
 
 
 @pytest.mark.parametrize("command", ["cat", "verify"])
-def test_paths_that_are_not_ours_are_told(tmp_path: Path, command: str) -> None:
+def test_a_path_to_another_file_is_an_error(tmp_path: Path, command: str) -> None:
     (tmp_path / "letter.lz4").write_text("Dear Sir")
-    assert_told(run(command, tmp_path / "letter.lz4"), "is not a segment")
-    assert_told(run(command, tmp_path / "gone.lz4"), "no file")
+    assert_usage_error(run(command, tmp_path / "letter.lz4"), "is not a segment")
+    assert_usage_error(run(command, tmp_path / "gone.lz4"), "no file")
     (tmp_path / "empty").mkdir()
-    assert_told(run(command, tmp_path / "empty"), "no segments or journals")
+    assert_usage_error(run(command, tmp_path / "empty"), "no segments or journals")
 
 
 def test_an_empty_data_directory_is_sound_and_prints_nothing(data: DataDirectory) -> None:
@@ -272,7 +174,7 @@ def test_cat_takes_files_and_directories(data: DataDirectory) -> None:
     assert [event["worker"] for event in cat(data.root, journal.path)] == [journal.path.stem]
 
 
-def test_cat_prints_what_the_contract_says(data: DataDirectory) -> None:
+def test_cat_prints_the_keys_of_the_contract_in_their_order(data: DataDirectory) -> None:
     request = (
         b"GET",
         b"/collect",
@@ -341,7 +243,7 @@ def test_verify_names_each_damaged_place_and_exits_with_1(data: DataDirectory) -
     assert run("verify", segment.path).returncode == 1
 
 
-def test_verify_counts_what_is_pending_in_a_dead_workers_journal(data: DataDirectory) -> None:
+def test_verify_counts_the_pending_requests_of_a_dead_worker(data: DataDirectory) -> None:
     segment_file(data, [[fields(1)]])
     dead: JournalFile = journal_file(data, [fields(2), fields(3)])
     done = run("verify", "--data", data.root)
@@ -354,7 +256,33 @@ def test_verify_counts_what_is_pending_in_a_dead_workers_journal(data: DataDirec
     assert str(dead.path) in done.stderr
 
 
+def test_a_data_directory_among_paths_is_read_as_a_data_directory(data: DataDirectory) -> None:
+    """The journal of a running worker is no damage, and an event that is in two files is printed once."""
+    segment = segment_file(data, [[fields(1)], [fields(2)]])
+    (data.open / segment.path.name).write_bytes(segment.content[: segment.ends[0]])
+    running = journal_file(data, [fields(3)])
+    with running.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run("verify", data.root)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == run("verify", "--data", data.root).stdout
+        assert "2 events; 1 journals in use, not checked; sound" in done.stdout
+        assert "4 events; 1 journals in use" in run("verify", data.root, data.sealed).stdout
+        assert [event["params"]["n"] for event in cat(data.root, data.root)] == ["1", "2", "3"]
+        assert [event["params"]["n"] for event in cat(data.root, segment.path, data.root)] == ["1", "2", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["verify"], ["cat"]])
+def test_output_that_cannot_be_written_is_an_error_in_one_line(data: DataDirectory, arguments: list[str]) -> None:
+    segment_file(data, [[fields(1)]])
+    environment = {**os.environ, "KANALONY_DATA": str(data.root)}
+    with Path("/dev/full").open("w") as full:
+        command = [*KANALONY, *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True)
+    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device\n")
+
+
 def test_the_module_and_the_script_are_the_same_command() -> None:
     script = Path(sys.executable).parent / "kanalony"
-    told = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
-    assert told == run("--version").stdout
+    version = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
+    assert version == run("--version").stdout

@@ -1,101 +1,63 @@
-"""What the README says is what happens: its commands are run and their output compared, its map is complete."""
+"""What the documents say is what happens: commands are run, their output compared, links and lists are complete."""
 
+import ast
 import importlib
 import re
-import shlex
-import subprocess
-import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from harness.server import KANALONY, Server, run, serving
+import kanalony
+from benchmarks.__main__ import main as catalogue
+from kanalony.cli import main as command_line
+from tests.consoles import blocks, shape, transcript
+from tests.source_map import PAGE, TITLE, mapped, sources, standing, table
 from tests.tools import tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS, ROOT / "benchmarks" / "RESULTS.md"])
+GENERATED = ("commands.md", "configuration.md")
+"""Pages of docs/ that other tests compare with what they are generated from."""
+
+WITH_CONSOLES = ["README.md", "docs/tutorial.md", "docs/operations.md"]
+README_LIMIT = 6 * 1024
+"""Bytes. A front door: everything else has a page of its own."""
 
 
-def console(section: str) -> list[tuple[str, str]]:
-    """(command, output) of every `$` line in the console blocks of a section."""
-    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
-    found = []
-    for block in re.findall(r"```console\n(.*?)```", text, re.S):
-        for part in block.split("$ ")[1:]:
-            command, _, output = part.partition("\n")
-            found.append((command, output.strip()))
-    return found
-
-
-def shape(output: str) -> str:
-    """Output without what differs from run to run: times, ids, versions, figures."""
-    for pattern, name in [
-        (r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?", "TIME"),
-        (r"\b\d{10}\b", "SECOND"),
-        (r"\b[0-9a-f]{16}\b", "WORKER"),
-        (r"curl/[\d.]+", "CURL"),
-        (r"127\.0\.0\.1:\d+", "ADDRESS"),
-        (r"TIMEZ?_\S+_WORKER_WORKER\.lz4|\d{8}T\d{6}\.\d{6}Z_\S+\.lz4", "SEGMENT"),
-        (r"[\d,.]+ (?:m?s\b|\([\d,]+/s\))|\([\d,]+/s\)", "FIGURE"),
-        (r"[-─]{3,}", "---"),
-        (r" +", " "),
-    ]:
-        output = re.sub(pattern, name, output)
-    return output.strip()
-
-
-def run_line(command: str, server: Server) -> str:
-    """A README command, with the port and the directory of the server under test."""
-    words = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
-    if words[0] == ".venv/bin/kanalony":
-        words = [*KANALONY, *words[1:]]
-    words[0] = sys.executable if words[0] == ".venv/bin/python" else words[0]
-    done = subprocess.run(words, cwd=server.data.parent, check=True, capture_output=True, text=True, timeout=60)
-    return done.stdout or done.stderr
-
-
-def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WITH_CONSOLES)
+def test_the_commands_of_a_page_print_what_it_shows(name: str, tmp_path: Path) -> None:
     tool("curl")
-    (start, started), *rest = console("Quick start")
-    assert start == "make serve"
-    with serving(tmp_path / "data") as server:
-        log = server.log.read_text().replace(str(server.data), "data").splitlines()[0]
-        assert shape(log) == shape(started)
-        assert [command.split()[0] for command, _ in rest] == ["curl", ".venv/bin/kanalony", ".venv/bin/kanalony"]
-        for command, output in rest:
-            if command.endswith("verify"):
-                server.wait_for(lambda: "1 events" in run("verify", "--data", server.data).stdout)  # half a second
-            assert shape(run_line(command, server)) == shape(output), command
+    for command, shown, printed in transcript((ROOT / name).read_text(), tmp_path):
+        assert shape(printed) == shape(shown), command
 
 
-def test_a_batch_is_answered_and_printed_as_it_says(tmp_path: Path) -> None:
-    tool("curl")
-    with serving(tmp_path / "data") as server:
-        for command, output in console("Talking to it"):
-            assert shape(run_line(command, server)) == shape(output), command
+def test_every_page_with_consoles_is_run() -> None:
+    with_blocks = {str(path.relative_to(ROOT)) for path in PAGES if blocks(path.read_text())}
+    others = {"benchmarks/RESULTS.md", *(f"docs/{name}" for name in GENERATED)}
+    assert with_blocks - others == set(WITH_CONSOLES)
 
 
-def test_events_become_tables_as_it_says(tmp_path: Path) -> None:
-    (simulate, printed), *rest = console("From events to tables")
-    with serving(tmp_path / "data") as server:
-        assert shape(run_line(f"{simulate} --url http://127.0.0.1:{server.port}", server)) == shape(printed)
-        server.stop()
-        for command, output in [*rest, *console("Reports")]:
-            assert shape(run_line(command, server)) == shape(output), command
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= README_LIMIT
 
 
 def test_figures_of_benchmarks_are_those_of_the_results() -> None:
-    cheap = README.split("- **It is cheap.**")[1].split("\n\n[docs/operations.md]")[0]
-    quoted = re.findall(r"\*\*([\d.,]+)\*\*", cheap)
-    assert len(quoted) >= 5
-    assert [
-        figure for figure in quoted if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d.,]*\d)", RESULTS)
-    ] == []
+    costs = README.split("## What it costs\n")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for text in (costs, page):
+        quoted = re.findall(r"\*\*([\d.,]+)\*\*", text)
+        assert len(quoted) >= 5
+        assert [
+            figure for figure in quoted if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d.,]*\d)", RESULTS)
+        ] == []
 
 
 def test_the_results_are_what_the_benchmarks_print() -> None:
-    catalogue = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True).stdout
     shown = re.findall(r"```console\n\$ python -m benchmarks ([\w-]+)[^\n]*\nmachine   (.*?)```", RESULTS, re.S)
     assert {name for name, _ in shown} >= {
         "ingest",
@@ -108,21 +70,153 @@ def test_the_results_are_what_the_benchmarks_print() -> None:
         "crash",
     }
     for name, printed in shown:
-        assert f"\n  {name} " in catalogue
+        assert name in catalogue.commands
         module = importlib.import_module(f"benchmarks.{name}") if name != "crash" else None
         assert module is None or module.CAVEATS in printed
-    for link in re.findall(r"\]\(([^)#]+)\)", RESULTS):
-        assert (ROOT / "benchmarks" / link).exists()
 
 
-def test_the_map_names_every_source_file() -> None:
-    files = [path.relative_to(ROOT) for path in (ROOT / "kanalony").rglob("*.*")]
-    kinds = (".py", ".pyx", ".pxd", ".h")
-    sources = {str(path) for path in files if path.suffix in kinds and not path.name.startswith("__")}
-    mapped = set(re.findall(r"^\| `(kanalony/[^`]+[^`/])` \|", README, re.M))
-    assert mapped == sources
+def test_every_benchmark_has_a_line_in_its_page() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert [name for name in catalogue.commands if f"| `{name}` |" not in page] == []
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
+def test_the_map_of_source_files_is_complete() -> None:
+    missing, surplus = sorted(set(sources()) - mapped(standing())), sorted(mapped(standing()) - set(sources()))
+    assert (missing, surplus) == ([], []), f"missing: {missing}; surplus: {surplus}; run `python -m tests.source_map`"
+    assert standing() == table(), "a first sentence has changed; run `python -m tests.source_map`"
+
+
+def imported(package: str) -> set[str]:
+    """Returns the parts of kanalony that a package imports, itself aside; top-level modules by their names."""
+    found = set()
+    for path in (ROOT / "kanalony" / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "kanalony":
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= set(re.findall(r"^kanalony\.(\w+)", node.module or ""))
+            elif isinstance(node, ast.Import):
+                found |= {name for alias in node.names for name in re.findall(r"^kanalony\.(\w+)", alias.name)}
+    return found - {package}
+
+
+def test_packages_import_what_architecture_allows() -> None:
+    rows = re.findall(r"^\| `kanalony/(\w+)/` \|.*\| ([\w, ]+) \|$", PAGE.read_text(), re.M)
+    allowed = {package: set(names.split(", ")) - {"nothing"} for package, names in rows if package != "cli"}
+    assert allowed.keys() >= {"core", "segments", "collector", "aggregate", "reports", "simulate"}
+    packages = {path.name for path in (ROOT / "kanalony").iterdir() if path.is_dir()}
+    for package, names in allowed.items():
+        assert imported(package) & packages <= names, package
+    assert imported("core") == set()
+
+
+def test_functions_in_architecture_exist() -> None:
+    text = PAGE.read_text().partition(TITLE)[0]
+    named = set(re.findall(r"`(?:\w+\.)*(\w+)\(\)`", text)) | set(re.findall(r"`(_?[A-Z][a-z]\w*)`", text))
+    assert len(named) > 30
+    suffixes = (".py", ".pyx", ".h", ".c")
+    code = "".join(path.read_text() for path in (ROOT / "kanalony").rglob("*") if path.suffix in suffixes)
+    known = set(re.findall(r"\b(?:def|class) (\w+)", code)) | set(re.findall(r"^static .*?(\w+)\(", code, re.M))
+    assert sorted(named - known) == []
+
+
+def test_files_in_architecture_exist() -> None:
+    text = PAGE.read_text().partition(TITLE)[0]
+    named = set(re.findall(r"[\w/]+/\w+\.(?:py|pyx|h|c)\b", text))
+    assert [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "kanalony"))] == []
+
+
+def test_files_in_contributing_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"\b(?:tests|kanalony|harness|fuzz|docs)/[\w/.-]*\w", text))
+    assert len(named) > 20
+    assert sorted(name for name in named if not (ROOT / name).exists() and Path(name).name not in GENERATED) == []
+
+
+def log_messages() -> list[tuple[str, str]]:
+    """Returns (file, message) of every log line of WARNING and above, with … for what differs."""
+    found = []
+    for path in sorted((ROOT / "kanalony").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            level, message = node.func.attr, node.args[0]
+            if level in ("warning", "error", "critical", "exception") and isinstance(message, ast.Constant):
+                text = re.sub(r"%[.\d]*[a-z]", "…", str(message.value))
+                if re.search(r"[a-z]", text):
+                    found.append((path.name, text))
+    return found
+
+
+def test_operations_explain_every_log_line() -> None:
+    page = " ".join((ROOT / "docs" / "operations.md").read_text().replace("`` ", "`").replace(" ``", "`").split())
+    found = log_messages()
+    assert len(found) > 15
+    assert [(name, text) for name, text in found if text not in page] == []
+
+
+def test_operations_explain_every_refusal() -> None:
+    page = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    code = "".join(path.read_text() for path in (ROOT / "kanalony" / "collector").glob("*.py"))
+    reasons = re.findall(r'f?"([^"\n]*answered with \d{3}[^"\n]*)"', code)
+    assert len(reasons) >= 6
+    assert [text for text in reasons if re.sub(r"\{[^}]*\}", "…", text) not in page] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [path.name for path in DOCS if path.name != "index.md" and f"]({path.name}" not in index] == []
+
+
+def settings_examples() -> list[tuple[str, str]]:
+    """Returns (page, content) of every settings file that a page shows."""
+    return [
+        (path.name, block)
+        for path in DOCS
+        for block in re.findall(r"^ *```toml\n(.*?)^ *```", path.read_text(), re.S | re.M)
+    ]
+
+
+@pytest.mark.parametrize(("page", "content"), settings_examples())
+def test_settings_in_pages_are_valid(page: str, content: str, tmp_path: Path) -> None:
+    config = tmp_path / "kanalony.toml"
+    config.write_text(content)
+    arguments = ["report", "--metrics", "play", "--data", str(tmp_path), "--config", str(config)]
+    done = CliRunner().invoke(command_line, arguments)
+    assert "is not a kanalony data directory" in done.output, page
+
+
+def links() -> list[tuple[str, str]]:
+    """Returns (page, target) of every link that leads to a file of the repository."""
+    found = []
+    for path in PAGES:
+        text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.S | re.M)
+        targets = re.findall(r"\]\(([^)\s]+)\)", text)
+        found += [(str(path.relative_to(ROOT)), target) for target in targets if not re.match(r"\w+:", target)]
+    return sorted(set(found))
+
+
+def anchors(text: str) -> set[str]:
+    """Returns the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#+ +(.*?) *$", text, re.M):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_links_lead_somewhere(page: str, target: str) -> None:
+    file, _, anchor = target.partition("#")
+    path = (ROOT / page).parent / file if file else ROOT / page
+    if path.name in GENERATED and not path.exists():
+        pytest.skip(f"docs/{path.name} is not generated yet")
+    assert path.exists()
+    assert not anchor or anchor in anchors(path.read_text())
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    assert re.search(rf"^## \[{re.escape(kanalony.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)

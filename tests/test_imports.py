@@ -1,5 +1,5 @@
-"""The two halves meet only at the segment files: neither may load the other's libraries. Each command runs with what
-its extra installs.
+"""The collector loads no libraries of the lake, the lake none of the collector, and each command runs with what its
+extra installs.
 """
 
 import importlib.metadata
@@ -30,8 +30,9 @@ SERVING_ONLY = ("falcon", "meinheld", "gunicorn")
     ("modules", "banned"),
     [
         ("kanalony.collector.app, kanalony.collector.server", OFFLINE_ONLY),
-        ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery, kanalony.aggregate.run", SERVING_ONLY),
-        ("kanalony.reports.api, kanalony.reports.table", SERVING_ONLY),
+        ("kanalony.cli, kanalony.segments.check, kanalony.segments.recovery", (*SERVING_ONLY, *OFFLINE_ONLY)),
+        ("kanalony.aggregate.loop, kanalony.cli.ledger_text, kanalony.cli.progress", SERVING_ONLY),
+        ("kanalony.reports.api.server, kanalony.reports.renderer", SERVING_ONLY),
     ],
 )
 def test_a_half_does_not_load_the_other_halfs_libraries(modules: str, banned: tuple[str, ...]) -> None:
@@ -41,7 +42,7 @@ def test_a_half_does_not_load_the_other_halfs_libraries(modules: str, banned: tu
 
 
 def installed_by(*extras: str) -> set[str]:
-    """The distributions that `pip install kanalony[extras]` brings, by their canonical names."""
+    """Returns the canonical names of the distributions that `pip install kanalony[extras]` installs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = project["dependencies"] + [name for extra in extras for name in project["optional-dependencies"][extra]]
     waiting = [Requirement(name) for name in names]
@@ -58,7 +59,7 @@ def installed_by(*extras: str) -> set[str]:
 
 @pytest.fixture
 def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have Pythons that a test starts import what these extras install, and no other library."""
+    """Returns a function that hides all libraries from a test's processes but those that some extras install."""
 
     def apply(*extras: str) -> None:
         installed = installed_by(*extras)
@@ -76,7 +77,7 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def output(folder: Path, *words: str, status: int = 0) -> str:
-    """What a kanalony command prints that is run in a directory and ends with this exit status."""
+    """Runs a command in a directory, asserts its exit status, and returns what it prints."""
     done = run(*words, cwd=folder, timeout=120)
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr

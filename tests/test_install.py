@@ -1,4 +1,4 @@
-"""What is built for others. `.ci/install.py` builds and installs it on every Python; these need no build."""
+"""The contents of the sdist, the version, the default server. `.ci/install.py` builds packages and installs them."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ import pytest
 import kanalony
 from harness.server import run
 from kanalony.errors import WrongUse
-from kanalony.settings import Settings, check_meinheld
+from kanalony.settings.serving import ServeSettings, check_meinheld
 
 ROOT = Path(__file__).parent.parent
 
-# What MANIFEST.in and the packages bring: setuptools adds the sources of extensions, but no header that they include.
+# Lists the files of the sdist without a build. setuptools adds the sources of extensions, but not the headers.
 LIST_SDIST = """
 import sys
 import Cython.Build
@@ -40,14 +40,14 @@ def test_the_sdist_holds_every_source_stub_and_page(tmp_path: Path) -> None:
     assert {name for name in held if name.endswith((".so", ".c", ".pyc"))} == set()
 
 
-def test_the_command_and_the_package_say_the_same_version() -> None:
+def test_the_command_and_the_package_have_the_same_version() -> None:
     assert run("--version").stdout == f"kanalony, version {kanalony.__version__}\n"
 
 
 def test_from_python_3_13_on_granian_serves_even_where_meinheld_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.settings.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
-    monkeypatch.setattr("kanalony.settings.find_spec", lambda _: object())
-    assert Settings().server == "granian"
+    monkeypatch.setattr("kanalony.settings.serving.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
+    monkeypatch.setattr("kanalony.settings.serving.find_spec", lambda _: object())
+    assert ServeSettings().server == "granian"
     with pytest.raises(WrongUse, match=r"Python 3\.12") as caught:
         check_meinheld()
     assert "--server granian" in caught.value.hint

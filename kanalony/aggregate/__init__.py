@@ -1,0 +1,1 @@
+"""The offline half: segments become the lake, its rollups, and the ledger."""

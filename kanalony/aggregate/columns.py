@@ -1,4 +1,4 @@
-"""Events as Arrow columns: one typed column for each parameter of the vocabulary, the rest in a map."""
+"""Events as Arrow columns: one typed column for each parameter of the vocabulary, all others in a map."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import Buffer
 
-from kanalony.bodies import Body, event_limit, read_body
+from kanalony.bodies import read_body
 from kanalony.core.columns import KINDS, REQUEST_COLUMNS, EventTable
 from kanalony.events import PARAMETERS
 from kanalony.segments.names import worker_name
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "binary": pa.binary()}
 WORDS = pa.dictionary(pa.int32(), pa.string())
-"""Text, each value once: as which it comes from here."""
+"""Text with each value once: the type in which text columns leave this module."""
 
 _LZ4 = pa.Codec("lz4")
 _MAP = pa.map_(pa.string(), pa.list_(pa.field("item", pa.string(), nullable=False)))
@@ -33,12 +33,16 @@ SCHEMA = pa.schema(
         ("conflicts", pa.list_(pa.string())),
     ]
 )
-"""Events before enrichment; text may be dictionary-encoded."""
+"""Events before enrichment. Text may be dictionary-encoded."""
 
 
 class Added(NamedTuple):
-    """What became of records: those before sequence number `end` are in; how many events they were, and how many bodies
-    could not be read.
+    """What `Columns.add` did.
+
+    Attributes:
+        end: The requests before this sequence number were added.
+        events: Events in them.
+        unread: Bodies that could not be read.
     """
 
     end: int
@@ -47,10 +51,14 @@ class Added(NamedTuple):
 
 
 class Columns:
-    """Collects requests, frame by frame, and hands their events out as one Arrow batch."""
+    """Collects requests, frame by frame, and returns their events as one Arrow batch."""
 
     def __init__(self, limit: int) -> None:
-        """`limit` is about how many bytes a batch may take; one request is always taken."""
+        """Creates empty columns.
+
+        Args:
+            limit: Bytes that a batch may take, about. One request always fits.
+        """
         self._limit = limit
         self._table = EventTable(
             [(parameter.name, parameter.kind) for parameter in PARAMETERS],
@@ -61,27 +69,41 @@ class Columns:
 
     @property
     def rows(self) -> int:
-        """Events added and not yet handed out."""
+        """Events that were added since `finish`."""
         return self._table.rows
 
     @property
     def is_full(self) -> bool:
+        """Whether the limit is reached."""
         return self._table.weight >= self._limit
 
     def add(
         self, content: Buffer, worker_id: int, first_sequence: int, count: int, begin: int, end: int
     ) -> Added | None:
-        """Add the events of a frame's `count` records, decompressed, with sequence numbers in [begin, end), as far as
-        there is room. None, with nothing added, when the content is not what it should be.
+        """Adds the events of some requests of a frame, until the limit is reached.
+
+        Args:
+            content: The frame's records, decompressed.
+            worker_id: The worker that wrote them.
+            first_sequence: Sequence number of the first record.
+            count: Number of records in the frame.
+            begin: Sequence number of the first request to add.
+            end: Sequence number behind the last request to add.
+
+        Returns:
+            What was added. None, with nothing added, when the content is not `count` valid records of this worker.
         """
         worker = self._workers.setdefault(worker_id, len(self._workers))
-        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, _read_body, self._limit)
+        added = self._table.add(content, worker_id, first_sequence, count, begin, end, worker, read_body, self._limit)
         return added and Added(*added)
 
     def finish(self) -> tuple[pa.RecordBatch, Counter[str]]:
-        """All events added, and how many values did not fit their column, by column; begins anew."""
+        """Returns all events, and the number of cast failures by column; the columns are empty afterwards.
+
+        A cast failure is a value that does not fit the type of its column.
+        """
         columns, lists = self._table.finish()
-        misfits = Counter({name: column[5] for name, column in columns.items() if column[5]})
+        cast_failures = Counter({name: column.misfits for name, column in columns.items() if column.misfits})
         arrays = {
             field.name: _array(field.type, columns[field.name])
             for field in SCHEMA
@@ -92,18 +114,18 @@ class Columns:
             _array(pa.int64(), columns["worker"]).cast(pa.int32()), workers
         )
         self._workers = {}
-        lists_of_keys, keys, lists_of_values, values, lists_of_conflicts, conflicts = lists
-        items = pa.ListArray.from_arrays(_offsets(lists_of_values), _plain(pa.string(), values))
-        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists_of_keys), _plain(pa.string(), keys), items).cast(
-            _MAP
-        )
-        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists_of_conflicts), _plain(pa.string(), conflicts))
-        return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), misfits
+        items = pa.ListArray.from_arrays(_offsets(lists.value_ends), _plain(pa.string(), lists.values))
+        keys = _plain(pa.string(), lists.keys)
+        arrays["parameters"] = pa.MapArray.from_arrays(_offsets(lists.key_ends), keys, items).cast(_MAP)
+        conflicts = _plain(pa.string(), lists.conflicts)
+        arrays["conflicts"] = pa.ListArray.from_arrays(_offsets(lists.conflict_ends), conflicts)
+        return pa.record_batch([arrays[name] for name in SCHEMA.names], names=SCHEMA.names), cast_failures
 
 
 def decompress(frame: Frame) -> pa.Buffer | None:
-    """The records of a frame, as `Frame.records` tells them, in memory that is used again: new memory for each frame
-    takes longer than what is done with it here.
+    """Decompresses the records of a frame, with the results of `Frame.records`; None when they are damaged.
+
+    pyarrow's allocator uses memory again: new memory for each frame takes longer than the work on it.
     """
     try:
         return _LZ4.decompress(frame.compressed, frame.prefix.content_length) if frame.is_sized else None
@@ -111,31 +133,30 @@ def decompress(frame: Frame) -> pa.Buffer | None:
         return None
 
 
-def _read_body(body: bytes, content_type: bytes, content_encoding: bytes, repeated: int, parameters: int) -> Body:
-    return read_body(body, content_type, content_encoding, event_limit(repeated, parameters))
-
-
 def _array(kind: pa.DataType, column: "EventColumn") -> pa.Array:
-    """Of an event's column: text comes as a dictionary."""
+    """Converts a column; text becomes a dictionary."""
     if not pa.types.is_string(kind):
         return _plain(kind, column)
-    rows, not_null, valid, fixed, data, _, words, ends = column
-    texts = pa.Array.from_buffers(kind, words, [None, pa.py_buffer(ends), pa.py_buffer(data)])
-    buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
-    return pa.DictionaryArray.from_buffers(WORDS, rows, buffers, texts, rows - not_null)
+    texts = pa.Array.from_buffers(kind, column.words, [None, pa.py_buffer(column.word_ends), pa.py_buffer(column.data)])
+    nulls = column.rows - column.not_null
+    return pa.DictionaryArray.from_buffers(WORDS, column.rows, _buffers(column), texts, nulls)
 
 
 def _plain(kind: pa.DataType, column: "EventColumn") -> pa.Array:
-    rows, not_null, valid, fixed, data, *_ = column
-    buffers = [pa.py_buffer(valid) if not_null < rows else None, pa.py_buffer(fixed)]
+    buffers = _buffers(column)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        buffers.append(pa.py_buffer(data))
-    return pa.Array.from_buffers(kind, rows, buffers, rows - not_null)
+        buffers.append(pa.py_buffer(column.data))
+    return pa.Array.from_buffers(kind, column.rows, buffers, column.rows - column.not_null)
+
+
+def _buffers(column: "EventColumn") -> list[pa.Buffer | None]:
+    """Returns the buffers before the data: validity, when rows are null, and the fixed-size values."""
+    return [pa.py_buffer(column.validity) if column.not_null < column.rows else None, pa.py_buffer(column.fixed)]
 
 
 def _offsets(ends: "EventColumn") -> pa.Array:
-    """Offsets of lists, from where each ends."""
-    return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends[3]), np.int64)]), pa.int32())
+    """Converts a column of the ends of lists to their offsets."""
+    return pa.array(np.concatenate([[0], np.frombuffer(memoryview(ends.fixed), np.int64)]), pa.int32())
 
 
 assert set(KINDS) == set(_ARROW_TYPES)

@@ -1,8 +1,8 @@
-"""Sealed segments to the lake, exactly once: start reading here.
+"""Moves sealed segments to the lake, exactly once. Start reading the offline half here.
 
-A run takes whatever is sealed and not in the lake's record yet, batch by batch. Of each batch it writes the files of
-rows, then the entries of the record, then the one commit that makes both true. Whatever dies before the commit has done
-nothing: the next run takes the same requests again.
+A run takes the sealed segments that the manifest does not have yet, batch by batch. For each batch it writes the files
+of rows, then the entries of the manifest, then the one commit that makes both take effect. A run that dies before the
+commit has done nothing: the next run takes the same requests again.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +22,46 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kanalony.aggregate.columns import Columns, decompress
-from kanalony.aggregate.dedupe import Duplicates, Prints
-from kanalony.aggregate.delta import drop_what_is_torn
+from kanalony.aggregate.dedupe import Deduplicator, Fingerprints
+from kanalony.aggregate.delta import drop_torn_tail
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.lake import Lake
-from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, Record, identity_of, read_lake
+from kanalony.aggregate.limits import DEFAULT, Limits
+from kanalony.aggregate.manifest import FILE_NAME, Entry, Identity, Manifest, Range, identity_of, read_lake
 from kanalony.aggregate.measures import touched_hours
 from kanalony.core.columns import release_memory
+from kanalony.durable import sync_directory
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import DataDirectory, open_lock, sync_directory, worker_name
-from kanalony.segments.reader import Coverage, Damage, Frame, Segment, UnreadableSegment
-from kanalony.segments.recovery import in_some_place, quarantine
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory, in_some_place
+from kanalony.segments.locks import open_lock
+from kanalony.segments.names import worker_name
+from kanalony.segments.quarantine import quarantine
+from kanalony.segments.reader import Frame, Segment, UnreadableSegment
+from kanalony.units import DAY, SECOND
 
-_BASE = 160 << 20  # bytes that a run takes without any batch
-_BATCH_SHARE = 4  # a batch may take this part of the rest: it is held twice, and the window and old buffers beside it
-_WINDOW_SHARE = 16  # what duplicates need may be held between runs when it is at most this part of the memory
-_BATCH_MAX = 512 << 20  # columns of text count their bytes with 31 bits; bytes that are no UTF-8 become three
-_MERGE_ROWS = 1 << 20
-_ROW_SIZE = 2 << 10  # bytes that a row may take while files are merged, about
-_VACUUM_INTERVAL = 86400.0  # seconds
+_WINDOW_SHARE = 16  # fingerprints are kept between runs when they take at most one part in this many of the memory
+_VACUUM_INTERVAL = DAY / SECOND  # seconds
 
 
 @dataclass
 class Result:
-    """What a run did. `misfits` are values that did not fit their column, by column."""
+    """What a run did.
+
+    Attributes:
+        segments: Segments that were read to their end.
+        requests: Requests that were read from them.
+        repeated: Requests that another segment had brought before.
+        quarantined: Requests in damaged ranges.
+        events: Events in the requests.
+        rows: Events that became rows of the lake.
+        duplicates: Events that are duplicates of others.
+        unread_bodies: Bodies that could not be read.
+        deleted: Segments that were deleted because of their age.
+        cast_failures: Values that did not fit the type of their column, by column.
+        damaged: The damage that was met.
+    """
 
     segments: int = 0
     requests: int = 0
@@ -55,7 +72,7 @@ class Result:
     duplicates: int = 0
     unread_bodies: int = 0
     deleted: int = 0
-    misfits: Counter[str] = field(default_factory=Counter)
+    cast_failures: Counter[str] = field(default_factory=Counter)
     damaged: list[Damage] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -68,20 +85,19 @@ class Result:
             (self.deleted, "old segments deleted"),
         ):
             text += f"; {count:,} {what}" if count else ""
-        if self.misfits:
-            told = ", ".join(f"{name}: {count:,}" for name, count in self.misfits.most_common())
-            text += f"\nvalues that do not fit their column: {told}"
+        if self.cast_failures:
+            by_column = ", ".join(f"{name}: {count:,}" for name, count in self.cast_failures.most_common())
+            text += f"\nvalues that do not fit their column: {by_column}"
         return text
 
 
-def _merge_bounds(batch_size: int) -> tuple[int, int]:
-    """How many rows, and bytes uncompressed, a merged file may have: what is merged is sorted in memory."""
-    return min(_MERGE_ROWS, batch_size // _ROW_SIZE), batch_size // 4
-
-
 @contextmanager
-def _alone(data: DataDirectory) -> Iterator[None]:
-    """Hold the lake's lock. Raises StorageError when another compaction has it."""
+def _locked(data: DataDirectory) -> Iterator[None]:
+    """Holds the lake's lock.
+
+    Raises:
+        StorageError: Another compaction holds it, or it cannot be written.
+    """
     path = data.lake / "compact.lock"
     try:
         data.lake.mkdir(exist_ok=True)
@@ -104,43 +120,66 @@ def _alone(data: DataDirectory) -> Iterator[None]:
 
 
 class Compaction:
-    """Takes segments into the lake of a data directory for as long as it is open; one at a time."""
+    """Moves segments to the lake of a data directory while it is open. Only one can be open at a time.
 
-    def __init__(self, data: DataDirectory, *, memory: int, keep_segments: float, enricher: Enricher) -> None:
-        """`memory` is in bytes and about what all of it may take; `keep_segments` is the age in seconds at
-        which segments that are in the lake are deleted.
+    After an error, open another one: it continues where the lake is.
+
+    Attributes:
+        lake: The table of events.
+        manifest: Which requests are in it.
+        deduplicator: The fingerprints of recent events.
+    """
+
+    def __init__(
+        self,
+        data: DataDirectory,
+        *,
+        memory: int,
+        keep_segments: float,
+        enricher: Enricher,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        """Prepares a compaction; `with` opens it.
+
+        Args:
+            data: The data directory.
+            memory: Bytes that all of it may take, about.
+            keep_segments: The age in seconds at which segments that are in the lake are deleted.
+            enricher: Adds the derived columns.
+            limits: For tests.
         """
         self._data = data
         self._memory = memory
         self._keep_segments = keep_segments
+        self._limits = limits
         self.enricher = enricher
-        self.batch_size = min(max(memory - _BASE, memory // 4) // _BATCH_SHARE, _BATCH_MAX)
+        self.batch_size = limits.batch_size(memory)
 
     def __enter__(self) -> "Compaction":
-        """Raises StorageError when another one is at work, FormatError when the lake cannot be read, or has
-        lost a part.
+        """Opens the lake.
+
+        Raises:
+            StorageError: Another compaction is open.
+            FormatError: The lake cannot be read, or has lost a part.
         """
-        self._lock = _alone(self._data)
-        self._lock.__enter__()
-        try:
-            drop_what_is_torn(self._data.lake / "events")
-            self.record = Record(self._data.lake / FILE_NAME, read_lake(self._data.lake))
-            self.record.check_void({name for _, (name, _, _) in self._sealed()})
-            self.lake = Lake(self._data.lake / "events")
+        with ExitStack() as stack:
+            stack.enter_context(_locked(self._data))
+            drop_torn_tail(self._data.lake / "events")
+            self.manifest = Manifest(self._data.lake / FILE_NAME, read_lake(self._data.lake))
+            self.manifest.check_void({identity.name for _, identity in self._sealed()})
+            self.lake = Lake(self._data.lake / "events", self._limits)
             sync_directory(self._data.root)
-            self.record.begin(self.lake.id)
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
-        self.duplicates = Duplicates(self.lake)
+            self.manifest.begin(self.lake.id)
+            self.deduplicator = Deduplicator(self.lake)
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.__exit__(None, None, None)
+        self._open.close()
 
     def waiting(self) -> list[Path]:
-        """Sealed segments that are not in the lake, in order of their names, so of their start."""
-        found = {identity: path for path, identity in self._sealed() if identity not in self.record.complete}
+        """Returns the sealed segments that are not in the lake, in order of their names, that is, of their start."""
+        found = {identity: path for path, identity in self._sealed() if identity not in self.manifest.complete}
         return sorted(found.values(), key=lambda path: path.name)
 
     def _sealed(self) -> Iterator[tuple[Path, Identity]]:
@@ -150,47 +189,53 @@ class Compaction:
                     yield path, identity_of(path)
 
     def run(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
-        """Take segments into the lake, merge what has become small files, delete what is too old. `progress` is told
-        the requests that were dealt with since it was called last; once `stopping` says so, the run ends with a
-        batch. After an error this is not to be used again: open another one, which goes on where the lake is.
+        """Moves segments to the lake, merges small files, and deletes segments that are too old.
+
+        Args:
+            paths: Sealed segments.
+            progress: Called with the number of requests that were processed since the last call.
+            stopping: Returns whether to stop; the run then ends with a batch.
+
+        Raises:
+            StorageError: The disk refuses.
+            FormatError: A file of the lake cannot be read.
+            OSError: A file of the lake, the manifest or quarantine cannot be written.
         """
         result = self._take(paths, progress, stopping)
-        while not stopping() and self.lake.merge(*_merge_bounds(self.batch_size)):
-            self.duplicates.forget()
+        while not stopping() and self.lake.merge(*self._limits.merge_bounds(self._memory)):
+            self.deduplicator.forget()
         self._delete_old(result)
         self._vacuum()
-        # Rollups come next, which need as much themselves.
-        if self.duplicates.size > self._memory // _WINDOW_SHARE:
-            self.duplicates.forget()
+        # The rollups come next, and need as much memory.
+        if self.deduplicator.size > self._memory // _WINDOW_SHARE:
+            self.deduplicator.forget()
         _release_memory()
         return result
 
     def _take(self, paths: list[Path], progress: Callable[[int], object], stopping: Callable[[], bool]) -> Result:
-        """Take segments into the lake. The memory of batches is given back with the end of this."""
-        run = _Run(self, progress)
+        """Moves segments to the lake. The memory of batches is free when this returns."""
+        batches = _Batches(self, progress)
         for path in paths:
             if stopping():
                 break
-            segment = Segment(path, sealed=True)
-            try:
-                segment.__enter__()
-            except FileNotFoundError:
-                continue
-            except (FormatError, OSError) as error:
-                run.result.damaged.append(Damage(path, 0, 0, str(error)))
-                continue
-            # From here on an error is the lake's or its disk's, and ends the run.
-            try:
-                run.take(segment, self._data)
-            except UnreadableSegment as error:
-                run.result.damaged.append(Damage(path, 0, 0, str(error)))  # the next run tries again
-            finally:
-                segment.__exit__()
-        run.flush()
-        return run.result
+            with ExitStack() as stack:
+                try:
+                    segment = stack.enter_context(Segment(path, sealed=True))
+                except FileNotFoundError:
+                    continue
+                except (FormatError, OSError) as error:
+                    batches.result.damaged.append(Damage(path, 0, 0, str(error)))
+                    continue
+                # From here on an OSError comes from the lake or its disk, and ends the run.
+                try:
+                    batches.take(segment, self._data)
+                except UnreadableSegment as error:
+                    batches.result.damaged.append(Damage(path, 0, 0, str(error)))  # the next run tries again
+        batches.flush()
+        return batches.result
 
     def _vacuum(self) -> None:
-        """Once a day."""
+        """Deletes old versions of the lake, once a day."""
         marker = self._data.lake / "vacuumed"
         if not marker.exists():
             marker.touch()
@@ -199,51 +244,58 @@ class Compaction:
             marker.touch()
 
     def _delete_old(self, result: Result) -> None:
-        """Delete segments that are in the lake, durably, and older than they are to be kept."""
+        """Deletes segments that are in the lake, durably, and older than they are to be kept."""
         before = time.time() - self._keep_segments
         for path, identity in self._sealed():
-            if identity in self.record.complete and identity[2] < before * 1e9:
+            if identity in self.manifest.complete and identity.modified < before * 1e9:
                 path.unlink(missing_ok=True)
                 result.deleted += 1
 
 
-class _Run:
-    """The batches of a run."""
+@dataclass
+class _Span:
+    """Rows of a batch that came from one segment: they end before row `end`, and begin where the last span ends."""
+
+    entry: Entry
+    end: int
+
+
+class _Batches:
+    """Collects the events of segments, and commits them batch by batch."""
 
     def __init__(self, compaction: Compaction, progress: Callable[[int], object]) -> None:
         self._lake = compaction.lake
-        self._record = compaction.record
-        self._duplicates = compaction.duplicates
+        self._manifest = compaction.manifest
+        self._deduplicator = compaction.deduplicator
         self._enricher = compaction.enricher
         self._columns = Columns(compaction.batch_size)
-        self._covered = compaction.record.covered
+        self._covered = compaction.manifest.covered
         self._progress = progress
         self._entries: list[Entry] = []
-        self._spans: list[tuple[Entry, int]] = []  # whose the rows are: entry, and where its part ends
+        self._spans: list[_Span] = []
         self.result = Result()
 
     def take(self, segment: Segment, data: DataDirectory) -> None:
-        """Everything that is good in a segment and was not met before; what is damaged goes to quarantine. Raises
-        UnreadableSegment when the disk does not give it.
+        """Takes all sound requests of a segment that are not in the lake yet; copies damaged ranges to quarantine.
+
+        Raises:
+            UnreadableSegment: The disk does not return the segment's bytes.
         """
         self._identity = identity_of(segment)
-        # What a run that was killed has taken of it, and committed.
-        before = self._record.begun.get(self._identity, [])
+        # What a run that was killed has read of it, and committed.
+        before = self._manifest.begun.get(self._identity, [])
         taken = sum(entry.read + entry.repeated for entry in before)
         own = Coverage()
         for entry in before:
             for first, end in [*entry.ranges, *entry.repeats]:
-                own.add(int(entry.worker, 16), first, end)
+                own.add(entry.worker_id, first, end)
         trailer = segment.read_trailer()
         claimed = (trailer.first_sequence, trailer.first_sequence + trailer.request_count) if trailer else None
         self._begin(segment).claimed = claimed
-        framed = 0
-        firsts, ends = [], []
+        in_frames: list[Range] = []
         for frame in segment.frames():
             prefix = frame.prefix
-            firsts.append(prefix.first_sequence)
-            ends.append(prefix.first_sequence + prefix.request_count)
-            framed += prefix.request_count
+            in_frames.append((prefix.first_sequence, prefix.first_sequence + prefix.request_count))
             requests = self._take_frame(segment, frame, own)
             if requests is None:
                 segment.note_bad_content(frame)
@@ -254,12 +306,12 @@ class _Run:
         entry = self._entries[-1]
         entry.torn = not claimed
         if not claimed:
-            end = max([segment.announced, *ends])
-            first = min([segment.header.first_sequence if segment.header else end, *firsts, end])
-            claimed = first, end
+            end = max([segment.announced, *(end for _, end in in_frames)])
+            start = segment.header.first_sequence if segment.header else end
+            claimed = min([start, *(first for first, _ in in_frames), end]), end
         count = claimed[1] - claimed[0]
         entry.claimed = claimed
-        entry.framed = framed
+        entry.framed = sum(end - first for first, end in in_frames)
         entry.quarantined = max(0, count - taken) if segment.damaged else 0
         entry.accepted = taken + entry.quarantined if segment.damaged else count
         entry.complete = True
@@ -267,14 +319,22 @@ class _Run:
         self.result.damaged += segment.damaged
 
     def _begin(self, segment: Segment) -> Entry:
-        name, size, modified = self._identity
+        """Adds an entry for the segment to the batch."""
         worker = worker_name(segment.worker_id or 0)
-        self._entries.append(Entry(self._lake.batch + 1, name, size, modified, worker))
+        self._entries.append(Entry(self._lake.batch + 1, *self._identity, worker))
         return self._entries[-1]
 
     def _take_frame(self, segment: Segment, frame: Frame, own: Coverage) -> int | None:
-        """The requests of a frame that were not met before. How many more of it are dealt with now; None when it is not
-        what it should be. `own` are those that an earlier run has dealt with.
+        """Takes the requests of a frame that are not in the lake yet.
+
+        Args:
+            segment: The segment.
+            frame: One of its frames.
+            own: The requests of this segment that an earlier run has taken or found to be repeated.
+
+        Returns:
+            The number of requests that this call has taken or found to be repeated. None when the frame's content is
+            damaged.
         """
         worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
         count = frame.prefix.request_count
@@ -284,7 +344,7 @@ class _Run:
         taken = 0
         position = first
         for begin, stop in [*self._covered.missing(worker, first, first + count), (first + count, first + count)]:
-            # What stands before was met: in another segment, unless it is our own.
+            # Requests between position and begin are in the lake: another segment brought them, or this one did.
             entry = self._entries[-1]
             repeats = own.missing(worker, position, begin) if position < begin else []
             entry.repeats += repeats
@@ -302,7 +362,7 @@ class _Run:
                 entry.unread_bodies += added.unread
                 entry.ranges.append((begin, added.end))
                 self._covered.add(worker, begin, added.end)
-                self._spans.append((entry, self._columns.rows))
+                self._spans.append(_Span(entry, self._columns.rows))
                 begin = added.end
                 if self._columns.is_full:
                     self.flush()
@@ -311,33 +371,33 @@ class _Run:
 
     def _quarantine(self, segment: Segment, data: DataDirectory) -> None:
         for damage in segment.damaged:
-            content = segment.bytes_of(damage)
-            in_some_place(data, lambda place: quarantine(place, segment.path, damage.start, content))  # noqa: B023
+            in_some_place(data.places(), partial(quarantine, damage=damage, content=segment.bytes_of(damage)))
 
     def flush(self) -> None:
-        """Commit what has been collected."""
+        """Commits the events that were collected."""
         if not self._entries:
             return
-        batch, misfits = self._columns.finish()
-        prints = Prints.of(batch["fingerprint"], batch["receivedAt"])
-        duplicates = self._duplicates.find(prints)
+        batch, cast_failures = self._columns.finish()
+        fingerprints = Fingerprints.of(batch["fingerprint"], batch["receivedAt"])
+        duplicates = self._deduplicator.find(fingerprints)
         kept = np.ones(batch.num_rows, bool)
         kept[duplicates] = False
         events = _kept(batch, kept) if len(duplicates) else pa.Table.from_batches([batch])
         start = 0
         received = batch["receivedAt"].cast(pa.int64()).to_numpy()
-        for entry, end in self._spans:
-            rows = int(np.count_nonzero(kept[start:end]))
-            entry.rows += rows
-            entry.duplicates += end - start - rows
-            entry.touched = sorted({*entry.touched, *touched_hours(received[start:end][kept[start:end]])})
-            start = end
+        for span in self._spans:
+            entry, rows = span.entry, slice(start, span.end)
+            row_count = int(np.count_nonzero(kept[rows]))
+            entry.rows += row_count
+            entry.duplicates += span.end - start - row_count
+            entry.touched = sorted({*entry.touched, *touched_hours(received[rows][kept[rows]])})
+            start = span.end
         if any(entry.events != entry.rows + entry.duplicates for entry in self._entries):
             raise RuntimeError("a batch does not hold the events that were read for it")
         files = self._lake.write(self._enricher.add(events))
-        self._record.add(self._entries)
+        self._manifest.add(self._entries)
         self._lake.commit(files, self._entries[0].batch)
-        self._duplicates.add(prints, kept, {file.path for file in files})
+        self._deduplicator.add(fingerprints, kept, {file.path for file in files})
         for entry in self._entries:
             self.result.requests += entry.read
             self.result.repeated += entry.repeated
@@ -346,21 +406,23 @@ class _Run:
             self.result.rows += entry.rows
             self.result.duplicates += entry.duplicates
             self.result.unread_bodies += entry.unread_bodies
-        self.result.misfits += misfits
+        self.result.cast_failures += cast_failures
         self._entries, self._spans = [], []
         del batch, events
         _release_memory()
 
 
 def _release_memory() -> None:
-    """Give back to the system what batches do not use any more."""
+    """Gives memory that batches do not use any more back to the system."""
     release_memory()
     pa.default_memory_pool().release_unused()
 
 
 def _kept(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.Table:
-    """The events that are kept. A request's body stands with the first of them: it came with the first of all its
-    events, which may be a duplicate when others are not.
+    """Returns the events that are kept.
+
+    A request's body stands with its first event. When that event is a duplicate, the body moves to the first event of
+    the request that is kept.
     """
     bodies = batch["body"]
     has_body = pc.is_valid(bodies).to_numpy(zero_copy_only=False)

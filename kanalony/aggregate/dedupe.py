@@ -1,8 +1,8 @@
-"""What was sent twice: an event with the same fingerprint as one that was kept, received within ten minutes of it.
+"""Finds duplicates: events with the fingerprint of an event that was kept, received within ten minutes of it.
 
-A fingerprint is 128 bits of all that a player sent, so of partner, session, event index, type and payload; see
-columns.h. Here 84 of them are compared, and times in whole milliseconds: 16 bytes an event, for all that lie within the
-window.
+A fingerprint is 128 bits of everything that a player sent: partner, session, event index, type and payload (see the
+core's columns). Here 84 of its bits are compared, and times in whole milliseconds: 16 bytes for each event that lies
+within the window.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kanalony.aggregate.delta import read_file
 from kanalony.aggregate.lake import Lake
+from kanalony.aggregate.parquet import read_file
+from kanalony.units import MINUTE
 
-WINDOW = 600_000
-"""Milliseconds. Players never retry; what comes twice comes from proxies, double clicks and copied logs, soon."""
+_MILLISECOND = 1000  # µs
+
+WINDOW = 10 * MINUTE // _MILLISECOND
+"""Milliseconds. Players never retry; duplicates come from proxies, double clicks and copied logs, and come soon."""
 
 _MERGE_ROWS = 2 << 20
-_TIME_BITS = 44  # 557 years of milliseconds: times that are the same in these are the same
+_TIME_BITS = 44  # 557 years of milliseconds: times that are equal in these bits are equal
 _TIMES = 1 << _TIME_BITS
 _TIME = np.uint64(_TIMES - 1)
 
@@ -30,7 +33,15 @@ _I64 = npt.NDArray[np.int64]
 
 @dataclass
 class _Chunk:
-    """Events of some files, by key. `tags` are 20 further bits of the fingerprint and, below them, the time."""
+    """Events of some files, sorted by key.
+
+    Attributes:
+        paths: The files.
+        first: The earliest time of receipt in ms.
+        last: The latest time of receipt in ms.
+        keys: The first 64 bits of each fingerprint.
+        tags: 20 further bits of the fingerprint and, below them, the time.
+    """
 
     paths: set[Path]
     first: int
@@ -40,8 +51,15 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class Prints:
-    """The fingerprints of those `rows` that have one, and their times of receipt in ms; sorted by key."""
+class Fingerprints:
+    """The fingerprints of a batch's events, sorted by key.
+
+    Attributes:
+        rows: The rows with a fingerprint.
+        keys: As of `_Chunk`.
+        tags: As of `_Chunk`.
+        times: Times of receipt in ms.
+    """
 
     rows: _I64
     keys: _U64
@@ -49,18 +67,23 @@ class Prints:
     times: _I64
 
     @classmethod
-    def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Prints":
-        """Of columns of binary and of timestamps in µs."""
+    def of(cls, fingerprints: pa.Array, received_at: pa.Array) -> "Fingerprints":
+        """Sorts the fingerprints of a batch.
+
+        Args:
+            fingerprints: Binary, 16 bytes each or null.
+            received_at: Timestamps in µs.
+        """
         rows = np.flatnonzero(pc.is_valid(fingerprints).to_numpy(zero_copy_only=False))
         halves = _halves(fingerprints.drop_null())
-        times = received_at.cast(pa.int64()).to_numpy()[rows] // 1000
+        times = received_at.cast(pa.int64()).to_numpy()[rows] // _MILLISECOND
         tags = (halves[:, 1] & ~_TIME) | (times.astype(np.uint64) & _TIME)
         order = np.argsort(halves[:, 0])
         return cls(rows[order], halves[order, 0], tags[order], times[order])
 
 
 def _halves(fingerprints: pa.Array) -> _U64:
-    """Rows of the two numbers that each of these, which are not null, is."""
+    """Returns rows of the two 64-bit halves of fingerprints, none of which is null."""
     _, offsets, data = fingerprints.buffers()
     if not len(fingerprints) or data is None:
         return np.empty((0, 2), np.uint64)
@@ -68,20 +91,25 @@ def _halves(fingerprints: pa.Array) -> _U64:
     return np.frombuffer(data, np.uint64, 2 * len(fingerprints), first).reshape(-1, 2)
 
 
-class Duplicates:
-    """Finds them, with the lake's fingerprints of the times in question in memory."""
+class Deduplicator:
+    """Finds the duplicates of a batch. Holds the lake's fingerprints of the batch's times in memory."""
 
     def __init__(self, lake: Lake) -> None:
+        """Starts without fingerprints; `find` reads those it needs from the lake's files."""
         self._lake = lake
         self._chunks: list[_Chunk] = []
         self._barren: set[Path] = set()  # files without fingerprints
 
-    def find(self, prints: Prints) -> _I64:
-        """The rows that are duplicates of others here or in the lake."""
-        if not len(prints.rows):
+    def find(self, batch: Fingerprints) -> _I64:
+        """Returns the rows of a batch that are duplicates of earlier ones in it, or of rows of the lake.
+
+        Raises:
+            FormatError: A file of the lake cannot be read.
+        """
+        if not len(batch.rows):
             return np.empty(0, np.int64)
-        self._load(prints.times)
-        keys = prints.keys
+        self._load(batch.times)
+        keys = batch.keys
         again = keys[1:] == keys[:-1]
         suspect = np.concatenate([again, [False]]) | np.concatenate([[False], again])
         kept: dict[tuple[int, int], list[int]] = {}
@@ -93,24 +121,30 @@ class Duplicates:
                 for tag in chunk.tags[position : np.searchsorted(chunk.keys, np.uint64(key), "right")].tolist():
                     kept.setdefault((key, tag >> _TIME_BITS), []).append(tag % _TIMES)
         suspects = np.flatnonzero(suspect)
-        suspects = suspects[np.lexsort((prints.rows[suspects], prints.times[suspects]))]  # by time, then by row
+        suspects = suspects[np.lexsort((batch.rows[suspects], batch.times[suspects]))]  # by time, then by row
         found = []
         for key, tag, i in zip(
-            prints.keys[suspects].tolist(), prints.tags[suspects].tolist(), suspects.tolist(), strict=True
+            batch.keys[suspects].tolist(), batch.tags[suspects].tolist(), suspects.tolist(), strict=True
         ):
             times = kept.setdefault((key, tag >> _TIME_BITS), [])
             time = tag % _TIMES
             if any(min((time - other) % _TIMES, (other - time) % _TIMES) <= WINDOW for other in times):
-                found.append(prints.rows[i])
+                found.append(batch.rows[i])
             else:
                 times.append(time)
         return np.array(found, np.int64)
 
-    def add(self, prints: Prints, kept: npt.NDArray[np.bool_], paths: set[Path]) -> None:
-        """Rows that are in these files of the lake now; `kept` is by row of the batch."""
-        chosen = kept[prints.rows]
+    def add(self, batch: Fingerprints, kept: npt.NDArray[np.bool_], paths: set[Path]) -> None:
+        """Adds the rows of a batch that are now in the lake.
+
+        Args:
+            batch: Its fingerprints.
+            kept: For each row of the batch, whether it is in the lake.
+            paths: The files that it is in.
+        """
+        chosen = kept[batch.rows]
         if chosen.any():
-            self._append(paths, prints.keys[chosen], prints.tags[chosen], prints.times[chosen])
+            self._append(paths, batch.keys[chosen], batch.tags[chosen], batch.times[chosen])
 
     @property
     def size(self) -> int:
@@ -118,34 +152,35 @@ class Duplicates:
         return sum(chunk.keys.nbytes + chunk.tags.nbytes for chunk in self._chunks)
 
     def forget(self) -> None:
-        """Have none in memory: the lake's files are others now, or the memory is needed. The next batch reads them."""
+        """Frees all fingerprints: the lake has other files now, or the memory is needed. The next `find` reads them."""
         self._chunks = []
         self._barren = set()
 
     def _load(self, times: _I64) -> None:
-        """Have in memory what was received within the window of any of these times, and not much more: one late event
-        does not bring back all between.
+        """Holds the fingerprints received within the window of any of these times, and not many more.
+
+        One late event does not load everything received since.
         """
-        whens = np.unique(times // WINDOW)
+        windows = np.unique(times // WINDOW)
 
         def is_near(first: int, last: int) -> bool:
-            at = np.searchsorted(whens, first // WINDOW - 1)
-            return bool(at < len(whens) and whens[at] <= last // WINDOW + 1)
+            at = np.searchsorted(windows, first // WINDOW - 1)
+            return bool(at < len(windows) and windows[at] <= last // WINDOW + 1)
 
         self._chunks = [chunk for chunk in self._chunks if is_near(chunk.first, chunk.last)]
         loaded = self._barren.union(*(chunk.paths for chunk in self._chunks))
         for file in self._lake.files:
-            if file.path not in loaded and is_near(file.first // 1000, file.last // 1000):
-                told = read_file(file.path, ["fingerprint", "receivedAt"])
-                prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
-                if not len(prints.rows):
+            if file.path not in loaded and is_near(file.first // _MILLISECOND, file.last // _MILLISECOND):
+                rows = read_file(file.path, ["fingerprint", "receivedAt"])
+                found = Fingerprints.of(rows["fingerprint"].combine_chunks(), rows["receivedAt"].combine_chunks())
+                if not len(found.rows):
                     self._barren.add(file.path)
                 else:
-                    self._append({file.path}, prints.keys, prints.tags, prints.times)
+                    self._append({file.path}, found.keys, found.tags, found.times)
 
     def _append(self, paths: set[Path], keys: _U64, tags: _U64, times: _I64) -> None:
         chunk = _Chunk(set(paths), int(times.min()), int(times.max()), keys, tags)
-        # Few large ones are searched faster than many small ones; merged by size, each is merged a few times only.
+        # A few large chunks are searched faster than many small ones. Merged by size, each row is merged a few times.
         while self._chunks and len(chunk.keys) >= len(self._chunks[-1].keys) // 2:
             other = self._chunks[-1]
             if len(chunk.keys) + len(other.keys) > _MERGE_ROWS:

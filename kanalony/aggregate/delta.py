@@ -1,16 +1,14 @@
-"""Delta tables of Parquet files, partitioned by date, for one writer each: what the lake and its rollups stand on.
+"""Delta tables of Parquet files, partitioned by date, with one writer each: the base of the lake and its rollups.
 
-Files are written, and durable, before the commit that names them, so a commit is all there is to being done: a run that
-dies before leaves files nobody sees, which `vacuum` deletes in time. The Delta library syncs nothing; this does.
+Files are durable before the commit that names them, so everything takes effect with the commit. A run that dies before
+it leaves files that no reader sees, and that `vacuum` deletes. The Delta library syncs nothing; this module does.
 """
 
 import json
-import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -24,88 +22,31 @@ from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookPropert
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
+from kanalony import durable
+from kanalony.aggregate.limits import DEFAULT, Limits
+from kanalony.aggregate.parquet import EVENTS_REMEDY, LakeFile
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import sync_directory
 
 PARTITION = "date"
+"""Column of each table: the day of a row, UTC."""
 
-EVENTS_REMEDY = (
-    "put it back from a backup, or, while the segments are kept, move the lake's directory away and run "
-    "`kanalony compact`; keep the rollups, which have its sums"
-)
-
-_COMPRESSION_LEVEL = 1  # zstd; 3 takes a third longer and saves a hundredth
-_CHECKPOINT_COMMITS = 50
-_BATCH_ROWS = 1024
-_SEARCH_SECONDS = 10.0  # for a damaged file: all of a large lake would take hours
-
-
-@dataclass(frozen=True)
-class LakeFile:
-    """A file of a table. `first` and `last` are the times it holds, in µs since 1970."""
-
-    path: Path
-    day: date
-    rows: int
-    size: int
-    first: int
-    last: int
-
-
-def read_file(path: Path, columns: list[str] | None = None, *, encoded: bool = False) -> pa.Table:
-    """A file of a table, or some of its columns; with text as dictionaries if told so. Raises FormatError when it
-    cannot be read.
-    """
-    try:
-        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)] if encoded else []
-        return pq.ParquetFile(path, read_dictionary=texts).read(columns)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
-
-
-def read_metadata(path: Path) -> pq.FileMetaData:
-    """What a file of a table says of itself. Raises FormatError when it cannot be read."""
-    try:
-        return pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
-
-
-def find_damaged(paths: Sequence[Path], error: Exception) -> tuple[Path, Exception] | None:
-    """The first of these files that cannot be read, and why, after an engine failed on them with `error`, which names
-    the file only sometimes. None when they can all be read, as far as a search of some seconds shows.
-    """
-    until = time.monotonic() + _SEARCH_SECONDS
-    named = [path for path in paths if str(path) in str(error)]
-    for read, candidates in ((_read_pages, named), (pq.read_metadata, paths), (_read_pages, paths)):
-        for path in candidates:
-            if time.monotonic() > until:
-                return None
-            try:
-                read(path)
-            except (OSError, pa.ArrowException) as damage:
-                return path, damage
-    return None
-
-
-def _read_pages(path: Path) -> None:
-    """All of a file, a column at a time: little memory is enough."""
-    with pq.ParquetFile(path) as parquet:
-        for name in parquet.schema_arrow.names:
-            for _ in parquet.iter_batches(_BATCH_ROWS, columns=[name]):
-                pass
-
-
-def unreadable(path: Path, error: Exception, hint: str = EVENTS_REMEDY) -> FormatError:
-    """The error for a file of events, or of another table with another remedy, that cannot be read."""
-    return FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint)
+_COMPRESSION_LEVEL = 1  # zstd; level 3 takes a third longer and saves 1 %
 
 
 class ReadOnlyTable:
     """A table as it is now; empty when there is none."""
 
     def __init__(self, root: Path, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
-        """Raises FormatError, with this remedy, when the directory holds something else."""
+        """Reads the table's log.
+
+        Args:
+            root: The directory of the table.
+            time_column: The column whose range is known for each file.
+            remedy: Hint of errors.
+
+        Raises:
+            FormatError: The directory holds something else.
+        """
         self.root = root
         try:
             self._table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
@@ -115,31 +56,49 @@ class ReadOnlyTable:
 
     @property
     def id(self) -> str | None:
-        """The table's id, which no other table has; None when there is no table."""
+        """The table's unique id; None when there is no table."""
         return str(self._table.metadata().id) if self._table else None
 
     @property
     def number_of(self) -> int:
-        """A number that no other table has, one made anew in the same place included; 0 when there is no table."""
+        """The table's unique number, which a new table in the same place does not share; 0 when there is no table."""
         return _number_of(self._table) if self._table else 0
 
     def number(self, app: str) -> int:
-        """The application transaction that was committed last under a name; 0 when there was none."""
+        """Returns the application transaction that was committed last under a name; 0 when there is none."""
         return (self._table.transaction_version(app) or 0) if self._table else 0
 
 
 class Table:
-    """A table, for its one writer."""
+    """A table as its one writer sees it."""
 
-    def __init__(self, root: Path, schema: pa.Schema, time_column: str, remedy: str = EVENTS_REMEDY) -> None:
-        """Opens the table in a directory, made when missing; one of an older version gets the columns it lacks. Its
-        files are known by the times in `time_column`. Raises FormatError, with this remedy, when it is no such table,
-        StorageError when the disk refuses.
+    def __init__(
+        self,
+        root: Path,
+        schema: pa.Schema,
+        time_column: str,
+        remedy: str = EVENTS_REMEDY,
+        *,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        """Opens the table in a directory, made when missing. A table of an older version gets the columns it lacks.
+
+        Args:
+            root: The directory of the table.
+            schema: Its columns.
+            time_column: The column whose range is stored for each file.
+            remedy: Hint of errors.
+            limits: For tests.
+
+        Raises:
+            FormatError: The directory holds something else, or a table with columns of other types.
+            StorageError: The disk refuses.
         """
         self.root = root
         self._schema = schema
         self._time_column = time_column
-        drop_what_is_torn(root)
+        self._limits = limits
+        drop_torn_tail(root)
         try:
             table = DeltaTable(root) if DeltaTable.is_deltatable(str(root)) else None
         except (DeltaError, OSError) as error:
@@ -156,31 +115,31 @@ class Table:
 
     @property
     def files(self) -> list[LakeFile]:
-        """Those of the last commit."""
+        """The files of the last commit."""
         return list(self._files.values())
 
     @property
     def id(self) -> str:
-        """The table's id. A new table in the same place has another one."""
+        """The table's unique id, which a new table in the same place does not share."""
         return str(self._table.metadata().id)
 
     @property
     def number_of(self) -> int:
-        """A number that no other table has, one made anew in the same place included."""
+        """The table's unique number, which a new table in the same place does not share."""
         return _number_of(self._table)
 
     @property
     def version(self) -> int:
-        """How many commits there were before the last one."""
+        """The number of commits before the last one."""
         return self._table.version()
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the table as it stands, which a later version may have given more columns."""
+        """The stored schema, to which a later version may have added columns."""
         return pa.schema(self._table.schema().to_arrow())
 
     def number(self, app: str) -> int:
-        """The application transaction that was committed last under a name; 0 when there was none."""
+        """Returns the application transaction that was committed last under a name; 0 when there is none."""
         return self._table.transaction_version(app) or 0
 
     def write_file(
@@ -192,22 +151,27 @@ class Table:
         span: tuple[int, int] | None = None,
         **options: Any,
     ) -> LakeFile:
-        """Write rows of a day, one table or more without the partition column, to a durable file; `options` are those
-        of Parquet. `span` are the first and the last time, in µs, of a file without rows. Not part of the table before
-        it is committed. Raises StorageError when the disk refuses.
+        """Writes rows of a day to a file. It is durable when this returns, and part of the table once committed.
+
+        Args:
+            rows: One table or more, without the partition column.
+            day: Their day.
+            row_group_size: Rows of a row group.
+            span: The first and the last time, in µs since 1970, of a file without rows.
+            options: Those of `pyarrow.parquet.ParquetWriter`.
+
+        Raises:
+            StorageError: The disk refuses.
         """
         directory = self.root / f"{PARTITION}={day}"
         path = directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}.zstd.parquet"
         try:
             directory.mkdir(exist_ok=True)
-            with path.open("wb") as file:
+            with durable.opened(path, "wb") as file:
                 row_count, times = self._write_rows(file, rows, row_group_size, **options)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(directory)
-            sync_directory(self.root)
+            durable.sync_directory(self.root)
         except OSError as error:
-            path.unlink(missing_ok=True)  # it would take what room there is
+            path.unlink(missing_ok=True)  # it would take the room that is left
             raise StorageError(
                 f"{path} cannot be written: {error.strerror or error}", "make room and run it again; nothing is lost"
             ) from error
@@ -244,9 +208,18 @@ class Table:
         *,
         is_new: bool = True,
     ) -> None:
-        """Make files part of the table, others not any more, and note application transactions by their names, all at
-        once. Durable when this returns. `is_new` says whether the rows change, or only the files they stand in. Raises
-        StorageError when the disk refuses.
+        """Adds files to the table, removes others, and sets application transactions, all in one commit.
+
+        Durable when this returns.
+
+        Args:
+            added: Files of `write_file`.
+            removed: Files of the table.
+            numbers: Application transactions by name.
+            is_new: Whether rows change, and not only their files.
+
+        Raises:
+            StorageError: The disk refuses.
         """
         added, removed = list(added), list(removed)
         actions: list[AddAction | RemoveAction] = [self._add(file, is_new=is_new) for file in added]
@@ -264,7 +237,7 @@ class Table:
             )
             self._table.update_incremental()
             self._sync_log()
-            if self._table.version() % _CHECKPOINT_COMMITS == 0:
+            if self._table.version() % self._limits.checkpoint_commits == 0:
                 self._table.create_checkpoint()
                 self._sync_log()
         except (DeltaError, OSError) as error:
@@ -274,12 +247,17 @@ class Table:
         self._files |= {file.path: file for file in added}
 
     def vacuum(self, retention_hours: int) -> None:
-        """Delete files that no version of so many last hours has, and commits of more than a month ago. Raises
-        StorageError when the disk refuses.
+        """Deletes files that no recent version has, and commits of more than a month ago.
+
+        Args:
+            retention_hours: The age in hours of the oldest version that stays readable.
+
+        Raises:
+            StorageError: The disk refuses.
         """
         try:
             self._table.create_checkpoint()
-            self._sync_log()  # before the commits go that it stands for
+            self._sync_log()  # before the commits that it replaces are deleted
             self._table.cleanup_metadata()
             self._table.vacuum(retention_hours, dry_run=False, full=True, enforce_retention_duration=False)
         except (DeltaError, OSError) as error:
@@ -288,18 +266,18 @@ class Table:
     def _create(self) -> DeltaTable:
         self.root.mkdir(parents=True, exist_ok=True)
         table = DeltaTable.create(self.root, self._schema, partition_by=[PARTITION], name=self.root.name)
-        sync_directory(self.root.parent)
+        durable.sync_directory(self.root.parent)
         return table
 
     def _sync_log(self) -> None:
-        """Make the last commit durable."""
+        """Syncs the last commit and its checkpoint. Durable when this returns."""
         log = self.root / "_delta_log"
         version = f"{self._table.version():020d}"
         for path in log.iterdir():
             if path.name.startswith((version, "_last_checkpoint")):
                 with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        sync_directory(log)
+                    durable.sync_file(file)
+        durable.sync_directory(log)
 
     def _add_columns(self) -> None:
         known = self.schema
@@ -355,7 +333,7 @@ def _refused(root: Path, error: Exception) -> StorageError:
 
 
 def _reason(error: Exception) -> str:
-    """An error of the Delta library in one line: it may be a tree of causes, in colours."""
+    """Returns an error of the Delta library, which may be a tree of causes in colours, as one line."""
     lines = re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).splitlines()
     return ": ".join(line.strip() for line in lines if line.strip())
 
@@ -377,15 +355,19 @@ def _listed(table: DeltaTable, root: Path, time_column: str) -> list[LakeFile]:
     return [LakeFile(root / path, *more) for path, *more in zip(*columns, strict=True)]
 
 
-def drop_what_is_torn(root: Path) -> None:
-    """Delete what a power loss left without its end in the log of a table: the last commit, which was never taken as
-    done, and checkpoints, which only repeat what the commits say.
+def drop_torn_tail(root: Path) -> None:
+    """Deletes what a power loss cut off in the log of a table.
+
+    That is the last commit, which no writer took for done, and checkpoints, which only repeat the commits.
+
+    Args:
+        root: The directory of the table.
     """
     log = root / "_delta_log"
     for checkpoint in log.glob("*.checkpoint*.parquet"):
         try:
             pq.read_metadata(checkpoint)
-        except pa.ArrowInvalid:  # not what a disk that fails for a moment says
+        except pa.ArrowInvalid:  # a disk that fails for a moment raises OSError
             checkpoint.unlink()
             (log / "_last_checkpoint").unlink(missing_ok=True)
     commits = sorted(path for path in log.glob("*.json") if path.stem.isdigit())
@@ -395,12 +377,11 @@ def drop_what_is_torn(root: Path) -> None:
         for line in commits[-1].read_text().splitlines() or [""]:
             json.loads(line)
     except ValueError:
-        commits[-1].unlink()
-        sync_directory(log)
+        durable.remove(commits[-1])
 
 
 def _is_same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether types are the same but for the names of what they hold."""
+    """Returns whether types are equal, apart from the names of nested fields."""
     if one.num_fields and one.id == other.id:
         return True
     return bool(one == other)

@@ -1,6 +1,6 @@
-"""What an event says between the lines: browser, page, user, country. Nothing is dropped for what it says.
+"""Derived columns of events: browser, page, user, country. No event is dropped for its values.
 
-Everything is looked up once for each distinct value: a batch has few user agents and many events.
+Each distinct value is looked up once: a batch has few user agents and many events.
 """
 
 import base64
@@ -40,18 +40,19 @@ SCHEMA = pa.schema(
         ("city", pa.string()),
     ]
 )
-"""The columns added here. Unknown is null."""
+"""The derived columns. Unknown is null."""
 
 Secrets = dict[int, str]
+"""The secrets of partners, by partner id."""
 
-_CACHED_SIZE = 8 << 20  # bytes of the cache for one column
-_CACHED_ENTRY = 128  # bytes of an entry beyond its texts
-_CACHED_LENGTH = 512  # characters of a value in a cache: longer ones are made up, or read again each time
-_LONGEST = 16 << 10  # bytes of a value that is read: no browser sends longer ones, and each costs time for its length
+_CACHE_SIZE = 8 << 20  # bytes of the lookup cache of one column
+_CACHE_ENTRY_SIZE = 128  # bytes of an entry, besides its texts
+_CACHED_LENGTH = 512  # characters of a value in a cache, at most: longer ones are forged, or looked up each time
+_LONGEST = 16 << 10  # bytes of a value that is looked up, at most: no browser sends more, and the time grows with them
 _LONGEST_HOST = 253  # characters (RFC 1035)
 _AT_ONCE = 512  # values that are Python objects at a time
 _DESKTOPS = {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Chrome OS", "FreeBSD"}
-# The list of crawlers has libraries and devices that apps name too: patterns that match these are left out.
+# The list of crawlers contains libraries and devices of apps: patterns that match these user agents are left out.
 _NO_CRAWLERS = (
     "okhttp/4.12.0",
     "Jersey/2.25.1 (HttpUrlConnection 1.8.0_141)",
@@ -62,13 +63,13 @@ _NO_CRAWLERS = (
 )
 _NOTHING = {"", "null", "undefined", "none", "about:blank"}
 _ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*%(25)*3a", re.I)
-_BASE64_URL = re.compile(r"(aHR0c|SFRUU)[A-Za-z0-9+/_-]*={0,2}")  # of what begins with http or HTTP
+_BASE64_URL = re.compile(r"(aHR0c|SFRUU)[A-Za-z0-9+/_-]*={0,2}")  # begins with http or HTTP
 _BARE_HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/|$)")
-_KS_OVERHEAD = 36  # bytes of random and hash before what a version 2 says
+_KS_OVERHEAD = 36  # bytes of random and hash before the fields of version 2
 
 
 class Agent(NamedTuple):
-    """What a user agent is. `bot_reason` says why it is taken for no person, if it is."""
+    """The parts of a user agent. `bot_reason` is None for a person, else the reason to take it for a bot."""
 
     browser: str | None
     operating_system: str | None
@@ -77,20 +78,22 @@ class Agent(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Where a player stands: host, and host[:port]/path in lower case."""
+    """The page of a player: host, and host[:port]/path in lower case."""
 
     domain: str | None
     url: str | None
 
 
 class Session(NamedTuple):
-    """Whose a ks is, as it says: whether it was tampered with is not looked at, as nothing of an event is validated."""
+    """Partner and user of a ks, not validated, as nothing of an event is: it may have been tampered with."""
 
     partner_id: int | None
     user_id: str | None
 
 
 class Place(NamedTuple):
+    """Names of a place, in English."""
+
     country: str | None
     region: str | None
     city: str | None
@@ -98,25 +101,28 @@ class Place(NamedTuple):
 
 @cache
 def _crawlers() -> tuple[UserAgentExtractor, list[tuple[str, str]]]:
-    """Finds in a user agent the number of the first crawler that it names; and of each the kind and the pattern."""
+    """Returns an extractor that finds the number of the first crawler in a user agent, and (kind, pattern) of each."""
     chosen = [
         ("tool" if "http-library" in crawler["tags"] else "crawler", crawler["pattern"])
         for crawler in CRAWLERS
         if not any(re.search(crawler["pattern"], agent) for agent in _NO_CRAWLERS)
     ]
-    # ua-parser's engine takes 2 µs for 1,500 patterns, where a regular expression of Python's takes 900.
+    # ua-parser's engine takes 2 µs for 1,500 patterns; a regular expression of Python's re takes 900 µs.
     rules = ((pattern, str(number), None, None, None, None) for number, (_, pattern) in enumerate(chosen))
     return UserAgentExtractor(rules), chosen
 
 
 def read_agent(user_agent: str | None) -> Agent:
-    """What ua-parser makes of a user agent; crawlers and tools by its list and that of crawler-user-agents."""
+    """Parses a user agent.
+
+    Sources: ua-parser, and for crawlers and tools its list and that of crawler-user-agents.
+    """
     if not user_agent:
         return Agent(None, None, None, "no user agent")
-    told = ua_parser.parse(user_agent)
-    browser = told.user_agent.family if told.user_agent else None
-    system = told.os.family if told.os else None
-    device = told.device.family if told.device else None
+    parsed = ua_parser.parse(user_agent)
+    browser = parsed.user_agent.family if parsed.user_agent else None
+    system = parsed.os.family if parsed.os else None
+    device = parsed.device.family if parsed.device else None
     reason = None
     if "Headless" in user_agent:
         reason = "headless browser"
@@ -132,7 +138,10 @@ def read_agent(user_agent: str | None) -> Agent:
 
 
 def read_referrer(referrer: str | None) -> Page:
-    """The page of a referrer as players send it: a URL, maybe percent-encoded once more or twice, or in base64."""
+    """Parses a referrer as players send it: a URL, maybe percent-encoded up to twice more, or in base64.
+
+    An unreadable referrer is an unknown page.
+    """
     text = (referrer or "").strip()
     if text.lower() in _NOTHING:
         return Page(None, None)
@@ -164,8 +173,13 @@ def _from_base64(text: str) -> str:
 
 
 def read_ks(ks: str | None, secrets: Secrets | None) -> Session:
-    """Whose a Kaltura session is, of version 1 (signed) or 2 (encrypted). Never raises: what cannot be read is
-    nobody's, and a secret that does not fit leaves the partner.
+    """Parses a Kaltura session (ks), of version 1 (signed) or 2 (encrypted).
+
+    Never raises: an unreadable ks has neither partner nor user, and one that does not fit the secret has no user.
+
+    Args:
+        ks: The text that was sent.
+        secrets: The secrets of partners. Without them (None) a ks of version 1 is not verified.
     """
     text = (ks or "").replace("-", "+").replace("_", "/").rstrip("=")
     try:
@@ -196,20 +210,23 @@ def _read_encrypted(content: bytes, secrets: Secrets) -> Session:
     key = hashlib.sha1(secrets[partner].encode()).digest()[:16]
     decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).decryptor()
     plain = (decryptor.update(ciphertext) + decryptor.finalize())[_KS_OVERHEAD:].rstrip(b"\0")
-    # Of a wrong secret comes noise, which is no text.
+    # A wrong secret decrypts to noise, which is not text.
     if not plain or not all(0x20 <= byte < 0x7F for byte in plain):
         return Session(partner, None)
     return Session(partner, _known_user(parse_qs(plain.decode()).get("_u", [""])[0]))
 
 
 def _known_user(user: str) -> str | None:
-    """None for the user 0, which a widget's session has: an anonymous viewer."""
+    """Returns None for user 0, that of a widget's session: an anonymous viewer."""
     return None if user in ("", "0") else user
 
 
 def read_secrets(path: Path) -> Secrets:
-    """Partners' secrets from a file with a line `PARTNER_ID SECRET` for each. Raises WrongUse, naming the line but not
-    what stands there.
+    """Reads the secrets of partners from a file with a line `PARTNER_ID SECRET` for each.
+
+    Raises:
+        WrongUse: The file cannot be read, or a line has another form. The message names the line, and does not quote
+            it.
     """
     secrets: Secrets = {}
     try:
@@ -221,13 +238,17 @@ def read_secrets(path: Path) -> Secrets:
         if not words:
             continue
         if len(words) != 2 or not re.fullmatch(r"[0-9]{1,18}", words[0]):
-            raise WrongUse(f"{path}, line {number} is not of the form PARTNER_ID SECRET", "mend that line")
+            raise WrongUse(f"{path}, line {number} is not of the form PARTNER_ID SECRET", "fix that line")
         secrets[int(words[0])] = words[1]
     return secrets
 
 
 def open_geoip(path: Path) -> maxminddb.Reader:
-    """A database of places. Raises WrongUse when it is none."""
+    """Opens a MaxMind database of places.
+
+    Raises:
+        WrongUse: The file cannot be read, or is not one.
+    """
     hint = "name a MaxMind database (.mmdb) with --geoip"
     try:
         return maxminddb.open_database(path)
@@ -238,20 +259,20 @@ def open_geoip(path: Path) -> maxminddb.Reader:
 
 
 def read_place(address: str | None, database: maxminddb.Reader) -> Place:
-    """Where an address is, in English."""
+    """Looks up the place of an IP address. An address that the database does not know has an unknown place."""
     try:
-        told: Any = database.get(ip_address(address or ""))
-    except (ValueError, maxminddb.InvalidDatabaseError):  # no address, IPv6 in a database of IPv4; damaged
+        found: Any = database.get(ip_address(address or ""))
+    except (ValueError, maxminddb.InvalidDatabaseError):  # not an address, IPv6 in a database of IPv4, or damage
         return Place(None, None, None)
-    if not isinstance(told, dict):
+    if not isinstance(found, dict):
         return Place(None, None, None)
-    regions = told.get("subdivisions") or told.get("region")
+    regions = found.get("subdivisions") or found.get("region")
     region = regions[0] if isinstance(regions, list) else regions
-    return Place(_name(told.get("country")), _name(region), _name(told.get("city")))
+    return Place(_name(found.get("country")), _name(region), _name(found.get("city")))
 
 
 def _name(place: Any) -> str | None:
-    """Of MaxMind's layout, names by language and a code; or of a flat one, where the name itself stands."""
+    """Returns the name of a place in MaxMind's layout (names by language, and a code), or in a flat one (the name)."""
     if isinstance(place, dict):
         names = place.get("names")
         place = (names.get("en") if isinstance(names, dict) else None) or place.get("iso_code")
@@ -259,32 +280,42 @@ def _name(place: Any) -> str | None:
 
 
 class Enricher:
-    """Adds the columns of SCHEMA to events."""
+    """Adds the derived columns (SCHEMA) to events."""
 
     def __init__(self, secrets: Secrets | None, geoip: maxminddb.Reader | None) -> None:
-        """Without secrets (None) a ks of version 1 is believed, and one of version 2 tells no user."""
-        self._agent = _Remembered(read_agent)
-        self._referrer = _Remembered(read_referrer)
-        self._ks = _Remembered(lambda ks: read_ks(ks, secrets))
-        self._place = _Remembered(lambda address: read_place(address, geoip)) if geoip else None
+        """Creates an enricher with empty lookup caches.
+
+        Args:
+            secrets: The secrets of partners. Without them (None) a ks of version 1 is believed, and the user of one of
+                version 2 is unknown.
+            geoip: The database of places. Without it, places are unknown.
+        """
+        self._agent = _LookupCache(read_agent)
+        self._referrer = _LookupCache(read_referrer)
+        self._ks = _LookupCache(lambda ks: read_ks(ks, secrets))
+        self._place = _LookupCache(lambda address: read_place(address, geoip)) if geoip else None
 
     def add(self, events: pa.Table) -> pa.Table:
-        """Events, columns.SCHEMA, with the columns of SCHEMA behind theirs, text dictionary-encoded where there is
-        any.
+        """Returns events with the derived columns after theirs, text dictionary-encoded.
+
+        Args:
+            events: Rows with the columns of kanalony.aggregate.columns.SCHEMA.
         """
         columns = dict(zip(events.schema.names, events.columns, strict=True))
         added = _looked_up(columns, "userAgent", self._agent, 4)
-        added.insert(3, added[3].is_valid())
+        added.insert(3, added[3].is_valid())  # isBot: whether there is a botReason
         added += _looked_up(columns, "referrer", self._referrer, 2)
         added += _looked_up(columns, "ks", self._ks, 2, pa.int64())
-        if self._place is not None:  # empty at first
+        if self._place is not None:  # the cache is a dict, and false while it is empty
             added += _looked_up(columns, "remoteAddr", self._place, 3)
         else:
             added += [pa.nulls(len(events), pa.string())] * 3
         return pa.table([*columns.values(), *added], [*columns, *SCHEMA.names])
 
 
-class _Remembered(dict[Any, tuple[Any, ...]]):
+class _LookupCache(dict[Any, tuple[Any, ...]]):
+    """Results by value. When full, the cache is emptied."""
+
     def __init__(self, read: Callable[[Any], tuple[Any, ...]]) -> None:
         super().__init__()
         self._read = read
@@ -293,8 +324,8 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
     def __missing__(self, value: Any) -> tuple[Any, ...]:
         found = self._read(value)
         if value is None or len(value) <= _CACHED_LENGTH:
-            size = sum(map(sys.getsizeof, (value, *found)), _CACHED_ENTRY)
-            if self._size + size > _CACHED_SIZE:
+            size = sum(map(sys.getsizeof, (value, *found)), _CACHE_ENTRY_SIZE)
+            if self._size + size > _CACHE_SIZE:
                 self.clear()
                 self._size = 0
             self._size += size
@@ -303,10 +334,18 @@ class _Remembered(dict[Any, tuple[Any, ...]]):
 
 
 def _looked_up(
-    columns: dict[str, pa.ChunkedArray], name: str, read: _Remembered, parts: int, first: pa.DataType | None = None
+    columns: dict[str, pa.ChunkedArray], name: str, read: _LookupCache, parts: int, first: pa.DataType | None = None
 ) -> list[pa.Array]:
-    """For each part of what `read` finds in a value of a column, a column: of text, or the first of another type.
-    Values longer than _LONGEST are not read, and all parts of them are null.
+    """Looks up the values of a column, and returns a column for each part of the results.
+
+    Values longer than _LONGEST are not looked up; all their parts are null.
+
+    Args:
+        columns: The columns of events.
+        name: The column to look up.
+        read: Returns the parts of a value.
+        parts: Their number.
+        first: The type of the first part; text, as all others, when None.
     """
     encoded = columns[name].combine_chunks().dictionary_encode()
     kinds = [first or pa.string(), *[pa.string()] * (parts - 1)]
@@ -319,7 +358,7 @@ def _looked_up(
         found = [read[next(readable)] if fit else unread for fit in fits.to_pylist()]
         for chunk, values, kind in zip(chunks, zip(*found, strict=True), kinds, strict=True):
             chunk.append(pa.array(values, kind))
-    at = pc.add(encoded.indices, 1).fill_null(0)  # of what is null comes first
+    at = pc.add(encoded.indices, 1).fill_null(0)  # the parts of null are at 0
     arrays = []
     for chunk, kind in zip(chunks, kinds, strict=True):
         values = pa.concat_arrays(chunk)

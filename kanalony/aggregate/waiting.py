@@ -1,67 +1,70 @@
-"""How many requests wait to be compacted: what segments and journals hold and the lake does not."""
+"""Counts the requests that wait to be compacted: those in segments and journals that the lake does not have."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from kanalony.aggregate.lake import ReadOnlyLake
-from kanalony.aggregate.ledger import FILE_NAME, Entry, Identity, identity_of
+from kanalony.aggregate.manifest import FILE_NAME, Entry, Identity, identity_of, parse_entry
 from kanalony.errors import FormatError
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import read_journal
-from kanalony.segments.names import DataDirectory, is_sealed
-from kanalony.segments.reader import Coverage, Segment
-
-_ENTRY = TypeAdapter(Entry)
+from kanalony.segments.names import is_sealed
+from kanalony.segments.reader import Segment
 
 
 class Waiting:
-    """Counts the requests that wait, as `kanalony ledger` does, and without reading what is in the lake: of a segment
-    that was compacted only its name, size and time are looked at, of a sealed one that was not its trailer, and of the
-    lake's record what is new since the last count. Open segments and journals are read.
+    """Counts the requests that wait, with the results of `kanalony ledger`, and without reading what is in the lake.
+
+    A count examines name, size and time of each compacted segment, and the trailer of each other sealed one. It reads
+    the manifest's entries that are new since the last count, open segments, and journals.
     """
 
     def __init__(self, data: DataDirectory) -> None:
+        """Reads nothing yet."""
         self._data = data
         self._forget(0)
 
     def _forget(self, file: int) -> None:
-        self._file = file  # the record's inode
+        self._file = file  # the manifest's inode
         self._read = 0  # bytes of it
         self._last = 0  # the last batch in it
         self._complete: set[Identity] = set()
         self._covered = Coverage()
 
     def count(self) -> int:
-        """How many requests wait now. Raises WrongUse when there is no data directory any more, FormatError when the
-        lake or its record cannot be read.
+        """Returns the number of requests that wait now.
+
+        Raises:
+            WrongUse: The data directory is gone.
+            FormatError: The lake or its manifest cannot be read.
         """
         data = DataDirectory.existing(self._data.root)
-        self._read_record()
+        self._read_manifest()
         met = Coverage()
         count = 0
-        # Journals first: what leaves one after this is in a segment by then.
+        # Journals first: requests that leave one after this line are in a segment by then.
         for worker, first, end in [*self._in_journals(data), *self._in_segments(data)]:
             for start, stop in self._covered.missing(worker, first, end):
                 count += sum(after - before for before, after in met.missing(worker, start, stop))
                 met.add(worker, start, stop)
         return count
 
-    def _read_record(self) -> None:
-        """Take note of the entries that were added to the record and committed to the lake."""
+    def _read_manifest(self) -> None:
+        """Notes the entries that are new in the manifest and committed to the lake."""
         path = self._data.lake / FILE_NAME
         committed = ReadOnlyLake(self._data.lake / "events").batch
         try:
             with path.open("rb") as file:
-                state = os.fstat(file.fileno())
-                if state.st_ino != self._file or state.st_size < self._read:
-                    self._forget(state.st_ino)
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._file or stat.st_size < self._read:
+                    self._forget(stat.st_ino)
                 file.seek(self._read)
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
-                    entry = _ENTRY.validate_json(line)
+                    entry = parse_entry(line)
                     if entry.batch > committed:
                         break
                     self._read += len(line)
@@ -80,19 +83,21 @@ class Waiting:
             self._complete.add(entry.identity)
             ranges = [*ranges, *([entry.claimed] if entry.claimed else [])]
         for first, end in ranges:
-            self._covered.add(int(entry.worker, 16), first, end)
+            self._covered.add(entry.worker_id, first, end)
 
     @staticmethod
     def _in_journals(data: DataDirectory) -> Iterator[tuple[int, int, int]]:
+        """Yields (worker, first sequence number, end) of requests in journals."""
         for path in data.journals():
             try:
                 contents = read_journal(path)
             except (FileNotFoundError, FormatError):
                 continue
-            for run in contents.runs:
-                yield contents.worker_id, run.first_sequence, run.end_sequence
+            for records in contents.pending:
+                yield contents.worker_id, records.first_sequence, records.end_sequence
 
     def _in_segments(self, data: DataDirectory) -> Iterator[tuple[int, int, int]]:
+        """Yields (worker, first sequence number, end) of requests in segments that are not in the lake."""
         seen: set[Path] = set()
         vanished = True
         while vanished:
@@ -108,4 +113,4 @@ class Waiting:
                 except FileNotFoundError:
                     vanished = True  # sealed, maybe under another name; or deleted
                 except (FormatError, OSError):
-                    continue  # `kanalony verify` names it
+                    continue  # `kanalony verify` reports it

@@ -1,4 +1,4 @@
-"""Serving: the address, the data directory, and the server that answers."""
+"""Serving: opens the address and the data directory, then starts the server."""
 
 import logging
 import multiprocessing
@@ -9,17 +9,17 @@ import socket
 from collections.abc import Callable
 
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments.names import DataDirectory
-from kanalony.settings import Settings, check_meinheld
+from kanalony.segments.directory import DataDirectory
+from kanalony.settings.serving import ServeSettings, check_meinheld
 
-log = logging.getLogger("kanalony")
+log = logging.getLogger(__name__)
 
-BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxconn caps it
-MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at start
+_BACKLOG = 4096  # connections waiting for a worker; the kernel's net.core.somaxconn caps it
+_MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at its start
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """A listening socket. Raises WrongUse when the address cannot be had."""
+def _listen(settings: ServeSettings) -> socket.socket:
+    """Returns a listening socket. Raises WrongUse when the address cannot be used."""
     host, port = settings.host, settings.port
     # meinheld gives accept() room for an IPv4 address only (accept_callback in server.c): the second connection that it
     # takes from an IPv6 socket at a time overwrites its stack. It crashes.
@@ -31,7 +31,7 @@ def _listen(settings: Settings) -> socket.socket:
         )
     try:
         family = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
         reason = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise WrongUse(
@@ -44,7 +44,7 @@ def _has_room(data: DataDirectory, needed: int) -> bool:
 
 
 def _make_room(data: DataDirectory, needed: int) -> None:
-    """Adopt the journals of dead workers that are too many, or in the way."""
+    """Adopts journals of dead workers: when they are too many, and all of them when they leave too little room."""
     from kanalony.segments.store import make_room
 
     make_room(data)
@@ -52,11 +52,15 @@ def _make_room(data: DataDirectory, needed: int) -> None:
         make_room(data, leave=0)
 
 
-def serve(reload_settings: Callable[[], Settings]) -> None:
-    """Serve until SIGTERM or SIGINT; does not return. Settings are asked for now and at each SIGHUP.
+def serve(reload_settings: Callable[[], ServeSettings]) -> None:
+    """Serves until SIGTERM or SIGINT; does not return.
 
-    Raises WrongUse or StorageError, before any worker is started, when the server, the address or the data directory
-    cannot be used.
+    Args:
+        reload_settings: Reads the settings: now, and again at each SIGHUP.
+
+    Raises:
+        WrongUse: The server or the address cannot be used, or the data directory is not one. No worker is started yet.
+        StorageError: The data directory cannot be written, or lacks room for the journals. No worker is started yet.
     """
     settings = reload_settings()
     if settings.server == "meinheld":
@@ -65,7 +69,7 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
     data = DataDirectory.for_collector(settings.data, settings.spool, settings.group)
     needed = settings.workers * settings.journal_block_size * settings.journal_blocks
     if data.journals():
-        # In a process of its own: a reload brings no new code for modules that this one has imported.
+        # In a process of its own: a reload brings no new code for modules that this process has imported.
         adopter = multiprocessing.get_context("fork").Process(target=_make_room, args=(data, needed))
         adopter.start()
         adopter.join()
@@ -75,8 +79,8 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
             "free some disk space, or make journals smaller with --journal-blocks",
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft > MAX_OPEN_FILES or soft == resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, hard))
+    if soft > _MAX_OPEN_FILES or soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, hard))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listener.getsockname()[1]
     log.info(
@@ -92,8 +96,8 @@ def serve(reload_settings: Callable[[], Settings]) -> None:
         from kanalony.collector import granian_server
 
         listener.close()
-        granian_server.serve(settings, port, backlog=BACKLOG, connections=MAX_OPEN_FILES)
+        granian_server.serve(settings, port, backlog=_BACKLOG, connections=_MAX_OPEN_FILES)
     else:
-        from kanalony.collector.meinheld_server import Application
+        from kanalony.collector import meinheld_server
 
-        Application(settings, reload_settings, listener, BACKLOG).run()
+        meinheld_server.serve(settings, reload_settings, listener, backlog=_BACKLOG)

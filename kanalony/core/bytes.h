@@ -7,12 +7,33 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint16_t get_u16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return le16toh(v); }
-static inline uint32_t get_u32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return le32toh(v); }
-static inline uint64_t get_u64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return le64toh(v); }
-static inline void put_u16(uint8_t *p, uint16_t v) { v = htole16(v); memcpy(p, &v, 2); }
-static inline void put_u32(uint8_t *p, uint32_t v) { v = htole32(v); memcpy(p, &v, 4); }
-static inline void put_u64(uint8_t *p, uint64_t v) { v = htole64(v); memcpy(p, &v, 8); }
+static inline uint16_t get_u16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return le16toh(v);
+}
+static inline uint32_t get_u32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return le32toh(v);
+}
+static inline uint64_t get_u64(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return le64toh(v);
+}
+static inline void put_u16(uint8_t *p, uint16_t v) {
+    v = htole16(v);
+    memcpy(p, &v, 2);
+}
+static inline void put_u32(uint8_t *p, uint32_t v) {
+    v = htole32(v);
+    memcpy(p, &v, 4);
+}
+static inline void put_u64(uint8_t *p, uint64_t v) {
+    v = htole64(v);
+    memcpy(p, &v, 8);
+}
 
 /* Up to eight bytes, as a number. */
 static inline uint64_t get_up_to_8(const uint8_t *p, size_t size) {
@@ -36,7 +57,8 @@ static inline void put_u32_release(uint8_t *p, uint32_t v) {
     __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-/* What is left of a buffer. Taking more than there is fails (0) and leaves the cursor at the end: a failed cursor stays failed. */
+/* What is left of a buffer. Taking more than there is fails (0) and leaves the cursor at the end: a failed cursor stays failed.
+ */
 typedef struct {
     const uint8_t *p;
     const uint8_t *end;
@@ -70,12 +92,18 @@ static inline int cursor_varint(cursor *c, uint32_t *out) {
 
 static inline size_t varint_size(uint32_t v) {
     size_t n = 1;
-    while (v >= 0x80) { v >>= 7; n++; }
+    while (v >= 0x80) {
+        v >>= 7;
+        n++;
+    }
     return n;
 }
 
 static inline uint8_t *put_varint(uint8_t *p, uint32_t v) {
-    while (v >= 0x80) { *p++ = (uint8_t)(v | 0x80); v >>= 7; }
+    while (v >= 0x80) {
+        *p++ = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
     *p++ = (uint8_t)v;
     return p;
 }

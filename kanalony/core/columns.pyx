@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Requests to columns: the code is columns.h; this hands it records, one frame at a time."""
+"""Turns records into Arrow columns of events, one frame at a time. event_table.h has the columns of the parameters."""
 
 from os import urandom
+from typing import NamedTuple
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -19,45 +20,70 @@ cdef extern from "string.h":
     size_t strlen(const char *) noexcept nogil
 
 from kanalony.core.headers cimport (
-    bytes_buffer, column, COLUMN_BINARY, column_fill, COLUMN_FLOAT, column_has_no_word, COLUMN_INT, column_put_bytes,
-    column_put_u64, column_put_word, COLUMN_TEXT, COLUMN_WORDS, count_high, crc32c_setup, cursor, event_table,
-    FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,
-    FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR, FIELD_USER_AGENT, fingerprint, give_back_memory, ipv4_text,
-    NAME_SLOTS, query_next, query_pair, record, record_read, record_seed, record_split, sent_value, span, table_add_members,
-    table_add_pairs, table_end_row, table_name, word_slot,
+    COLUMN_BINARY, COLUMN_FLOAT, COLUMN_INT, COLUMN_TEXT, COLUMN_WORDS, FIELD_ADDRESS, FIELD_BINARY, FIELD_BODY,
+    FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_KINDS, FIELD_NAMES, FIELD_OF_COLUMN, FIELD_QUERY, NAME_SLOTS,
+    bytes_buffer, column, column_fill, column_has_no_word, column_put_bytes, column_put_u64, column_put_word, count_high,
+    crc32c_setup, event_table, events_limit, fingerprint, give_back_memory, ipv4_text, record, record_read, record_seed,
+    record_split, repeated_size, sent_value, span, table_add_members, table_add_pairs, table_end_row, table_name, word_slot,
 )
 
 crc32c_setup()
 
 KINDS = {"int": COLUMN_INT, "float": COLUMN_FLOAT, "text": COLUMN_WORDS, "binary": COLUMN_BINARY}
 
-# Of a request, in this order; the first three are its numbers, the rest its fields.
+# The columns of a request, in this order; those of its fields come last.
 cdef enum:
     _RECEIVED_AT
     _WORKER
     _SEQUENCE
     _INDEX
     _FINGERPRINT
-    _REMOTE_ADDR
     _FIELDS
-    _REQUEST_COLUMNS = _FIELDS + 10
+    _REQUEST_COLUMNS = _FIELDS + FIELD_COUNT
+
+cdef enum:
     _EVENT_WEIGHT = 600  # bytes that an event takes beyond what was sent: 8 for each of most columns
     _MAP_ENTRY_WEIGHT = 48
     _WORD_WEIGHT = 64  # up to four slots, and where it ends
 
+
+def _column_of(int tag):
+    """(name, kind) of a field's column: `remote_addr` is remoteAddr."""
+    first, *others = FIELD_NAMES[tag - 1].decode().split("_")
+    return first + "".join([word.capitalize() for word in others]), "binary" if FIELD_KINDS[tag - 1] == FIELD_BINARY else "text"
+
+
 REQUEST_COLUMNS = (
-    ("receivedAt", "int"), ("worker", "int"), ("sequence", "int"), ("index", "int"), ("fingerprint", "binary"),
-    ("remoteAddr", "text"), ("method", "text"), ("path", "text"), ("addressToken", "binary"), ("forwardedFor", "text"),
-    ("userAgent", "text"), ("referer", "text"), ("query", "binary"), ("body", "binary"), ("contentType", "text"),
-    ("contentEncoding", "text"),
+    ("receivedAt", "int"),
+    ("worker", "int"),
+    ("sequence", "int"),
+    ("index", "int"),
+    ("fingerprint", "binary"),
+    *[_column_of(FIELD_OF_COLUMN[i]) for i in range(FIELD_COUNT)],
 )
 
-cdef uint64_t _LAST_TIME = 253402300799999999  # the end of the year 9999, where many tools' calendars end
 
-cdef int[10] _TAGS = [
-    FIELD_METHOD, FIELD_PATH, FIELD_ADDRESS_TOKEN, FIELD_FORWARDED_FOR, FIELD_USER_AGENT, FIELD_REFERER, FIELD_QUERY,
-    FIELD_BODY, FIELD_CONTENT_TYPE, FIELD_CONTENT_ENCODING,
-]
+class EventColumn(NamedTuple):
+    rows: int
+    not_null: int
+    validity: object
+    fixed: object
+    data: object
+    misfits: int
+    words: int
+    word_ends: object
+
+
+class EventLists(NamedTuple):
+    key_ends: EventColumn
+    keys: EventColumn
+    value_ends: EventColumn
+    values: EventColumn
+    conflict_ends: EventColumn
+    conflicts: EventColumn
+
+
+cdef uint64_t _LAST_TIME = 253402300799999999  # the end of the year 9999, where many tools' calendars end
 
 
 cdef inline void _free(column *c) noexcept nogil:
@@ -100,29 +126,6 @@ cdef _taken(EventTable table, bytes_buffer *b):
     taken._taken = b[0]
     memset(b, 0, sizeof(bytes_buffer))
     return taken
-
-
-cdef size_t _repeated(record *r) noexcept nogil:
-    """Bytes of all parts of a request but its body."""
-    cdef size_t size = 0
-    cdef int tag
-    for tag in range(1, FIELD_COUNT + 1):
-        if tag != FIELD_BODY and r.fields[tag - 1].data != NULL:
-            size += r.fields[tag - 1].size
-    return size
-
-
-cdef size_t _count_pairs(span *query) noexcept nogil:
-    cdef cursor c
-    cdef query_pair pair
-    cdef size_t count = 0
-    if query.data == NULL:
-        return 0
-    c.p = query.data
-    c.end = query.data + query.size
-    while query_next(&c, &pair):
-        count += 1
-    return count
 
 
 cdef inline bytes _part(span *part):
@@ -220,7 +223,8 @@ cdef class EventTable:
         """Everything of an event but its parameters, which are in; 0 when out of memory."""
         cdef size_t row = self._table.row
         cdef span *field
-        cdef int i
+        cdef const uint8_t *data
+        cdef int i, tag
         cdef char text[64]
         cdef uint64_t lanes[2]
         if not (column_put_u64(&self._request[_RECEIVED_AT], row, min(r.received_at, _LAST_TIME))
@@ -236,23 +240,26 @@ cdef class EventTable:
             fingerprint(payload, size, lanes)
             if not column_put_bytes(&self._request[_FINGERPRINT], row, <const uint8_t *>lanes, 16):
                 return 0
-        field = &r.fields[FIELD_REMOTE_ADDR - 1]
-        if field.data != NULL and (field.size == 4 or field.size == 16):
-            if field.size == 4:
-                size = ipv4_text(field.data, text)
-            else:
-                inet_ntop(AF_INET6, field.data, text, sizeof(text))
-                size = strlen(text)
-            if not column_put_word(&self._request[_REMOTE_ADDR], row, <const uint8_t *>text, size, &self._table.stock):
-                return 0
-        for i in range(10):
-            field = &r.fields[_TAGS[i] - 1]
-            if field.data == NULL or (_TAGS[i] == FIELD_BODY and index > 0):
+        for i in range(FIELD_COUNT):
+            tag = FIELD_OF_COLUMN[i]
+            field = &r.fields[tag - 1]
+            if field.data == NULL or (tag == FIELD_BODY and index > 0):
                 continue
+            data = field.data
+            size = field.size
+            if FIELD_KINDS[tag - 1] == FIELD_ADDRESS:
+                if size == 4:
+                    size = ipv4_text(data, text)
+                elif size == 16:
+                    inet_ntop(AF_INET6, data, text, sizeof(text))
+                    size = strlen(text)
+                else:
+                    continue
+                data = <const uint8_t *>text
             if self._request[_FIELDS + i].kind == COLUMN_WORDS:
-                if not column_put_word(&self._request[_FIELDS + i], row, field.data, field.size, &self._table.stock):
+                if not column_put_word(&self._request[_FIELDS + i], row, data, size, &self._table.stock):
                     return 0
-            elif not column_put_bytes(&self._request[_FIELDS + i], row, field.data, field.size):
+            elif not column_put_bytes(&self._request[_FIELDS + i], row, data, size):
                 return 0
         return table_end_row(&self._table)
 
@@ -276,7 +283,7 @@ cdef class EventTable:
         cdef uint64_t expected = first_sequence, index
         cdef record r
         cdef span query
-        cdef bint sound = True, memory = True, has_body = False
+        cdef bint sound = True, memory = True, has_body = False, members
         cdef size_t unread = 0, common, size
         cdef size_t rows = self._table.row
         with nogil:
@@ -313,28 +320,27 @@ cdef class EventTable:
             if not has_body:
                 continue
             query = r.fields[FIELD_QUERY - 1]
-            common = _repeated(&r)
-            body, objects, form, problem = read_body(
+            body, spans, is_json, problem = read_body(
                 _part(&r.fields[FIELD_BODY - 1]), _part(&r.fields[FIELD_CONTENT_TYPE - 1]),
-                _part(&r.fields[FIELD_CONTENT_ENCODING - 1]), common, _count_pairs(&query))
+                _part(&r.fields[FIELD_CONTENT_ENCODING - 1]), events_limit(r.fields))
             unread += problem is not None
             text = <const uint8_t *>PyBytes_AS_STRING(body)
+            members = is_json
             index = 0
             self._weight += r.length
-            common += query.size + 2 * count_high(p - r.length, r.length - r.fields[FIELD_BODY - 1].size)
-            for start, finish in objects or (form or (0, 0),):
+            common = repeated_size(r.fields) + query.size
+            common += 2 * count_high(p - r.length, r.length - r.fields[FIELD_BODY - 1].size)
+            for start, finish in spans:
                 if query.data != NULL and not table_add_pairs(&self._table, query.data, query.data + query.size):
-                    raise MemoryError
-                if objects:
-                    if not table_add_members(&self._table, text + <size_t>start, text + <size_t>finish):
-                        raise MemoryError
-                elif not table_add_pairs(&self._table, text + <size_t>start, text + <size_t>finish):
                     raise MemoryError
                 payload = text + <size_t>start
                 size = <size_t>finish - <size_t>start
+                if not (table_add_members(&self._table, payload, payload + size) if members
+                        else table_add_pairs(&self._table, payload, payload + size)):
+                    raise MemoryError
                 self._weight += _EVENT_WEIGHT + common + size + 2 * count_high(payload, size)
-                if not objects and not form:
-                    # Of what cannot be read all is the payload: two of those are the same only byte for byte.
+                if size == 0:
+                    # The body holds no parameters, so all of it is the payload: two of those are the same only byte for byte.
                     payload = r.fields[FIELD_BODY - 1].data
                     size = r.fields[FIELD_BODY - 1].size
                 if not self._end_event(&r, worker, index, payload, size):
@@ -358,13 +364,15 @@ cdef class EventTable:
             lists.append(self._take(c, c.rows))
         t.row = t.kept = t.stock.count = 0
         self._weight = 0
-        return columns, lists
+        return columns, EventLists(*lists)
 
     cdef _take(self, column *c, size_t rows):
         if not column_fill(c, rows):
             raise MemoryError
-        taken = (c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words,
-                 _taken(self, &c.ends))
+        taken = EventColumn(
+            c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words,
+            _taken(self, &c.ends),
+        )
         if 8 * c.words * sizeof(word_slot) >= c.slots.size:
             if c.slots.data != NULL:
                 memset(c.slots.data, 0, c.slots.size)

@@ -11,7 +11,7 @@
 static uint32_t crc32c_table[8][256];
 
 /* Slicing by eight: eight bytes a step, one table for each. */
-static uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) {
+static inline uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) {
     for (; n >= 8; n -= 8, p += 8) {
         uint32_t low = get_u32(p) ^ crc, high = get_u32(p + 4);
         crc = crc32c_table[7][low & 255] ^ crc32c_table[6][(low >> 8) & 255] ^ crc32c_table[5][(low >> 16) & 255] ^
@@ -30,23 +30,23 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_by_instruction(uint32_t
     for (; n; n--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
     return crc;
 }
-static int crc32c_has_instruction(void) { return __builtin_cpu_supports("sse4.2"); }
+static inline int crc32c_has_instruction(void) { return __builtin_cpu_supports("sse4.2"); }
 #elif defined(__aarch64__)
 __attribute__((target("+crc"))) static uint32_t crc32c_by_instruction(uint32_t crc, const uint8_t *p, size_t n) {
     for (; n >= 8; n -= 8, p += 8) crc = __builtin_aarch64_crc32cx(crc, get_u64(p));
     for (; n; n--, p++) crc = __builtin_aarch64_crc32cb(crc, *p);
     return crc;
 }
-static int crc32c_has_instruction(void) { return (getauxval(AT_HWCAP) & (1 << 7)) != 0; /* HWCAP_CRC32 */ }
+static inline int crc32c_has_instruction(void) { return (getauxval(AT_HWCAP) & (1 << 7)) != 0; /* HWCAP_CRC32 */ }
 #else
 #define crc32c_by_instruction crc32c_by_table
-static int crc32c_has_instruction(void) { return 0; }
+static inline int crc32c_has_instruction(void) { return 0; }
 #endif
 
 static uint32_t (*crc32c_update)(uint32_t, const uint8_t *, size_t) = crc32c_by_table;
 
 /* Call once before any other: fills the table and picks the implementation. */
-static void crc32c_setup(void) {
+static inline void crc32c_setup(void) {
     for (int i = 0; i < 256; i++) {
         uint32_t crc = (uint32_t)i;
         for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0x82F63B78u & (0u - (crc & 1)));

@@ -18,21 +18,68 @@ cdef extern from "crc32c.h":
     uint32_t extend_crc32c "crc32c"(uint32_t previous, const uint8_t *p, size_t n) noexcept nogil
     uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) noexcept nogil
 
+cdef extern from "layout.h":
+    enum:
+        FORMAT_VERSION
+        ACK_WRITTEN
+        ACK_SYNCED
+        EVENT_TYPE_MAX
+        EVENT_TYPE_OTHER
+        JOURNAL_HEADER
+        JOURNAL_WATERMARK_A
+        JOURNAL_WATERMARK_B
+        JOURNAL_BLOCK_UNIT
+        JOURNAL_MAX_BLOCKS
+        SEGMENT_MAGIC
+        SEGMENT_KIND
+        SEGMENT_FIELDS
+        SEGMENT_CRC
+        HEADER_VERSION
+        HEADER_ACK
+        HEADER_HOST_SIZE
+        HEADER_WORKER
+        HEADER_FIRST_SEQUENCE
+        HEADER_CREATED_AT
+        HEADER_HOST
+        HEADER_SIZE
+        HEADER_MAX_HOST
+        PREFIX_FRAME_LENGTH
+        PREFIX_FRAME_CRC
+        PREFIX_CONTENT_LENGTH
+        PREFIX_REQUEST_COUNT
+        PREFIX_TYPE_COUNT
+        PREFIX_WORKER
+        PREFIX_FIRST_SEQUENCE
+        PREFIX_FIRST_RECEIVED
+        PREFIX_LAST_RECEIVED
+        PREFIX_TYPES
+        PREFIX_SIZE
+        PREFIX_TYPE_SIZE
+        TRAILER_FRAME_COUNT
+        TRAILER_WORKER
+        TRAILER_FIRST_SEQUENCE
+        TRAILER_REQUEST_COUNT
+        TRAILER_CONTENT_LENGTH
+        TRAILER_FIRST_RECEIVED
+        TRAILER_LAST_RECEIVED
+        TRAILER_SIZE
+
+# Of the fields only those that the compiled modules use by name: record.h has the table.
 cdef extern from "record.h":
     enum:
-        RECORD_HEADER
-        FIELD_METHOD
-        FIELD_PATH
-        FIELD_REMOTE_ADDR
-        FIELD_FORWARDED_FOR
-        FIELD_USER_AGENT
-        FIELD_REFERER
+        RECORD_LENGTH
+        RECORD_RECEIVED_AT
         FIELD_QUERY
         FIELD_BODY
         FIELD_CONTENT_TYPE
         FIELD_CONTENT_ENCODING
-        FIELD_ADDRESS_TOKEN
         FIELD_COUNT
+        FIELD_TEXT
+        FIELD_BINARY
+        FIELD_ADDRESS
+    const char *const FIELD_NAMES[FIELD_COUNT]
+    const uint8_t FIELD_KINDS[FIELD_COUNT]
+    const uint8_t FIELD_OF_COLUMN[FIELD_COUNT]
     ctypedef struct span:
         const uint8_t *data
         uint32_t size
@@ -52,8 +99,6 @@ cdef extern from "record.h":
                        record *out) noexcept nogil
 
 cdef extern from "querystring.h":
-    enum:
-        EVENT_TYPE_OTHER
     ctypedef struct query_pair:
         const uint8_t *name
         const uint8_t *name_end
@@ -61,7 +106,14 @@ cdef extern from "querystring.h":
         const uint8_t *value_end
     int query_next(cursor *c, query_pair *out) noexcept nogil
     size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) noexcept nogil
+    size_t name_prefix(const uint8_t *name, size_t size) noexcept nogil
     int query_event_type(const uint8_t *p, size_t size) noexcept nogil
+
+cdef extern from "events.h":
+    enum:
+        EVENTS_MAX_EXPANDED
+    size_t repeated_size(const span *fields) noexcept nogil
+    uint64_t events_limit(const span *fields) noexcept nogil
 
 cdef extern from "json.h":
     ctypedef struct json_objects:
@@ -87,23 +139,26 @@ cdef extern from "redact.h":
     int redact_json(const uint8_t *base, const uint8_t *p, const uint8_t *end, cursor names, uint8_t *scratch,
                     redact_spans *spans) noexcept nogil
 
-cdef extern from "columns.h":
+cdef extern from "utf8.h":
+    size_t count_high(const uint8_t *p, size_t size) noexcept nogil
+
+cdef extern from "numbers.h":
+    size_t ipv4_text(const uint8_t *address, char *dst) noexcept nogil
+
+cdef extern from "hash.h":
+    void fingerprint(const uint8_t *p, size_t size, uint64_t *lanes) noexcept nogil
+
+cdef extern from "column.h":
     enum:
         COLUMN_INT
         COLUMN_FLOAT
         COLUMN_WORDS
         COLUMN_BINARY
         COLUMN_TEXT
-        NAME_SLOTS
     ctypedef struct bytes_buffer:
         uint8_t *data
         size_t size
         size_t room
-    ctypedef struct word_slot:
-        pass
-    ctypedef struct word_stock:
-        uint64_t seed
-        uint64_t count
     ctypedef struct column:
         int kind
         size_t rows
@@ -115,6 +170,23 @@ cdef extern from "columns.h":
         uint32_t words
         bytes_buffer ends
         bytes_buffer slots
+    void give_back_memory() noexcept nogil
+    int column_fill(column *c, size_t rows) noexcept nogil
+    int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
+    int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
+
+cdef extern from "words.h":
+    ctypedef struct word_slot:
+        pass
+    ctypedef struct word_stock:
+        uint64_t seed
+        uint64_t count
+    int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, word_stock *stock) noexcept nogil
+    int column_has_no_word(const column *c, size_t row) noexcept nogil
+
+cdef extern from "event_table.h":
+    enum:
+        NAME_SLOTS
     ctypedef struct sent_value:
         pass
     ctypedef struct event_table:
@@ -136,16 +208,7 @@ cdef extern from "columns.h":
         bytes_buffer names
         bytes_buffer scratch
         bytes_buffer name
-    void give_back_memory() noexcept nogil
-    size_t count_high(const uint8_t *p, size_t size) noexcept nogil
-    size_t ipv4_text(const uint8_t *address, char *dst) noexcept nogil
-    int column_fill(column *c, size_t rows) noexcept nogil
-    int column_put_u64(column *c, size_t row, uint64_t value) noexcept nogil
-    int column_put_bytes(column *c, size_t row, const uint8_t *p, size_t size) noexcept nogil
-    int column_put_word(column *c, size_t row, const uint8_t *p, size_t size, word_stock *stock) noexcept nogil
-    int column_has_no_word(const column *c, size_t row) noexcept nogil
     void table_name(event_table *t, const uint8_t *name, uint32_t size, int column) noexcept nogil
     int table_add_pairs(event_table *t, const uint8_t *p, const uint8_t *end) noexcept nogil
     int table_add_members(event_table *t, const uint8_t *start, const uint8_t *end) noexcept nogil
     int table_end_row(event_table *t) noexcept nogil
-    void fingerprint(const uint8_t *p, size_t size, uint64_t *lanes) noexcept nogil

@@ -1,72 +1,129 @@
 from collections.abc import Callable
 from mmap import mmap
+from typing import Self
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 HEADER_SIZE: int
 """Bytes before the first block of a journal."""
 
+WATERMARK_OFFSETS: tuple[int, int]
+"""Where in the header the two watermarks are."""
+
+BLOCK_UNIT: int
+"""The size of a block in bytes is a multiple of this."""
+
+MAX_BLOCKS: int
+"""The most blocks of a journal."""
+
+LENGTH_OFFSET: int
+"""Where in a record its length is: u32, in bytes."""
+
+RECEIVED_AT_OFFSET: int
+"""Where in a record its time of receipt is: u64, µs since 1970."""
+
+ACK_LEVELS: tuple[str, ...]
+"""What a 200 means; files have the index."""
+
+_Value = str | bytes | None
+
+@disjoint_base
 class Blocks:
-    """The blocks of one journal that this process writes. One thread appends; another takes full blocks and frees
-    them.
+    """The blocks of one journal that this process writes.
+
+    One thread appends; another takes full blocks and frees them.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         mapping: mmap,
         block_size: int,
         block_count: int,
         worker_id: int,
         synced: bool,
         on_full: Callable[[], object],
-    ) -> None:
-        """`mapping` is the whole journal, writable. With `synced` every append is on the disk when it returns.
-        `on_full` is called whenever a block joins the queue of full ones.
+    ) -> Self:
+        """Starts with every block free.
 
-        Raises ValueError when sizes do not fit each other.
+        Args:
+            mapping: the whole journal, writable.
+            block_size: bytes, a multiple of BLOCK_UNIT.
+            block_count: 1 to MAX_BLOCKS.
+            worker_id: part of every record's checksum.
+            synced: every append is on the disk when it returns.
+            on_full: called whenever a block joins the queue of full ones.
+
+        Raises:
+            ValueError: the sizes do not fit each other.
         """
 
     def append(
         self,
-        method: str | bytes | None,
-        path: str | bytes | None,
+        method: _Value,
+        path: _Value,
         remote_addr: bytes | None,
-        forwarded_for: str | bytes | None,
-        user_agent: str | bytes | None,
-        referer: str | bytes | None,
-        query: str | bytes | None,
+        forwarded_for: _Value,
+        user_agent: _Value,
+        referer: _Value,
+        query: _Value,
         body: bytes | None = None,
-        content_type: str | bytes | None = None,
-        content_encoding: str | bytes | None = None,
-        address_token: bytes | None = None,
+        content_type: _Value = None,
+        content_encoding: _Value = None,
+        *others: _Value,
     ) -> int:
-        """Store one request; its time of receipt in µs since 1970, or 0 when no block is free or `refuse` was called
-        (nothing is stored then).
+        """Stores one request. The values are those of its fields in order of kanalony.core.frames.FIELD_NAMES.
 
         A str is a WSGI string: latin-1, one character a byte. None and empty are the same.
 
-        Raises ValueError when a str is not latin-1, OverflowError when the request does not fit in a block, OSError
-        when a synced append could not be written to the disk; the request may have been stored all the same then, but
-        must not be acknowledged.
+        Args:
+            method: the first field.
+            path: the second, and so on.
+            remote_addr: 4 or 16 bytes, network order.
+            forwarded_for: the X-Forwarded-For header.
+            user_agent: the User-Agent header.
+            referer: the Referer header.
+            query: the query string.
+            body: the body.
+            content_type: the Content-Type header.
+            content_encoding: the Content-Encoding header.
+            others: the fields behind these.
+
+        Returns:
+            The time of receipt in µs since 1970. 0 when no block is free or `refuse` was called: nothing is stored then.
+
+        Raises:
+            ValueError: a str is not latin-1.
+            TypeError: a value is of another type, or there are more values than fields.
+            OverflowError: the request does not fit in a block.
+            OSError: a synced append could not be written to the disk. The request may be stored, but must not be
+                acknowledged.
         """
 
     def hand_over(self, age: int) -> None:
-        """Queue the block being filled, unless it is empty or was begun less than `age` µs ago."""
+        """Queues the active block, unless it is empty or was opened less than `age` µs ago."""
 
     def refuse(self) -> None:
-        """Take no more requests."""
+        """Makes every further `append` return 0."""
 
     def release(self) -> None:
-        """Let go of the mapping, so that it can be closed: for a child process, whose parent goes on with it."""
+        """Lets go of the mapping, so that a child process can close it while its parent goes on with it."""
 
     def full_block(self, position: int) -> tuple[memoryview, int] | None:
-        """(records, first sequence number) of a block in the queue of full ones, 0 being the oldest; None beyond its
-        end. Release the view before freeing the block.
+        """Returns (records, first sequence number) of a block in the queue of full ones; None beyond its end.
+
+        Release the view before freeing the block.
+
+        Args:
+            position: 0 is the oldest block.
         """
 
     def free(self, count: int) -> None:
-        """The requests of the `count` oldest full blocks are durable in segments: raise the watermark to the last of
-        them and let the blocks be used again. Raises IndexError when there are not so many.
+        """Raises the watermark to the last request of the `count` oldest full blocks, and frees these blocks.
+
+        Their requests must be durable in segments.
+
+        Raises:
+            IndexError: fewer blocks are full.
         """
 
     @property
@@ -74,29 +131,39 @@ class Blocks:
         """Requests stored so far: also the sequence number of the last one."""
 
     @property
-    def full_blocks(self) -> int: ...
-    @property
-    def free_blocks(self) -> int: ...
+    def full_blocks(self) -> int:
+        """Blocks in the queue of full ones."""
 
-def build_record(
-    worker_id: int,
-    sequence: int,
-    received_at: int,
-    method: str | bytes | None,
-    path: str | bytes | None,
-    remote_addr: bytes | None,
-    user_agent: str | bytes | None,
-    referer: str | bytes | None,
-    query: str | bytes | None,
-) -> bytes:
-    """A record with a time of receipt of one's own, in µs since 1970: for segments of simulated traffic. Parts are as
-    those of `Blocks.append`, with its errors.
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be opened."""
+
+def build_record(worker_id: int, sequence: int, received_at: int, *values: _Value) -> bytes:
+    """Builds a record with any time of receipt, for segments of simulated traffic.
+
+    Args:
+        worker_id: part of the checksum.
+        sequence: the sequence number.
+        received_at: µs since 1970.
+        values: as those of `Blocks.append`, with its errors.
     """
 
 def scan_block(
     buffer: Buffer, start: int, end: int, worker_id: int, watermark: int
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int]]]:
-    """Runs of pending records in the block [start, end), as (start, end, first sequence number, number of events), and
-    damaged ranges (start, end). A run has consecutive numbers, all above the watermark. Raises ValueError when the
-    block is not in the buffer.
+    """Finds the pending records of a journal block.
+
+    Args:
+        buffer: the journal.
+        start: offset of the block.
+        end: offset of its end.
+        worker_id: part of the checksums.
+        watermark: only records with a higher sequence number are pending.
+
+    Returns:
+        Runs of records with consecutive sequence numbers, as (start, end, first sequence number, number of requests),
+        and damaged ranges as (start, end).
+
+    Raises:
+        ValueError: the block is not within the buffer.
     """

@@ -8,11 +8,14 @@ end of a method: waking the sealer, and syncing, when everything about the event
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 cdef extern from "Python.h":
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
+    Py_ssize_t PyTuple_GET_SIZE(object)
     int PyUnicode_KIND(object)
     int PyUnicode_1BYTE_KIND
     void *PyUnicode_DATA(object)
@@ -23,21 +26,21 @@ cdef extern from "sys/mman.h":
     int MS_SYNC
 
 from kanalony.core.headers cimport (
-    FIELD_ADDRESS_TOKEN, FIELD_BODY, FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_COUNT, FIELD_FORWARDED_FOR, FIELD_METHOD,
-    FIELD_PATH, FIELD_QUERY, FIELD_REFERER, FIELD_REMOTE_ADDR, FIELD_USER_AGENT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record, record_commit, record_find, record_read,
-    record_seed, record_size, record_write, span,
+    ACK_SYNCED, ACK_WRITTEN, FIELD_COUNT, JOURNAL_BLOCK_UNIT, JOURNAL_HEADER, JOURNAL_MAX_BLOCKS, JOURNAL_WATERMARK_A,
+    JOURNAL_WATERMARK_B, RECORD_LENGTH, RECORD_RECEIVED_AT, crc32c_setup, extend_crc32c, get_u32, put_u32, put_u64, record,
+    record_commit, record_find, record_read, record_seed, record_size, record_write, span,
 )
 
 crc32c_setup()
 
-# Persisted numbers, as docs/segment-format.md has them.
-HEADER_SIZE = 4096
-cdef enum:
-    _HEADER_SIZE = 4096
-    _WATERMARK = 128
-    _WATERMARK_STEP = 64
-    _PAGE = 4096
-    _MAX_BLOCKS = 1024
+HEADER_SIZE = JOURNAL_HEADER
+WATERMARK_OFFSETS = (JOURNAL_WATERMARK_A, JOURNAL_WATERMARK_B)
+BLOCK_UNIT = JOURNAL_BLOCK_UNIT
+MAX_BLOCKS = JOURNAL_MAX_BLOCKS
+LENGTH_OFFSET = RECORD_LENGTH
+RECEIVED_AT_OFFSET = RECORD_RECEIVED_AT
+ACK_LEVELS = ("written", "synced")
+assert (ACK_WRITTEN, ACK_SYNCED) == (0, 1)  # their places in ACK_LEVELS
 
 
 cdef inline int _take_span(object value, span *out) except -1:
@@ -64,6 +67,17 @@ cdef inline int _take_span(object value, span *out) except -1:
     return 0
 
 
+cdef inline int _take_fields(tuple values, span *fields, Py_ssize_t first) except -1:
+    cdef Py_ssize_t count = PyTuple_GET_SIZE(values), i
+    if count > FIELD_COUNT - first:
+        raise TypeError(f"{first + count} values for the {FIELD_COUNT} fields of a request")
+    for i in range(first, FIELD_COUNT):
+        fields[i].data = NULL
+    for i in range(count):
+        _take_span(<object>PyTuple_GET_ITEM(values, i), &fields[first + i])
+    return 0
+
+
 cdef inline int64_t _microseconds(int clock) noexcept nogil:
     cdef timespec now
     clock_gettime(clock, &now)
@@ -83,11 +97,11 @@ cdef class Blocks:
     cdef uint8_t *_base
     cdef uint32_t _block_size, _block_count, _seed
     cdef uint64_t _next_sequence
-    cdef block _blocks[_MAX_BLOCKS]
+    cdef block _blocks[JOURNAL_MAX_BLOCKS]
     # A stack of free blocks, so that the one used last, still in the processor's cache, is used next; a queue of full
     # ones.
-    cdef uint32_t _free[_MAX_BLOCKS]
-    cdef uint32_t _full[_MAX_BLOCKS]
+    cdef uint32_t _free[JOURNAL_MAX_BLOCKS]
+    cdef uint32_t _full[JOURNAL_MAX_BLOCKS]
     cdef int _free_count, _full_first, _full_count
     cdef int _active  # -1: none
     cdef int _watermark_slot
@@ -95,11 +109,13 @@ cdef class Blocks:
     cdef object _on_full
 
     def __cinit__(self, mapping, uint32_t block_size, uint32_t block_count, uint64_t worker_id, bint synced, on_full):
-        if not 1 <= block_count <= _MAX_BLOCKS or block_size < _PAGE or block_size % _PAGE:
-            raise ValueError(f"{block_count} blocks of {block_size} bytes: 1 to {_MAX_BLOCKS} blocks, each a multiple of {_PAGE} bytes")
+        if not 1 <= block_count <= MAX_BLOCKS or block_size < BLOCK_UNIT or block_size % BLOCK_UNIT:
+            raise ValueError(
+                f"{block_count} blocks of {block_size} bytes: 1 to {MAX_BLOCKS} blocks, each a multiple of {BLOCK_UNIT} bytes"
+            )
         PyObject_GetBuffer(mapping, &self._view, PyBUF_WRITABLE)
         self._mapping = mapping
-        if <uint64_t>self._view.len != _HEADER_SIZE + <uint64_t>block_size * block_count:
+        if <uint64_t>self._view.len != JOURNAL_HEADER + <uint64_t>block_size * block_count:
             raise ValueError(f"a mapping of {self._view.len:,} bytes does not fit {block_count} blocks of {block_size:,} bytes")
         self._base = <uint8_t *>self._view.buf
         self._block_size = block_size
@@ -119,7 +135,7 @@ cdef class Blocks:
             PyBuffer_Release(&self._view)
 
     cdef inline uint8_t *_start(self, int index) noexcept:
-        return self._base + _HEADER_SIZE + <size_t>index * self._block_size
+        return self._base + JOURNAL_HEADER + <size_t>index * self._block_size
 
     cdef void _queue_active(self) noexcept:
         """Queue the active block for the sealer. Whoever calls wakes it afterwards: that runs Python code, so other threads
@@ -142,19 +158,19 @@ cdef class Blocks:
         return True
 
     def append(self, method, path, remote_addr, forwarded_for, user_agent, referer, query, body=None, content_type=None,
-               content_encoding=None, address_token=None):
+               content_encoding=None, *others):
         cdef span fields[FIELD_COUNT]
-        _take_span(method, &fields[FIELD_METHOD - 1])
-        _take_span(path, &fields[FIELD_PATH - 1])
-        _take_span(remote_addr, &fields[FIELD_REMOTE_ADDR - 1])
-        _take_span(forwarded_for, &fields[FIELD_FORWARDED_FOR - 1])
-        _take_span(user_agent, &fields[FIELD_USER_AGENT - 1])
-        _take_span(referer, &fields[FIELD_REFERER - 1])
-        _take_span(query, &fields[FIELD_QUERY - 1])
-        _take_span(body, &fields[FIELD_BODY - 1])
-        _take_span(content_type, &fields[FIELD_CONTENT_TYPE - 1])
-        _take_span(content_encoding, &fields[FIELD_CONTENT_ENCODING - 1])
-        _take_span(address_token, &fields[FIELD_ADDRESS_TOKEN - 1])
+        _take_span(method, &fields[0])
+        _take_span(path, &fields[1])
+        _take_span(remote_addr, &fields[2])
+        _take_span(forwarded_for, &fields[3])
+        _take_span(user_agent, &fields[4])
+        _take_span(referer, &fields[5])
+        _take_span(query, &fields[6])
+        _take_span(body, &fields[7])
+        _take_span(content_type, &fields[8])
+        _take_span(content_encoding, &fields[9])
+        _take_fields(others, fields, 10)
         cdef size_t size = record_size(fields)
         if size > self._block_size:
             raise OverflowError(f"a request of {size:,} bytes exceeds a journal block of {self._block_size:,} bytes")
@@ -184,7 +200,7 @@ cdef class Blocks:
         return now
 
     cdef int _sync(self, uint8_t *start, size_t size) except -1:
-        cdef size_t offset = <size_t>(start - self._base) % _PAGE
+        cdef size_t offset = <size_t>(start - self._base) % JOURNAL_BLOCK_UNIT
         cdef int failed
         with nogil:
             failed = msync(start - offset, size + offset, MS_SYNC)
@@ -214,12 +230,12 @@ cdef class Blocks:
         if not 0 <= position < self._full_count:
             return None
         cdef uint32_t index = self._full[(self._full_first + position) % self._block_count]
-        start = _HEADER_SIZE + <size_t>index * self._block_size
+        start = JOURNAL_HEADER + <size_t>index * self._block_size
         return memoryview(self._mapping)[start:start + self._blocks[index].used], self._blocks[index].first_sequence
 
     def free(self, int count):
         cdef uint32_t index = 0
-        cdef uint8_t *slot = self._base + _WATERMARK + self._watermark_slot * _WATERMARK_STEP
+        cdef uint8_t *slot = self._base + (JOURNAL_WATERMARK_B if self._watermark_slot else JOURNAL_WATERMARK_A)
         if not 0 < count <= self._full_count:
             raise IndexError(f"{count} blocks to free, {self._full_count} full")
         index = self._full[(self._full_first + count - 1) % self._block_count]
@@ -247,16 +263,9 @@ cdef class Blocks:
         return self._free_count
 
 
-def build_record(uint64_t worker_id, uint64_t sequence, uint64_t received_at, method, path, remote_addr, user_agent, referer, query):
+def build_record(uint64_t worker_id, uint64_t sequence, uint64_t received_at, *values):
     cdef span fields[FIELD_COUNT]
-    for i in range(FIELD_COUNT):
-        fields[i].data = NULL
-    _take_span(method, &fields[FIELD_METHOD - 1])
-    _take_span(path, &fields[FIELD_PATH - 1])
-    _take_span(remote_addr, &fields[FIELD_REMOTE_ADDR - 1])
-    _take_span(user_agent, &fields[FIELD_USER_AGENT - 1])
-    _take_span(referer, &fields[FIELD_REFERER - 1])
-    _take_span(query, &fields[FIELD_QUERY - 1])
+    _take_fields(values, fields, 0)
     cdef size_t size = record_size(fields)
     content = PyBytes_FromStringAndSize(NULL, size)
     cdef uint8_t *dst = <uint8_t *>PyBytes_AS_STRING(content)

@@ -81,11 +81,20 @@ static inline int json_skip(cursor *c) {
             if (c->p < c->end && *c->p == (objects & 1 ? '}' : ']')) break; /* empty: closed below */
             if (objects & 1 && !json_name(c)) return 0;
             continue;
-        case '"': if (!json_string(c)) return 0; break;
-        case 't': if (!json_literal(c, "true", 4)) return 0; break;
-        case 'f': if (!json_literal(c, "false", 5)) return 0; break;
-        case 'n': if (!json_literal(c, "null", 4)) return 0; break;
-        default: if (!json_number(c)) return 0;
+        case '"':
+            if (!json_string(c)) return 0;
+            break;
+        case 't':
+            if (!json_literal(c, "true", 4)) return 0;
+            break;
+        case 'f':
+            if (!json_literal(c, "false", 5)) return 0;
+            break;
+        case 'n':
+            if (!json_literal(c, "null", 4)) return 0;
+            break;
+        default:
+            if (!json_number(c)) return 0;
         }
         for (;;) {
             if (depth == 0) return 1;
@@ -106,8 +115,8 @@ typedef struct {
     cursor c;
     enum { JSON_OUTSIDE, JSON_ARRAY_START, JSON_BEFORE_ELEMENT, JSON_AFTER_ELEMENT } place;
     const uint8_t *top; /* where what stands outside of everything else began */
-    int lines;    /* something stood whole on a line of its own */
-    int mistakes; /* lines passed over, and 1 for a rest that was given up */
+    int lines;          /* something stood whole on a line of its own */
+    int mistakes;       /* lines passed over, and 1 for a rest that was given up */
 } json_objects;
 
 static inline int json_ends_line(const cursor *c) {

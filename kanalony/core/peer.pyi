@@ -1,9 +1,9 @@
 from typing import Any
 
 def remote_address(environ: dict[str, Any]) -> bytes | None:
-    """The address a request's connection comes from: 4 bytes (IPv4, also when mapped into IPv6) or 16 (IPv6), network
-    order; None when there is none.
+    """Returns the address of the other end of a request's connection, or None when it has none.
 
-    meinheld's own REMOTE_ADDR is a static buffer that holds whatever connection was accepted last, and 0.0.0.0 for
-    IPv6, so the socket is asked instead (getpeername). Other servers are believed.
+    4 bytes for IPv4, also when it is mapped into IPv6, or 16 for IPv6, in network order. meinheld's REMOTE_ADDR is a
+    static buffer with the address of the connection accepted last, and 0.0.0.0 for IPv6, so with meinheld the address
+    comes from the socket (getpeername). Other servers' REMOTE_ADDR is used.
     """

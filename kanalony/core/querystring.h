@@ -4,6 +4,7 @@
 #define KANALONY_QUERYSTRING_H
 
 #include "bytes.h"
+#include "layout.h"
 
 typedef struct {
     const uint8_t *name, *name_end;
@@ -68,17 +69,23 @@ static inline size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t 
     return (size_t)(out - dst);
 }
 
-#define EVENT_TYPE_OTHER 255 /* in counters; 0xFFFF in files */
+/* The rule for `event:`: players may send a parameter as `x` or as `event:x`, and both are x. Bytes of the prefix of a
+ * decoded name; "event:" alone is a name. */
+static inline size_t name_prefix(const uint8_t *name, size_t size) { return size > 6 && !memcmp(name, "event:", 6) ? 6 : 0; }
+
+/* The same for a name as it was sent, in the spellings that frame prefixes count: `event:` and `event%3A`. */
+static inline size_t sent_name_prefix(const uint8_t *name, size_t size) {
+    if (size > 8 && (!memcmp(name, "event%3A", 8) || !memcmp(name, "event%3a", 8))) return 8;
+    return name_prefix(name, size);
+}
 
 /* Statistics, not validation: the type of the first eventType parameter, when it is 0 to 254 in one to three digits. */
 static inline int query_event_type(const uint8_t *p, size_t size) {
     cursor c = {p, p + size};
     query_pair pair;
     while (query_next(&c, &pair)) {
-        size_t n = (size_t)(pair.name_end - pair.name);
-        if (!((n == 9 && !memcmp(pair.name, "eventType", 9)) || (n == 15 && !memcmp(pair.name, "event:eventType", 15)) ||
-              (n == 17 && (!memcmp(pair.name, "event%3AeventType", 17) || !memcmp(pair.name, "event%3aeventType", 17)))))
-            continue;
+        size_t n = (size_t)(pair.name_end - pair.name), prefix = sent_name_prefix(pair.name, n);
+        if (n - prefix != 9 || memcmp(pair.name + prefix, "eventType", 9)) continue;
         size_t digits = (size_t)(pair.value_end - pair.value);
         int type = 0;
         if (digits < 1 || digits > 3) return EVENT_TYPE_OTHER;
@@ -86,9 +93,18 @@ static inline int query_event_type(const uint8_t *p, size_t size) {
             if (pair.value[i] < '0' || pair.value[i] > '9') return EVENT_TYPE_OTHER;
             type = type * 10 + (pair.value[i] - '0');
         }
-        return type < EVENT_TYPE_OTHER ? type : EVENT_TYPE_OTHER;
+        return type <= EVENT_TYPE_MAX ? type : EVENT_TYPE_OTHER;
     }
     return EVENT_TYPE_OTHER;
+}
+
+/* Pairs in a query. */
+static inline size_t query_count(const uint8_t *p, size_t size) {
+    cursor c = {p, p + size};
+    query_pair pair;
+    size_t count = 0;
+    while (query_next(&c, &pair)) count++;
+    return count;
 }
 
 #endif

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t
 
-from kanalony.core.headers cimport cursor, query_decode, query_event_type, query_next, query_pair
+from kanalony.core.headers cimport cursor, name_prefix, query_decode, query_event_type, query_next, query_pair
 
 
 cdef bytes _decode(const uint8_t *p, const uint8_t *end):
@@ -54,3 +54,9 @@ def event_type(query):
         return query_event_type(<const uint8_t *>view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
+
+
+def bare_name(name):
+    cdef bytes text = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
+    cdef size_t prefix = name_prefix(<const uint8_t *>PyBytes_AS_STRING(text), len(text))
+    return name[prefix:] if prefix else name

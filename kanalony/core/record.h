@@ -5,23 +5,53 @@
 #include "bytes.h"
 #include "crc32c.h"
 
-/* Persisted numbers: never renumber or reuse one. */
+/* Stored in journals and segments: never change, renumber or reuse one of these numbers. */
 #define RECORD_MARK 0x56454E4Bu /* "KNEV" */
-#define RECORD_HEADER (4 + 4 + 4 + 8 + 8)
+/* Offsets in a record. */
 enum {
-    FIELD_METHOD = 1,
-    FIELD_PATH = 2,
-    FIELD_REMOTE_ADDR = 3,
-    FIELD_FORWARDED_FOR = 4,
-    FIELD_USER_AGENT = 5,
-    FIELD_REFERER = 6,
-    FIELD_QUERY = 7,
-    FIELD_BODY = 8,
-    FIELD_CONTENT_TYPE = 9,
-    FIELD_CONTENT_ENCODING = 10,
-    FIELD_ADDRESS_TOKEN = 11,
-    FIELD_COUNT = 11,
+    RECORD_CHECKSUM = 4,
+    RECORD_LENGTH = RECORD_CHECKSUM + 4,
+    RECORD_SEQUENCE = RECORD_LENGTH + 4,
+    RECORD_RECEIVED_AT = RECORD_SEQUENCE + 8,
+    RECORD_HEADER = RECORD_RECEIVED_AT + 8, /* where the fields begin */
 };
+
+enum { FIELD_TEXT, FIELD_BINARY, FIELD_ADDRESS };
+
+/* The fields of a request, once for the whole project: X(tag, NAME, name, kind, column).
+ *
+ * `name` is the name in Python (FIELD_NAMES) and, in camelCase, of the column in the lake; `column` is the position of that
+ * column among those of the fields, which stays as it is because lakes exist. Tags count from 1 without a gap: `append` takes the
+ * values in this order. To add a field, append a row with the next tag and the next column, and pass its value to `append` in
+ * kanalony/collector. tests/core/test_fields.py names what has to list the field as well. */
+#define REQUEST_FIELDS(X) \
+    X(1, METHOD, method, FIELD_TEXT, 1) \
+    X(2, PATH, path, FIELD_TEXT, 2) \
+    X(3, REMOTE_ADDR, remote_addr, FIELD_ADDRESS, 0) \
+    X(4, FORWARDED_FOR, forwarded_for, FIELD_TEXT, 4) \
+    X(5, USER_AGENT, user_agent, FIELD_TEXT, 5) \
+    X(6, REFERER, referer, FIELD_TEXT, 6) \
+    X(7, QUERY, query, FIELD_BINARY, 7) \
+    X(8, BODY, body, FIELD_BINARY, 8) \
+    X(9, CONTENT_TYPE, content_type, FIELD_TEXT, 9) \
+    X(10, CONTENT_ENCODING, content_encoding, FIELD_TEXT, 10) \
+    X(11, ADDRESS_TOKEN, address_token, FIELD_BINARY, 3)
+
+#define FIELD_TAG_OF(tag, NAME, name, kind, column) FIELD_##NAME = tag,
+#define FIELD_NAME_OF(tag, NAME, name, kind, column) [tag - 1] = #name,
+#define FIELD_KIND_OF(tag, NAME, name, kind, column) [tag - 1] = kind,
+#define FIELD_COLUMN_OF(tag, NAME, name, kind, column) [column] = tag,
+#define FIELD_ONE(...) +1
+#define FIELD_TAG_BIT(tag, NAME, name, kind, column) | 1u << (tag - 1)
+#define FIELD_COLUMN_BIT(tag, NAME, name, kind, column) | 1u << column
+
+enum { REQUEST_FIELDS(FIELD_TAG_OF) FIELD_COUNT = REQUEST_FIELDS(FIELD_ONE) };
+static const char *const FIELD_NAMES[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_NAME_OF)};
+static const uint8_t FIELD_KINDS[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_KIND_OF)};
+static const uint8_t FIELD_OF_COLUMN[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_COLUMN_OF)}; /* the tag of each column */
+
+_Static_assert((0u REQUEST_FIELDS(FIELD_TAG_BIT)) == (1u << FIELD_COUNT) - 1, "each tag from 1 on once");
+_Static_assert((0u REQUEST_FIELDS(FIELD_COLUMN_BIT)) == (1u << FIELD_COUNT) - 1, "each column from 0 on once");
 
 /* One part of a request; data is NULL when the request had none. */
 typedef struct {
@@ -54,9 +84,9 @@ static inline size_t record_size(const span fields[FIELD_COUNT]) {
 /* Write all of a record but its mark. `size` is record_size(fields); dst has room for it. */
 static inline void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
                                 const span fields[FIELD_COUNT]) {
-    put_u32(dst + 8, (uint32_t)size);
-    put_u64(dst + 12, sequence);
-    put_u64(dst + 20, received_at);
+    put_u32(dst + RECORD_LENGTH, (uint32_t)size);
+    put_u64(dst + RECORD_SEQUENCE, sequence);
+    put_u64(dst + RECORD_RECEIVED_AT, received_at);
     uint8_t *p = dst + RECORD_HEADER;
     for (int i = 0; i < FIELD_COUNT; i++)
         if (fields[i].data) {
@@ -65,7 +95,7 @@ static inline void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64
             memcpy(p, fields[i].data, fields[i].size);
             p += fields[i].size;
         }
-    put_u32(dst + 4, crc32c(seed, dst + 8, size - 8));
+    put_u32(dst + RECORD_CHECKSUM, crc32c(seed, dst + RECORD_LENGTH, size - RECORD_LENGTH));
 }
 
 /* The acknowledgement: the record counts from this store on. */
@@ -73,9 +103,9 @@ static inline void record_commit(uint8_t *dst) { put_u32_release(dst, RECORD_MAR
 
 /* The record at p filled in, when its fields are valid; its length and checksum are known to be. */
 static inline int record_split(const uint8_t *p, record *out) {
-    out->length = get_u32(p + 8);
-    out->sequence = get_u64(p + 12);
-    out->received_at = get_u64(p + 20);
+    out->length = get_u32(p + RECORD_LENGTH);
+    out->sequence = get_u64(p + RECORD_SEQUENCE);
+    out->received_at = get_u64(p + RECORD_RECEIVED_AT);
     for (int i = 0; i < FIELD_COUNT; i++) { /* as memset it would become an instruction that is slow to start */
         out->fields[i].data = NULL;
         out->fields[i].size = 0;
@@ -93,12 +123,13 @@ static inline int record_split(const uint8_t *p, record *out) {
     return 1;
 }
 
-/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number. */
+/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number.
+ */
 static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) {
     if (room < RECORD_HEADER || get_u32(p) != RECORD_MARK) return 0;
-    uint32_t length = get_u32(p + 8);
+    uint32_t length = get_u32(p + RECORD_LENGTH);
     if (length < RECORD_HEADER || length > room) return 0;
-    return get_u32(p + 4) == crc32c(seed, p + 8, length - 8) && record_split(p, out);
+    return get_u32(p + RECORD_CHECKSUM) == crc32c(seed, p + RECORD_LENGTH, length - RECORD_LENGTH) && record_split(p, out);
 }
 
 /* The offset in [from, size) of the next valid record with a sequence number above `after`; `size` when there is none, or
@@ -110,8 +141,8 @@ static inline size_t record_find(const uint8_t *base, size_t from, size_t size, 
         const uint8_t *hit = memmem(base + from, size - from, mark, 4);
         if (!hit) break;
         from = (size_t)(hit - base);
-        if (size - from >= RECORD_HEADER && get_u64(hit + 12) > after) {
-            uint32_t length = get_u32(hit + 8);
+        if (size - from >= RECORD_HEADER && get_u64(hit + RECORD_SEQUENCE) > after) {
+            uint32_t length = get_u32(hit + RECORD_LENGTH);
             if (length <= size - from) {
                 if (length > *budget) break;
                 *budget -= length;

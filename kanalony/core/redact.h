@@ -49,9 +49,7 @@ static inline size_t redact_plain(const uint8_t *p, const uint8_t *end, uint8_t 
     return (size_t)(out - dst);
 }
 
-static inline int redact_is_word(uint8_t c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
-}
+static inline int redact_is_word(uint8_t c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-'; }
 
 /* 1 when a secret name is a word of a plain one: ks of event:ks, 1:ks, event[ks], ks[0]. `names` holds the secret ones, each
  * behind its length (two bytes). */

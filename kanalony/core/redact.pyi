@@ -1,24 +1,41 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Redactor:
     """Replaces the values of secret parameters.
 
-    A name is secret when one of `names` is a word of it, once its percent-encoding is undone, as often as it was done,
-    and capitals of ASCII are made small. Letters and digits of ASCII, `_` and `-` make words: `ks` is a word of
-    `event:ks`, `1:ks`, `ks[0]` and `KS`, not of `ksx` or `my_ks`.
+    A parameter is secret when one of `names` is a word of its name, after all percent-encoding is undone (repeatedly)
+    and ASCII letters are made lower-case. ASCII letters, digits, `_` and `-` make up words: `ks` is a word of `event:ks`,
+    `1:ks`, `ks[0]` and `KS`, not of `ksx` or `my_ks`.
     """
 
     def __init__(self, names: Iterable[str], replacement: bytes) -> None:
-        """`names` are decoded; none may be empty. `replacement` needs no escapes in JSON."""
+        """Prepares the names.
+
+        Args:
+            names: decoded names; none may be empty.
+            replacement: needs no escapes in JSON.
+        """
 
     def query(self, text: bytes) -> bytes:
-        """A query or form with the replacement for every value of a secret name, unless it is empty; all other bytes as
-        they are. A value ends at `&`; a name begins behind `&` or `=`, and ends at any `=`, so that pairs which
-        something else parts (`;`, or the `, ` of joined headers) have names too.
+        """Returns a query or form with the replacement for every value of a secret name that is not empty.
+
+        All other bytes stay as they are. A value ends at `&`; a name begins behind `&` or `=` and ends at any `=`, so
+        names are also found in pairs with another separator (`;`, or the `, ` of joined headers).
         """
 
     def json(self, text: bytes, start: int, end: int) -> bytes:
-        """A part of a text that holds valid JSON objects, with the replacement, quoted, for the value of every member,
-        at any depth, whose name is secret; `null` and "" stay, and all other bytes. Raises ValueError when the part is
-        not within the text, or an object is not valid.
+        """Returns a part of a JSON text with the quoted replacement for the value of every secret member, at any depth.
+
+        `null`, "" and all other bytes stay as they are.
+
+        Args:
+            text: the whole text.
+            start: of a part that holds valid JSON objects.
+            end: of the same part.
+
+        Raises:
+            ValueError: the part is not within the text, or an object is not valid.
         """

@@ -1,6 +1,7 @@
-"""Time as people mean it: time zones, days that are not 24 hours long, periods like `-24h`, `today` and `2026-06`."""
+"""Local time: time zones, days that are not 24 hours long, periods like `-24h`, `today` and `2026-06`."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from kanalony.errors import WrongUse
 
 QUARTER = 900_000_000
-"""µs: a quarter of an hour, of which every time zone's offset is a multiple nowadays."""
+"""µs. Offsets of today's time zones are multiples of a quarter of an hour."""
 
 HOUR = 4 * QUARTER
 
@@ -20,31 +21,25 @@ _FORMS = "-24h, -7d, now, today, yesterday, 2026, 2026-06, 2026-06-01 or 2026-06
 
 
 def micros(moment: datetime) -> int:
-    """µs since 1970 of a time with a zone."""
+    """Converts a time with a time zone to µs since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment(micros: int, zone: tzinfo) -> datetime:
-    """The opposite."""
+    """Converts µs since 1970 to a time in a time zone."""
     return (_EPOCH + timedelta(microseconds=micros)).astimezone(zone)
 
 
 def read_zone(name: str) -> tzinfo:
-    """A time zone by its name, as Europe/Paris. Raises WrongUse."""
+    """Returns the time zone of a name like Europe/Paris. Raises WrongUse."""
     try:
         return UTC if name.upper() == "UTC" else ZoneInfo(name)
-    except (ValueError, OSError) as error:  # ZoneInfoNotFoundError is a KeyError
-        raise _no_zone(name) from error
-    except KeyError as error:
-        raise _no_zone(name) from error
-
-
-def _no_zone(name: str) -> WrongUse:
-    return WrongUse(f"there is no time zone {name!r}", "name one like Europe/Paris, or UTC")
+    except (ValueError, OSError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
+        raise WrongUse(f"unknown time zone {name!r}", "use a name like Europe/Paris, or UTC") from error
 
 
 def read_offset(minutes: str) -> tzinfo:
-    """A time zone by its minutes east of UTC. Raises WrongUse."""
+    """Returns the time zone of an offset, in minutes east of UTC. Raises WrongUse."""
     if not re.fullmatch(r"[+-]?[0-9]{1,3}", minutes) or abs(int(minutes)) > 14 * 60 or int(minutes) % 15:
         raise WrongUse(
             f"timezoneOffset is {minutes!r}", "it must be minutes east of UTC: 120 for UTC+2, a multiple of 15"
@@ -53,8 +48,18 @@ def read_offset(minutes: str) -> tzinfo:
 
 
 def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datetime]:
-    """First and end of the period that a text names, for the place of a time zone; the same twice for a moment. Raises
-    WrongUse.
+    """Parses a period.
+
+    Args:
+        text: For example -24h, today, 2026-06 or 2026-06-01T13:00.
+        zone: Time zone of its days, and of times without an offset.
+        now: The current time.
+
+    Returns:
+        The first moment and the end; both are the same when the text names a moment.
+
+    Raises:
+        WrongUse: The text is no period.
     """
     text = text.strip()
     if match := re.fullmatch(r"-([0-9]{1,6})([smhdw])", text):
@@ -62,7 +67,7 @@ def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datet
         try:
             then = now - timedelta(**{units[match[2]]: int(match[1])})
         except OverflowError as error:
-            raise WrongUse(f"{text!r} is before all time", "name a shorter time") from error
+            raise WrongUse(f"{text!r} is too long ago", "use a shorter time") from error
         return then, then
     if text == "now":
         return now, now
@@ -84,25 +89,34 @@ def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datet
             then = then if then.tzinfo else then.replace(tzinfo=zone)
             return then.astimezone(UTC), then.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{text!r} is no time: {error}", f"write it like {_FORMS}") from error
-    raise WrongUse(f"{text!r} is no time", f"write it like {_FORMS}")
+        raise WrongUse(f"{text!r} is not a time: {error}", f"write it like {_FORMS}") from error
+    raise WrongUse(f"{text!r} is not a time", f"write it like {_FORMS}")
 
 
 def _day(day: date, zone: tzinfo) -> datetime:
-    """When a day begins. Where a clock is put forward at midnight that is the moment it is put forward."""
+    """Returns when a day begins: where clocks are put forward at midnight, the moment of that."""
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
 
 
 def whole_offsets(zone: tzinfo, first: int, end: int) -> bool:
-    """Whether a zone's hours are those of UTC, at the days of a period in µs since 1970."""
+    """Whether the hours of a time zone are those of UTC on every day of a period, in µs since 1970."""
     days = range(first, end + 24 * HOUR, 24 * HOUR)
     return all(_offset(day, zone) % HOUR == 0 for day in days)
 
 
-def quarters(spans: list[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
-    """For each `quarter` of an hour of some periods, by its number since 1970, the beginning of the local `day` and
-    `hour` it is in, as far as `names` has these, in µs since 1970. An hour in which the clock is changed by half of one
-    is two: one ends, and one begins, where it is changed.
+def quarters(spans: Sequence[tuple[int, int]], zone: tzinfo, names: set[str]) -> pa.Table:
+    """Returns a table of the local days and hours of periods, by quarters of an hour.
+
+    An hour in which the clock is changed by half an hour is two hours, divided at the change.
+
+    Args:
+        spans: Periods [first, end) in µs since 1970.
+        zone: The time zone.
+        names: `day`, `hour` or both.
+
+    Returns:
+        The columns `quarter`, the number of a quarter of an hour since 1970, and for each of the names the beginning of
+        the local day or hour in µs since 1970.
     """
     parts = []
     for first, end in spans:
@@ -135,20 +149,21 @@ def _offset(at: int, zone: tzinfo) -> int:
 
 
 def local(column: pa.ChunkedArray, name: str, zone: tzinfo) -> pa.Array | pa.ChunkedArray:
-    """Times in µs since 1970 as dates, for the dimension `day`, or as times of a zone."""
+    """Converts times in µs since 1970 to dates for the dimension `day`, to times of a time zone for others."""
     if name == "day":
         return pa.array([moment(at, zone).date() for at in column.to_pylist()], pa.date32())
     return column.cast(pa.timestamp("us", _name(zone)))
 
 
 def _name(zone: tzinfo) -> str:
+    """Returns the name of a time zone as Arrow has it: Europe/Paris, +05:30 or UTC."""
     if isinstance(zone, ZoneInfo):
         return zone.key
     return "UTC" if zone is UTC else (str(zone) if zone != UTC else "UTC").removeprefix("UTC")
 
 
 def label(value: date | datetime) -> str:
-    """A date or a time as people and JSON have it: ISO 8601, with seconds where there are any."""
+    """Formats a date or time as ISO 8601, with seconds unless they are 0."""
     if not isinstance(value, datetime):
         return value.isoformat()
     return value.isoformat(timespec="seconds" if value.second else "minutes")

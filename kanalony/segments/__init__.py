@@ -1,0 +1,1 @@
+"""Journals and segments, the files between collector and compaction: docs/segment-format.md."""

@@ -1,25 +1,39 @@
-"""Checking files: what `kanalony verify` and `kanalony cat PATH...` are made of."""
+"""Checks files and whole data directories: `kanalony verify`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanalony.bodies import Parameters, read_events
 from kanalony.core.frames import OTHER_TYPE
-from kanalony.core.querystring import event_type
-from kanalony.errors import FormatError, WrongUse
+from kanalony.core.querystring import bare_name, event_type
+from kanalony.errors import FormatError
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import JournalContents, is_in_use, read_journal
-from kanalony.segments.names import DataDirectory, is_sealed
-from kanalony.segments.reader import Coverage, Damage, Request, Segment, decode_records, each_segment, pending_runs
-
-OTHER_COUNTED = 255  # what event_type() answers for no or any other type
+from kanalony.segments.names import is_sealed
+from kanalony.segments.reader import Request, Segment
+from kanalony.segments.requests import each_segment, files_of
 
 
 @dataclass
 class Check:
-    """What was found. `torn` are open segments that end in an unfinished write, which is normal after a crash.
-    `types` counts events by event type; `unread` requests have a body that could not be read, or not all of it.
+    """The result of a check.
+
+    Attributes:
+        segments: Number of segments.
+        journals: Number of journals that were checked; of a data directory those left by dead workers.
+        in_use: Number of journals that running workers hold, which were not checked.
+        frames: Number of good frames, each counted once.
+        requests: Number of requests in them.
+        events: Number of events in these requests.
+        unread: Number of requests whose body could not be read, or only in part.
+        pending: Number of requests in journals and in no segment.
+        types: Number of events by event type.
+        torn: Open segments that end in an unfinished write, which is normal after a crash.
+        damaged: Damaged ranges.
     """
 
     segments: int = 0
@@ -53,46 +67,16 @@ class Check:
         return text
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The segments and journals that paths name; a directory stands for all below it."""
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix in (".lz4", ".journal"))
-            if not found:
-                raise WrongUse(f"no segments or journals in {path}", "name files or directories that kanalony wrote")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise WrongUse(f"no file {path}", "name files or directories that kanalony wrote")
-
-
-def _journal_damage(contents: JournalContents) -> list[Damage]:
-    return [Damage(contents.path, start, end, reason) for start, end, reason in contents.damaged]
-
-
-def requests_of(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """The requests of files, in their order. Raises WrongUse for a path that is not there, FormatError for a file that
-    is not ours.
-    """
-    for path in _files(paths):
-        if path.suffix == ".journal":
-            contents = read_journal(path)
-            for run in contents.runs:
-                yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
-            damaged = _journal_damage(contents)
-        else:
-            with Segment(path, is_sealed(path)) as segment:
-                yield from segment.requests()
-            damaged = segment.damaged
-        for damage in damaged:
-            on_damage(damage)
-
-
 def check_paths(paths: Iterable[Path]) -> Check:
-    """Check files. Raises WrongUse for a path that is not there, FormatError for a file that is not ours."""
+    """Checks the segments and journals that paths name.
+
+    Raises:
+        WrongUse: A path is missing, or a directory holds no segments and no journals.
+        FormatError: A file is neither a segment nor a journal, or of a later version.
+        OSError: A file cannot be read.
+    """
     check = Check()
-    for path in _files(paths):
+    for path in files_of(paths):
         if path.suffix == ".journal":
             _check_journal(check, read_journal(path), Coverage())
         else:
@@ -102,8 +86,10 @@ def check_paths(paths: Iterable[Path]) -> Check:
 
 
 def check_data(data: DataDirectory) -> Check:
-    """Check everything in a data directory that no running worker is writing. Raises StorageError when a spool
-    directory is not there.
+    """Checks everything in a data directory that no running worker is writing.
+
+    Raises:
+        StorageError: A spool directory is missing, or this user may not list a directory.
     """
     check = Check()
     live: set[int] = set()
@@ -125,7 +111,7 @@ def check_data(data: DataDirectory) -> Check:
         _check_journal(check, contents, covered)
     check.in_use = len(live)
     for segment, tail in check.torn:
-        # Bytes that are torn off are no loss as long as the journal has the requests.
+        # A torn tail is no loss as long as the journal has the requests.
         journal = left.get(segment.worker_id or 0)
         if segment.worker_id not in live and (journal is None or segment.next_sequence <= journal.watermark):
             check.damaged.append(tail)
@@ -133,7 +119,7 @@ def check_data(data: DataDirectory) -> Check:
 
 
 def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
-    """Check every frame that has not been met in another file."""
+    """Checks every frame that no other file has brought yet."""
     for frame in segment.frames():
         prefix = frame.prefix
         end = prefix.first_sequence + prefix.request_count
@@ -152,20 +138,13 @@ def _check_segment(check: Check, segment: Segment, covered: Coverage) -> None:
     check.damaged += segment.damaged
     if segment.torn:
         size = segment.size
-        tail = Damage(
-            segment.path, size - segment.torn, size, "the last frame is not complete, and no journal holds it"
-        )
+        tail = Damage(segment.path, size - segment.torn, size, "the last frame is incomplete, and no journal holds it")
         check.torn.append((segment, tail))
 
 
 def _count_types(requests: list[Request]) -> dict[int, int]:
     """Requests by the event type in their query, as a frame's prefix counts them."""
-    return dict(Counter(_type_in_query(request.query) for request in requests))
-
-
-def _type_in_query(query: bytes | None) -> int:
-    counted = event_type(query or b"")
-    return OTHER_TYPE if counted == OTHER_COUNTED else counted
+    return dict(Counter(event_type(request.query or b"") for request in requests))
 
 
 def _count_events(check: Check, request: Request) -> None:
@@ -178,12 +157,14 @@ def _count_events(check: Check, request: Request) -> None:
 
 def _type_among(parameters: Parameters) -> int:
     for name, value in parameters:
-        if name in (b"eventType", b"event:eventType"):
-            return _type_in_query(b"eventType=" + value)
+        if bare_name(name) == b"eventType":
+            return event_type(b"eventType=" + value)
     return OTHER_TYPE
 
 
 def _check_journal(check: Check, contents: JournalContents, covered: Coverage) -> None:
     check.journals += 1
-    check.pending += sum(run.request_count for run in pending_runs(contents.runs, contents.worker_id, covered))
-    check.damaged += _journal_damage(contents)
+    check.pending += sum(
+        records.request_count for records in covered.missing_records(contents.worker_id, contents.pending)
+    )
+    check.damaged += contents.damaged

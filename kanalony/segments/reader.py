@@ -1,12 +1,11 @@
-"""Reading segments and whole data directories back: frames, requests, and what is damaged.
+"""Reads a segment back: frames, requests, and what is damaged.
 
-Reading never writes and never raises for damage: a damaged range is part of the answer, and what to do about it is the
-caller's business.
+Reading never writes and never raises for damage: damaged ranges are part of the result, and what to do about them is up
+to the caller.
 """
 
 import os
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,8 +29,8 @@ from kanalony.core.frames import (
     read_records,
 )
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.journal import Run, is_in_use, read_journal
-from kanalony.segments.names import DataDirectory, SegmentName, is_sealed
+from kanalony.segments.damage import Damage
+from kanalony.segments.names import SegmentName
 from kanalony.segments.tally import Tally
 
 if TYPE_CHECKING:
@@ -41,24 +40,31 @@ _SEARCH_STEP = 1 << 20
 
 
 class Request(NamedTuple):
-    """One request as it was received; kanalony.bodies tells the events it holds. `received_at` is in µs since 1970;
-    absent and empty parts are both None.
+    """One request as it was received; kanalony.bodies finds the events in it.
+
+    `received_at` is in µs since 1970. The fields of kanalony.core.frames.FIELD_NAMES follow, in this order; an absent and
+    an empty field are both None.
     """
 
     worker_id: int
     sequence: int
     received_at: int
-    method: bytes | None
-    path: bytes | None
-    remote_addr: bytes | None
-    forwarded_for: bytes | None
-    user_agent: bytes | None
-    referer: bytes | None
-    query: bytes | None
-    body: bytes | None
-    content_type: bytes | None
-    content_encoding: bytes | None
-    address_token: bytes | None
+    method: bytes | None = None
+    path: bytes | None = None
+    remote_addr: bytes | None = None
+    forwarded_for: bytes | None = None
+    user_agent: bytes | None = None
+    referer: bytes | None = None
+    query: bytes | None = None
+    body: bytes | None = None
+    content_type: bytes | None = None
+    content_encoding: bytes | None = None
+    address_token: bytes | None = None
+
+    @property
+    def fields(self) -> tuple[bytes | None, ...]:
+        """The values in order of FIELD_NAMES."""
+        return self[3:]
 
     @property
     def address(self) -> str | None:
@@ -67,23 +73,15 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Damage:
-    """A range [start, end) of a file that is not what should stand there. An empty range is a gap: something is
-    missing.
-    """
-
-    path: Path
-    start: int
-    end: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: offset {self.start:,}, {self.end - self.start:,} bytes: {self.reason}"
-
-
-@dataclass(frozen=True)
 class Frame:
-    """A data frame whose prefix is valid and whose bytes match the prefix's checksum. `end` is the offset behind it."""
+    """A data frame whose prefix is valid and whose bytes match the prefix's checksum.
+
+    Attributes:
+        offset: Where the prefix begins in the file.
+        end: The offset after the frame.
+        prefix: The parsed prefix.
+        compressed: The LZ4 frame.
+    """
 
     offset: int
     end: int
@@ -92,7 +90,7 @@ class Frame:
 
     @property
     def is_sized(self) -> bool:
-        """Whether its LZ4 header announces as much as the prefix says: that is what decompressing allocates."""
+        """Whether the LZ4 header has the content length of the prefix: decompression allocates what the header says."""
         try:
             announced: int = lz4.frame.get_frame_info(self.compressed)["content_size"]
         except RuntimeError:
@@ -100,7 +98,7 @@ class Frame:
         return announced == self.prefix.content_length
 
     def records(self) -> bytes | None:
-        """The records, decompressed; None when they are not what the prefix says."""
+        """Returns the decompressed records, or None when they do not match the prefix."""
         if not self.is_sized:
             return None
         try:
@@ -112,7 +110,7 @@ class Frame:
         return content if is_all else None
 
     def requests(self) -> list[Request] | None:
-        """The requests, or None when the content is not exactly the records that the prefix names."""
+        """Returns the requests, or None when the content is not exactly the records that the prefix names."""
         content = self.records()
         if content is None:
             return None
@@ -121,23 +119,35 @@ class Frame:
 
 
 def decode_records(records: "Buffer", worker_id: int, first_sequence: int) -> list[Request] | None:
-    """The requests of records one behind the other, or None unless they are valid and numbered from first_sequence."""
+    """Decodes records, one after another in one buffer.
+
+    Returns:
+        The requests; None unless all records are valid and numbered from first_sequence.
+    """
     decoded = read_records(records, worker_id, first_sequence)
     return None if decoded is None else [Request(worker_id, *parts) for parts in decoded]
 
 
 class UnreadableSegment(StorageError):
-    """The disk does not give a segment's bytes."""
+    """The disk fails to read a segment's bytes."""
 
 
 @dataclass
 class Segment:
-    """A segment file, read front to back by `frames()`; what else was found stands in the attributes once that is
-    through.
+    """A segment file, opened by `with` and read front to back by `frames()`.
 
-    `modified` is the time of the file's last change in ns, `torn` the size in bytes of the torn tail, `trailer` the
-    valid trailer, `next_sequence` the number behind the last frame, `announced` the one behind the last request of
-    frames whose prefix only is whole. A segment without a trailer is damaged only if `sealed`.
+    Attributes:
+        path: The file.
+        sealed: Whether the segment must be complete: only then is a missing trailer damage.
+        worker_id: From the header, the file name or the first good frame.
+        header: The valid header.
+        size: Bytes of the file.
+        modified: Time of the file's last change, ns since 1970.
+        trailer: The valid trailer, once `frames()` has ended.
+        torn: Bytes of the torn tail, once `frames()` has ended.
+        next_sequence: The sequence number after the last frame so far.
+        announced: The sequence number after the last request of frames of which only the prefix is whole.
+        damaged: What was found damaged so far.
     """
 
     path: Path
@@ -154,7 +164,12 @@ class Segment:
     _file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        """Raises FormatError when the file is no segment or of a later version, OSError when it cannot be read."""
+        """Opens the file and reads the header.
+
+        Raises:
+            FormatError: The file is not a segment, or of a later version.
+            OSError: The file cannot be read.
+        """
         self._file = self.path.open("rb", buffering=0)
         try:
             self._identify()
@@ -169,15 +184,15 @@ class Segment:
         self.size, self.modified = state.st_size, state.st_mtime_ns
         self.header = parse_header(self._at(0, HEADER_SIZE_MAX))
         name = SegmentName.parse(self.path.name)
-        told = self.header or name
+        known = self.header or name
         if self.header and self.header.version > VERSION:
             raise FormatError(
                 f"{self.path} is a segment of version {self.header.version}; this version reads up to {VERSION}",
                 "use a later kanalony",
             )
-        if told:
-            self.worker_id = told.worker_id
-            self.next_sequence = told.first_sequence
+        if known:
+            self.worker_id = known.worker_id
+            self.next_sequence = known.first_sequence
         elif self.size and not self._at(0, 4).startswith(PREFIX_START):
             raise FormatError(f"{self.path} is not a segment", "name a .lz4 file that kanalony wrote")
 
@@ -190,14 +205,22 @@ class Segment:
         try:
             return os.pread(self._file.fileno(), size, offset)
         except OSError as error:
-            raise UnreadableSegment(f"{self.path} cannot be read: {error.strerror}", "see to the disk") from error
+            raise UnreadableSegment(f"{self.path} cannot be read: {error.strerror}", "check the disk") from error
 
     def bytes_of(self, damage: Damage) -> bytes:
-        """What stands in a damaged range."""
+        """Returns the bytes of a damaged range.
+
+        Raises:
+            UnreadableSegment: The disk fails to read them.
+        """
         return self._at(damage.start, damage.end - damage.start)
 
     def frames(self) -> Iterator[Frame]:
-        """Every good frame in the file, also those after damage."""
+        """Yields every good frame in the file, also those after damage.
+
+        Raises:
+            UnreadableSegment: The disk fails to read the file.
+        """
         position = 0
         tally = None
         if self.header:
@@ -210,8 +233,8 @@ class Segment:
             if frame:
                 if tally is None or frame.prefix.first_sequence != tally.next_sequence:
                     if tally:
-                        expected = f"where {tally.next_sequence} should be"
-                        self._note(position, position, f"sequence number {frame.prefix.first_sequence} {expected}")
+                        found, expected = frame.prefix.first_sequence, tally.next_sequence
+                        self._note(position, position, f"sequence number {found} instead of {expected}")
                     tally = Tally(frame.prefix.first_sequence)
                 tally.add(frame.prefix)
                 self.next_sequence = tally.next_sequence
@@ -223,7 +246,7 @@ class Segment:
                     self._note(position, self.size, "the trailer's sums do not match the frames")
                 return
             else:
-                position = self._pass_over(position, "no valid frame stands here")
+                position = self._pass_over(position, "no valid frame")
         if self.sealed:
             self._note(self.size, self.size, "the file ends without a trailer")
 
@@ -231,8 +254,8 @@ class Segment:
         self.damaged.append(Damage(self.path, start, end, reason))
 
     def note_bad_content(self, frame: Frame) -> None:
-        """A frame is not what its prefix says: only its reader can tell, since it takes decompressing."""
-        self._note(frame.offset, frame.end, "the frame's content is not what its prefix says")
+        """Notes damage: a frame's content does not match its prefix, as its reader found by decompressing it."""
+        self._note(frame.offset, frame.end, "the frame's content does not match its prefix")
 
     def _trailer_at(self, position: int) -> Trailer | None:
         if position + TRAILER_SIZE != self.size:
@@ -251,7 +274,7 @@ class Segment:
         return Frame(position, position + prefix.size + prefix.frame_length, prefix, compressed)
 
     def _pass_over(self, position: int, reason: str) -> int:
-        """Note damage, or a torn tail, from position to the next good frame or trailer, and return where that is."""
+        """Notes damage, or a torn tail, from position to the next good frame or trailer, and returns its offset."""
         prefix = parse_prefix(self._at(position, PREFIX_SIZE_MAX))
         if prefix and prefix.worker_id == self.worker_id:
             self.announced = max(self.announced, prefix.first_sequence + prefix.request_count)
@@ -275,8 +298,9 @@ class Segment:
         return self.size
 
     def claims(self) -> Iterator[tuple[int, int, int]]:
-        """(worker, first, end) of the sequence numbers it holds: by its trailer alone when it has one, else by its good
-        frames.
+        """Yields (worker id, first, end) of the sequence numbers that the segment claims to hold.
+
+        They come from the trailer; without one, from the good frames and the prefix of a torn frame.
         """
         trailer = self.read_trailer()
         if trailer:
@@ -289,127 +313,14 @@ class Segment:
             yield self.worker_id, self.next_sequence, self.announced
 
     def read_trailer(self) -> Trailer | None:
-        """The valid trailer at the end of the file, whatever stands before it."""
+        """Returns the valid trailer at the end of the file, without a look at the rest, or None."""
         return self._trailer_at(self.size - TRAILER_SIZE) if self.size >= TRAILER_SIZE else None
 
     def requests(self) -> Iterator[Request]:
-        """Every request of every good frame. A frame whose content is not what its prefix says is noted as damage."""
+        """Yields every request of every good frame. A frame whose content does not match its prefix becomes damage."""
         for frame in self.frames():
             requests = frame.requests()
             if requests is None:
                 self.note_bad_content(frame)
             else:
                 yield from requests
-
-
-class Coverage:
-    """Sets of sequence numbers, by worker, as sorted disjoint ranges [first, end)."""
-
-    def __init__(self) -> None:
-        self._ranges: dict[int, list[tuple[int, int]]] = {}
-
-    def missing(self, worker_id: int, first: int, end: int) -> list[tuple[int, int]]:
-        """The parts of [first, end) that are not in the set."""
-        ranges = self._ranges.get(worker_id, [])
-        parts = []
-        for begin, stop in ranges[max(0, bisect_right(ranges, (first, first)) - 1) :]:
-            if begin >= end:
-                break
-            if first < begin:
-                parts.append((first, begin))
-            first = max(first, stop)
-        if first < end:
-            parts.append((first, end))
-        return parts
-
-    def add(self, worker_id: int, first: int, end: int) -> None:
-        ranges = self._ranges.setdefault(worker_id, [])
-        low = bisect_right(ranges, (first, first))
-        if low and ranges[low - 1][1] >= first:
-            low -= 1
-        high = low
-        while high < len(ranges) and ranges[high][0] <= end:
-            first, end = min(first, ranges[high][0]), max(end, ranges[high][1])
-            high += 1
-        ranges[low:high] = [(first, end)]
-
-
-def pending_runs(runs: list[Run], worker_id: int, covered: Coverage) -> list[Run]:
-    """The runs of a journal without what segments already hold."""
-    return [
-        run.part(*part) for run in runs for part in covered.missing(worker_id, run.first_sequence, run.end_sequence)
-    ]
-
-
-def each_segment(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Segment]:
-    """Every segment of a data directory, entered, in order of names; also those that recovery makes of others
-    meanwhile, so that a frame may be met twice. The caller reads one before it asks for the next. A file that is not
-    ours or of a later version is told as damage.
-    """
-    seen: set[Path] = set()
-    while True:
-        vanished = False
-        for path in data.segments():
-            if path in seen:
-                continue
-            seen.add(path)
-            try:
-                segment = Segment(path, is_sealed(path))
-                segment.__enter__()
-            except FileNotFoundError:
-                vanished = True  # sealed, maybe under another name; or deleted
-                continue
-            except (FormatError, OSError) as error:
-                on_damage(Damage(path, 0, 0, str(error)))
-                continue
-            try:
-                yield segment
-            finally:
-                segment.__exit__()
-        if not vanished:
-            return
-
-
-def read_data(data: DataDirectory, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """Every request acknowledged before the call, once: from all segments in order of their start, then from journals.
-    A file that is not ours or of a later version is told as damage. Raises StorageError when a spool directory is not
-    there.
-    """
-    # Journals first: what leaves one after this is in a segment by then.
-    journals = []
-    for path in data.journals():
-        try:
-            in_use = is_in_use(path)
-            journals.append((read_journal(path), in_use))
-        except FileNotFoundError:
-            continue  # its worker ended; segments have it all
-        except FormatError as error:
-            on_damage(Damage(path, 0, 0, str(error)))
-    covered = Coverage()
-    for segment in each_segment(data, on_damage):
-        yield from _read_uncovered(segment, covered, on_damage)
-    for contents, in_use in journals:
-        for run in pending_runs(contents.runs, contents.worker_id, covered):
-            yield from decode_records(run.records, contents.worker_id, run.first_sequence) or []
-        for start, end, reason in contents.damaged if not in_use else []:
-            on_damage(Damage(contents.path, start, end, reason))
-
-
-def _read_uncovered(segment: Segment, covered: Coverage, on_damage: Callable[[Damage], object]) -> Iterator[Request]:
-    """The segment's requests that are not covered yet: a crash between two steps of recovery leaves a frame in two
-    files.
-    """
-    for frame in segment.frames():
-        worker, first = frame.prefix.worker_id, frame.prefix.first_sequence
-        parts = covered.missing(worker, first, first + frame.prefix.request_count)
-        if not parts:
-            continue
-        requests = frame.requests()
-        if requests is None:
-            segment.note_bad_content(frame)
-            continue
-        covered.add(worker, first, first + frame.prefix.request_count)
-        for begin, end in parts:
-            yield from requests[begin - first : end - first]
-    for damage in segment.damaged:
-        on_damage(damage)

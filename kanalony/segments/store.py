@@ -1,4 +1,4 @@
-"""Where a collector process keeps events: its journal, and the thread that turns full blocks into segments."""
+"""The events of a collector process: its journal, and the thread that turns full blocks into segments."""
 
 import logging
 import os
@@ -9,22 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kanalony.errors import StorageError
+from kanalony.segments.directory import DataDirectory, in_some_place
 from kanalony.segments.journal import Journal
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.recovery import adopt_journals, adopt_surplus, seal_abandoned
 from kanalony.segments.writer import SegmentWriter
-from kanalony.settings import Settings
+from kanalony.settings.serving import ServeSettings
 
-log = logging.getLogger("kanalony")
+log = logging.getLogger(__name__)
 
-RETRY_INTERVAL = 0.5  # seconds between two tries at disks that refuse
-ADOPT_INTERVAL = 3.0  # seconds between two looks for what dead workers left
+RETRY_INTERVAL = 0.5  # seconds between tries when every disk refuses
+ADOPT_INTERVAL = 3.0  # seconds between searches for what dead workers left
 MAX_ADOPT_INTERVAL = 60.0  # the same after failures
-DEAD_JOURNALS = 1  # of dead workers, that may wait to be adopted while another one is made
+DEAD_JOURNALS = 1  # journals of dead workers that may wait for adoption when another one is created
 
 
 def make_room(data: DataDirectory, *, leave: int = DEAD_JOURNALS) -> None:
-    """Adopt dead workers' journals until at most `leave` of them are left, as far as the disk lets it."""
+    """Adopts journals of dead workers until at most `leave` of them are left, as far as the disk allows."""
     try:
         for adopted in adopt_surplus(data, leave):
             log.warning("%s", adopted)
@@ -33,15 +33,21 @@ def make_room(data: DataDirectory, *, leave: int = DEAD_JOURNALS) -> None:
 
 
 class Store:
-    """The events of one process. `append` is Blocks.append of its journal.
+    """The events of one process. `append` is `Blocks.append` of its journal.
 
     The sealer thread takes blocks that are full, or whose oldest event is half of sync_interval old, writes each as a
-    frame, syncs, and frees them. When the disk refuses, it goes on in the next spool directory; when all refuse, blocks
-    stay as they are and it tries again: serving goes on while a block is free.
+    frame, syncs the segment, and frees the blocks. When the disk refuses, it goes on in the next spool directory. When
+    every disk refuses, the blocks stay as they are and it tries again: serving goes on while a block is free.
+
+    The adopter thread seals the segments that the sealer has abandoned, and what dead workers left.
     """
 
-    def __init__(self, data: DataDirectory, settings: Settings) -> None:
-        """Raises StorageError when there is no room for a journal."""
+    def __init__(self, data: DataDirectory, settings: ServeSettings) -> None:
+        """Creates the journal and starts both threads.
+
+        Raises:
+            StorageError: No disk has room for a journal.
+        """
         self._settings = settings
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -59,48 +65,38 @@ class Store:
         self._adopter.start()
 
     def _create_journal(self) -> Journal:
-        """A journal, for which dead workers' journals make room when there is none, or when they are many."""
+        """Creates a journal. Journals of dead workers are adopted first when they are many, or in the way."""
         make_room(self._data, leave=DEAD_JOURNALS)
         try:
-            return self._create_in_some_place()
+            return in_some_place(self._places, self._create_journal_in)
         except StorageError:
             make_room(self._data, leave=0)
-        return self._create_in_some_place()
+        return in_some_place(self._places, self._create_journal_in)
 
-    def _create_in_some_place(self) -> Journal:
-        """A journal in the first place that has room for one."""
-        refused: StorageError | None = None
-        for place in self._places:
-            try:
-                return Journal(
-                    place,
-                    self._settings.host_id,
-                    ack=self._settings.ack,
-                    block_size=self._settings.journal_block_size,
-                    block_count=self._settings.journal_blocks,
-                    on_full=self._wake.set,
-                )
-            except StorageError as error:
-                refused = error
-        assert refused
-        raise refused
+    def _create_journal_in(self, place: DataDirectory) -> Journal:
+        return Journal(
+            place,
+            self._settings.host_id,
+            ack=self._settings.ack,
+            block_size=self._settings.journal_block_size,
+            block_count=self._settings.journal_blocks,
+            on_full=self._wake.set,
+        )
 
     def close(self) -> None:
-        """Seal everything and remove the journal. What a failing disk does not let be sealed stays in the journal, for
-        recovery.
-        """
-        self._blocks.refuse()  # an event that came now would be acknowledged and never sealed
+        """Seals everything and deletes the journal. When the disks refuse, the journal keeps the rest for recovery."""
+        self._blocks.refuse()  # a later event would be acknowledged and never sealed
         self._stopping.set()
         self._wake.set()
         self._sealer.join()
-        self._adopter.join(ADOPT_INTERVAL)  # it may be waiting for another process, which then does its work
+        self._adopter.join(ADOPT_INTERVAL)  # it may wait for another process, which then does its work
 
     def is_nearly_full(self) -> bool:
-        """Whether less than a quarter of the journal is free: the disk does not keep up."""
+        """Whether less than a quarter of the journal is free, so that the disk does not keep up."""
         return self._blocks.free_blocks * 4 < self._settings.journal_blocks
 
     def forget(self) -> None:
-        """Let go of the journal without a trace: for a child process, in which the threads do not run."""
+        """Closes the journal in a child process, where the threads do not run, and leaves the file alone."""
         self.journal.forget()
 
     def _run_sealer(self) -> None:
@@ -112,43 +108,44 @@ class Store:
                 if not self._in_some_place(self._seal_blocks):
                     self._stopping.wait(RETRY_INTERVAL)
                 if self.journal.is_deleted():
-                    raise RuntimeError(f"{self.journal.path} was deleted: what it takes from now on would be lost")
+                    raise RuntimeError(f"{self.journal.path} was deleted: later events would be lost")
             self._finish()
         except Exception:
-            # Without this thread every event would be acknowledged until the journal is full, and none sealed. The
-            # journal outlives the process; whoever keeps it starts another.
+            # Without this thread events would be acknowledged until the journal is full, and none sealed. The journal
+            # outlives the process, and the server starts another process.
             log.critical("the sealer thread failed; the process ends", exc_info=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _finish(self) -> None:
-        """Seal everything and remove the journal, or say what stays in it."""
+        """Seals everything and deletes the journal, unless the disks refuse."""
         self._blocks.hand_over(0)
         if self._in_some_place(self._seal_blocks) and self._in_some_place(self._seal_segment):
             self.journal.remove()
         else:
-            log.error("%s keeps what could not be sealed, for the next start to seal", self.journal.path)
+            log.error("%s keeps requests that could not be sealed; the next start seals them", self.journal.path)
 
     def _in_some_place(self, step: Callable[[DataDirectory], object]) -> bool:
-        """Do one step where the open segment is, or else in the first place that takes it; False when none does."""
+        """Runs a step where the open segment is, else in the first place that accepts it; False when none does."""
         places = self._places
         if self._writer:
             places = sorted(places, key=lambda place: place.root != self._writer_root)
-        for place in places:
-            try:
-                step(place)
-            except OSError as error:
-                if place.root not in self._refused:
-                    log.error("%s refuses: %s; %d journal blocks are free", place.root, error, self._blocks.free_blocks)
-                self._refused.add(place.root)
-                if self._writer and (path := self._writer.abandon()):
-                    self._abandoned.append(path)
-                self._writer = None
-            else:
-                return True
-        return False
+        try:
+            in_some_place(places, step, self._give_up_segment)
+        except OSError:
+            return False
+        return True
+
+    def _give_up_segment(self, place: DataDirectory, error: OSError) -> None:
+        """Logs that a disk refused, and abandons the open segment."""
+        if place.root not in self._refused:
+            log.error("cannot write to %s: %s (%d free journal blocks)", place.root, error, self._blocks.free_blocks)
+        self._refused.add(place.root)
+        if self._writer and (path := self._writer.abandon()):
+            self._abandoned.append(path)
+        self._writer = None
 
     def _seal_blocks(self, place: DataDirectory) -> None:
-        """Write every full block as a frame, sync, free them; start another segment when this one is large or old."""
+        """Writes every full block as a frame, syncs and frees them; seals the segment when it is large or old."""
         while self._blocks.full_blocks:
             written = 0
             while block := self._blocks.full_block(written):
@@ -166,7 +163,7 @@ class Store:
             self._blocks.free(written)
             if place.root in self._refused:
                 self._refused.discard(place.root)
-                log.info("%s takes events again", place.root)
+                log.info("%s accepts events again", place.root)
             if self._writer.size >= self._settings.segment_size:
                 self._seal_segment(place)
         if self._writer and time.monotonic() - self._writer.opened_at >= self._settings.segment_age:
@@ -179,22 +176,23 @@ class Store:
 
     def _seal_segment(self, _: DataDirectory) -> None:
         if self._writer:
-            # Before the segment can be consumed and deleted, the watermark must outlive a power loss: else its events
-            # could come back.
+            # The watermark must be durable before the segment can be compacted and deleted, or a power loss could bring
+            # its events back.
             self.journal.sync()
             self._writer.seal()
             self._writer = None
 
     def _run_adopter(self) -> None:
-        """Seal what this worker's failures and other workers' deaths leave, again and again: either may come at any
-        time. Not in the sealer thread, since another process may be at it, and is waited for.
+        """Seals abandoned segments of this worker and what dead workers left, until the store closes.
+
+        This is not done in the sealer thread: it waits while another process recovers.
         """
-        told = ""
+        last_message = ""
         interval = ADOPT_INTERVAL
         while True:
             last = self._stopping.is_set()
             if last:
-                self._sealer.join()  # it may yet abandon something
+                self._sealer.join()  # it may still abandon a segment
             try:
                 while self._abandoned:
                     self.journal.sync()  # the watermark first, as in _seal_segment
@@ -205,9 +203,9 @@ class Store:
                 interval = ADOPT_INTERVAL
             except Exception as error:
                 interval = min(2 * interval, MAX_ADOPT_INTERVAL)  # a try may copy a whole segment before it fails
-                if str(error) != told:
-                    log.error("what dead workers or a full disk left cannot be sealed yet: %s", error)
-                told = str(error)
+                if str(error) != last_message:
+                    log.error("files of dead workers or abandoned segments cannot be sealed yet: %s", error)
+                last_message = str(error)
             if last:
                 return
             self._stopping.wait(interval)

@@ -1,4 +1,4 @@
-"""The sums of a segment: what its writer puts in the trailer and its reader compares with it."""
+"""The sums of a segment: its writer puts them in the trailer, its reader compares them with the trailer."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from kanalony.core.frames import Prefix, Trailer
 
 @dataclass
 class Tally:
-    """Sums over the frames added so far. `next_sequence` is the number that the next frame must begin with."""
+    """Sums over the frames added so far, in bytes and µs since 1970."""
 
     first_sequence: int
     frame_count: int = 0
@@ -18,9 +18,11 @@ class Tally:
 
     @property
     def next_sequence(self) -> int:
+        """The sequence number that the next frame must begin with."""
         return self.first_sequence + self.request_count
 
     def add(self, prefix: Prefix) -> None:
+        """Adds a frame."""
         self.frame_count += 1
         self.request_count += prefix.request_count
         self.content_length += prefix.content_length
@@ -28,6 +30,7 @@ class Tally:
         self.last_received = max(self.last_received, prefix.last_received)
 
     def trailer(self, worker_id: int) -> Trailer:
+        """Returns the sums as the trailer of a worker's segment."""
         return Trailer(
             self.frame_count,
             worker_id,

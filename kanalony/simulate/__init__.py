@@ -1,1 +1,1 @@
-"""Simulated players: what they do (viewers) and how they send it (client)."""
+"""Simulated players: the events of their viewers, sent to a collector (client) or written as segments (past)."""

@@ -1,4 +1,4 @@
-"""How simulated players send: over keep-alive connections, never retrying, noting what was acknowledged."""
+"""Sends simulated events as players do: over keep-alive connections, without retries. Counts acknowledged events."""
 
 import asyncio
 import contextlib
@@ -12,15 +12,23 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from kanalony.errors import WrongUse
+from kanalony.paths import COLLECT_PATH
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
-MAX_CONNECTIONS = 64
-ANSWER_SECONDS = 10  # a player would wait longer; a test should not
+_MAX_CONNECTIONS = 64
+_RESPONSE_SECONDS = 10  # a player would wait longer; a test should not
 
 
 @dataclass
 class Result:
-    """What became of the events sent. Latencies are in seconds, of acknowledged events."""
+    """The outcome of sending events.
+
+    Attributes:
+        acknowledged: Events answered with 200.
+        lost: Other events, by reason.
+        latencies: Seconds between sending an acknowledged event and its response.
+        seconds: Duration of the whole.
+    """
 
     acknowledged: int = 0
     lost: Counter[str] = field(default_factory=Counter)
@@ -28,7 +36,7 @@ class Result:
     seconds: float = 0.0
 
     def percentile(self, share: float) -> float:
-        """The latency that this share of acknowledged events did not exceed, in ms."""
+        """Returns the latency in ms that this share (0 to 1) of acknowledged events did not exceed."""
         ordered = sorted(self.latencies)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000 if ordered else 0.0
 
@@ -47,12 +55,12 @@ class Result:
         return "\n".join(lines)
 
 
-class _Refused(Exception):
-    """An answer that is not 200, or none at all."""
+class _RefusedError(Exception):
+    """A response that is not 200, or a connection that closed without one."""
 
 
 class _Connection:
-    """A keep-alive connection, opened again when the server has closed it between two requests, as browsers do."""
+    """A keep-alive connection. As browsers do, opens it again when the server has closed it between two requests."""
 
     def __init__(self, host: str, port: int, base: str) -> None:
         self._host, self._port, self._base = host, port, base
@@ -60,7 +68,12 @@ class _Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def send(self, event: SimulatedEvent) -> None:
-        """Send one event. Raises _Refused or OSError unless its 200 arrives."""
+        """Sends one event, and waits for its 200.
+
+        Raises:
+            _RefusedError: The status is not 200, or the connection closed without a response.
+            OSError: The connection failed.
+        """
         if self._reader is None or self._reader.at_eof():
             self.close()
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
@@ -77,12 +90,12 @@ class _Connection:
             )
             await self._reader.readexactly(length)
         except asyncio.IncompleteReadError:
-            raise _Refused("closed without an answer") from None
+            raise _RefusedError("closed without a response") from None
         if b"\r\nConnection: close" in head:
             self.close()
         status = head[9:12].decode()
         if status != "200":
-            raise _Refused(f"status {status}")
+            raise _RefusedError(f"status {status}")
 
     def close(self) -> None:
         if self._writer:
@@ -98,7 +111,7 @@ async def _play(
     acked: IO[str] | None,
     progress: Callable[[int], object],
 ) -> None:
-    """Send one connection's events, one every `interval` seconds (0: one after the other)."""
+    """Sends the events of one connection, one every `interval` seconds (0: as responses come)."""
     due = time.perf_counter()
     for event in events:
         due += interval
@@ -106,13 +119,13 @@ async def _play(
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
         start = time.perf_counter()
         try:
-            # Not wait_for: before Python 3.12 it may swallow a cancellation, and then Ctrl-C does not end this.
-            async with asyncio.timeout(ANSWER_SECONDS):
+            # Not wait_for: before Python 3.12 it may swallow a cancellation, and then Ctrl-C does not end the program.
+            async with asyncio.timeout(_RESPONSE_SECONDS):
                 await connection.send(event)
-        except (OSError, _Refused, TimeoutError) as error:
+        except (OSError, _RefusedError, TimeoutError) as error:
             connection.close()
-            result.lost[str(error) if isinstance(error, _Refused) else type(error).__name__] += 1
-            await asyncio.sleep(0.01)  # a refused connection costs no time: do not spend all events on it
+            result.lost[str(error) if isinstance(error, _RefusedError) else type(error).__name__] += 1
+            await asyncio.sleep(0.01)  # a refused connection takes no time: do not spend all events on it
         else:
             result.latencies.append(time.perf_counter() - start)
             result.acknowledged += 1
@@ -132,10 +145,21 @@ def run(
     acked: IO[str] | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Result:
-    """Send events to a collector and wait for every answer.
+    """Sends events to a collector, and waits for every response.
 
-    `rate` is in events per second, None for as fast as answers come; a key is written to `acked` when its 200 has
-    arrived. A viewer's events stay on one connection, in order. Raises WrongUse for an address that is not one.
+    The events of a viewer stay on one connection, in order. Ctrl-C ends it early.
+
+    Args:
+        url: Address of the collector, with another path than /collect if need be.
+        viewers: Number of viewers at the same time.
+        events: Number of events.
+        rate: Events per second; None sends as fast as responses come.
+        seed: The same seed sends the same events.
+        acked: Gets the key of each event whose 200 has arrived, one a line.
+        progress: Called with the number of further events that are done.
+
+    Raises:
+        WrongUse: `url` is not an http address.
     """
     parts = urlsplit(url)
     try:
@@ -145,8 +169,8 @@ def run(
     if parts.scheme != "http" or not parts.hostname or not port:
         raise WrongUse(f"{url!r} is not an http address", "name one like http://127.0.0.1:8000 with --url")
     host = parts.hostname
-    base = parts.path.rstrip("/") or "/collect"
-    count = max(1, min(MAX_CONNECTIONS, viewers, events))
+    base = parts.path.rstrip("/") or COLLECT_PATH
+    count = max(1, min(_MAX_CONNECTIONS, viewers, events))
     result = Result()
 
     async def play_all() -> None:

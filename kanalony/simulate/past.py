@@ -1,29 +1,37 @@
-"""Simulated traffic of the past, as the segments that a collector would have written then."""
+"""Simulated traffic of the past, as the segments that a collector would have written at that time."""
 
 import secrets
 from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import islice
 
-from kanalony.core.journal import build_record
-from kanalony.segments.names import DataDirectory
+from kanalony.core.journal import ACK_LEVELS, build_record
+from kanalony.paths import COLLECT_PATH
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 from kanalony.simulate.viewers import SimulatedEvent
 
 _FRAME = 2000  # requests
-_SEGMENT = 200_000
-_ACK_WRITTEN = 0
+_SEGMENT = 200_000  # requests
+_ACK_WRITTEN = ACK_LEVELS.index("written")
 
 
 def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
-    """The record of an event that was received, by GET, at its simulated time."""
+    """Builds the record of an event, received by GET at its simulated time.
+
+    Args:
+        event: The event.
+        worker: Id of the worker.
+        sequence: Sequence number of the request.
+    """
     return build_record(
         worker,
         sequence,
         int(event.time * 1_000_000),
         "GET",
-        "/collect",
+        COLLECT_PATH,
         ip_address(event.address).packed,
+        None,
         event.user_agent,
         event.referer.encode(),
         event.query,
@@ -31,7 +39,18 @@ def past_record(event: SimulatedEvent, worker: int, sequence: int) -> bytes:
 
 
 def write_past(data: DataDirectory, events: Iterable[SimulatedEvent]) -> int:
-    """Seal segments of events that were received at their simulated times; how many that were. Raises OSError."""
+    """Writes and seals segments of events that were received at their simulated times.
+
+    Args:
+        data: The data directory.
+        events: The events, in order of time.
+
+    Returns:
+        The number of events.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     worker = secrets.randbits(64)
     sequence = 0
     remaining = iter(events)

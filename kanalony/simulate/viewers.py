@@ -1,6 +1,6 @@
-"""What simulated viewers do: sessions of the events a real player sends, the same for the same seed.
+"""Simulated viewers: sessions of the events that a real player sends, the same for the same seed.
 
-The vocabulary is that of the Event Tracking API: types by number, one query string per event.
+Event types and parameters are those of the Event Tracking API; each event is one query string.
 """
 
 import heapq
@@ -15,8 +15,8 @@ QUARTILES = {0.25: 11, 0.5: 12, 0.75: 13, 0.9: 15, 1.0: 14}
 PAUSE, SEEK, BUFFER_START, BUFFER_END, ERROR, VIEW = 33, 35, 45, 46, 98, 99
 
 VIEW_SECONDS = 10
-START = 1_767_225_600  # 2026-01-01T00:00:00Z: simulated time begins here, whatever the clock says
-# Sessions begun in each hour of the day, relative to each other: quiet nights, busy evenings.
+START = 1_767_225_600  # 2026-01-01T00:00:00Z, when simulated time begins
+# Sessions that begin in each hour of the day, relative to each other: quiet nights, busy evenings.
 HOURS = (6, 4, 3, 2, 2, 3, 5, 9, 12, 13, 13, 14, 16, 15, 14, 15, 17, 20, 25, 30, 32, 28, 20, 11)
 
 PARTNERS = ((585231, 60), (1851201, 25), (2222401, 12), (27017, 3))
@@ -47,8 +47,15 @@ ENTRY_SKEW = 1.1  # exponent of the Zipf law of popularity
 
 @dataclass(frozen=True)
 class SimulatedEvent:
-    """One request to send: the simulated time of that in s since 1970, its unique key (`sessionId eventIndex`), query
-    string and headers.
+    """One request to send.
+
+    Attributes:
+        time: Simulated time of sending, in seconds since 1970.
+        key: Unique key: `sessionId eventIndex`.
+        query: Query string.
+        user_agent: User-Agent header.
+        referer: Referer header.
+        address: Address of the client.
     """
 
     time: float
@@ -64,14 +71,14 @@ def _pick(rng: random.Random, weighted: "tuple[tuple[str, int], ...]") -> str:
 
 
 class _Session:
-    """One viewing of one video: its events in order."""
+    """A viewer watches one video: the events in order."""
 
     def __init__(self, rng: random.Random, start: float) -> None:
         self._rng = rng
         self._now = start
         partner = rng.choices([partner for partner, _ in PARTNERS], [weight for _, weight in PARTNERS])[0]
         rank = min(int(rng.paretovariate(ENTRY_SKEW)), ENTRIES_PER_PARTNER)
-        self._duration = 30 + (rank * 7919 % 40) * 30  # a video's length, from 30 s to 20 min, is the video's
+        self._duration = 30 + (rank * 7919 % 40) * 30  # seconds, 30 s to 20 min; depends on the video alone
         self._id = "-".join(f"{rng.getrandbits(bits):0{bits // 4}X}" for bits in (32, 16, 16, 16, 48))
         self._index = 0
         self._user_agent = _pick(rng, USER_AGENTS)
@@ -86,7 +93,7 @@ class _Session:
             "clientTag": "kdp:v3.9.2",
             "playbackType": "live" if live else "vod",
             "deliveryType": rng.choice(("hls", "dash", "http")),
-            "referrer": quote(self._referrer, safe=""),  # so it is percent-encoded twice, as players do
+            "referrer": quote(self._referrer, safe=""),  # percent-encoded twice in the end, as players do
         }
         if rng.random() < 0.3:
             self._common |= {
@@ -110,9 +117,9 @@ class _Session:
         if self._started is not None:
             values["sessionStartTime"] = self._started
         else:
-            self._started = int(self._now)  # the answer to the first event becomes sessionStartTime
+            self._started = int(self._now)  # the response to the first event becomes sessionStartTime
         key = f"{self._id} {self._index}"
-        # By the session's id, not by chance: the other events of a seed stay what they were.
+        # Derived from the session id, not random: the other values of a seed stay the same.
         address = f"{EXAMPLE_NETWORK}.{int(self._id[-2:], 16)}"
         return SimulatedEvent(self._now, key, urlencode(values), self._user_agent, self._referrer, address)
 
@@ -162,12 +169,16 @@ class _Session:
 
 
 def simulate(viewers: int, seed: str) -> Iterator[SimulatedEvent]:
-    """Events without end, in order of simulated time, of `viewers` people each watching one video after another.
+    """Generates events without end, in order of simulated time. Each viewer watches one video after another.
 
-    The same for the same arguments, on every machine and Python.
+    The events are the same for the same arguments, on every machine and Python.
+
+    Args:
+        viewers: Number of viewers at the same time.
+        seed: Seed of the random numbers.
     """
     rng = random.Random(seed)
-    # (time, tie-breaker, rest of the session, next event): whoever is due first is at the front.
+    # A heap of (time, tie-breaker, rest of the session, next event).
     due: list[tuple[float, int, Iterator[SimulatedEvent], SimulatedEvent]] = []
 
     def begin(now: float, number: int) -> None:

@@ -12,25 +12,18 @@ import polars
 from kanalony.aggregate.compact import Compaction, Result
 from kanalony.aggregate.enrich import Enricher
 from kanalony.aggregate.ledger import read_ledger
-from kanalony.aggregate.rollups import Rollups
-from kanalony.core.frames import crc32c
-from kanalony.segments.names import DataDirectory
+from kanalony.aggregate.limits import DEFAULT, Limits
+from kanalony.aggregate.rollup_writer import RollupWriter
+from kanalony.core.frames import FIELD_NAMES, crc32c
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
 
 NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z, in µs
 SECOND = 1_000_000
 MEMORY = 256 << 20
+SMALL_BATCHES = Limits(batch_share=MEMORY // (128 << 10))  # some 70 events each
 
-TAGS = {
-    "method": 1,
-    "path": 2,
-    "address": 3,
-    "user_agent": 5,
-    "query": 7,
-    "body": 8,
-    "content_type": 9,
-    "content_encoding": 10,
-}
+TAGS = {name: tag for tag, name in enumerate(FIELD_NAMES, 1)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Sent:
 
     def record(self, worker: int, sequence: int) -> bytes:
         """As docs/segment-format.md has it."""
-        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "address": self.address}
+        parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "remote_addr": self.address}
         parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
         parts |= {"content_encoding": self.content_encoding}
         fields = b"".join(bytes([TAGS[name]]) + varint(len(value)) + value for name, value in parts.items() if value)
@@ -82,21 +75,30 @@ def compact(
     memory: int = MEMORY,
     keep_segments: float = float("inf"),
     stopping: Callable[[], bool] = lambda: False,
+    limits: Limits = DEFAULT,
 ) -> Result:
-    with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=Enricher(None, None)) as compaction:
+    enricher = Enricher(None, None)
+    with Compaction(data, memory=memory, keep_segments=keep_segments, enricher=enricher, limits=limits) as compaction:
         return compaction.run(compaction.waiting(), lambda _: None, stopping)
 
 
 KEEP = {"hour": float("inf"), "minute": float("inf"), "tenSeconds": float("inf")}
 
 
-def roll_up(data: DataDirectory, keep: dict[str, float] = KEEP, *, memory: int = MEMORY, geoip: Any = None) -> int:
+def roll_up(
+    data: DataDirectory,
+    keep: dict[str, float] = KEEP,
+    *,
+    memory: int = MEMORY,
+    geoip: Any = None,
+    limits: Limits = DEFAULT,
+) -> int:
     """Compact, and refresh the rollups; how many hours were computed."""
     enricher = Enricher(None, geoip)
-    with Compaction(data, memory=memory, keep_segments=float("inf"), enricher=enricher) as compaction:
-        rollups = Rollups(data.lake, compaction.lake, memory=memory, keep=keep)
+    with Compaction(data, memory=memory, keep_segments=float("inf"), enricher=enricher, limits=limits) as compaction:
+        rollups = RollupWriter(data.lake, compaction.lake, memory=memory, keep=keep, limits=limits)
         compaction.run(compaction.waiting(), lambda _: None, lambda: False)
-        return rollups.refresh(compaction.lake, compaction.record)
+        return rollups.refresh(compaction.lake, compaction.manifest)
 
 
 def rows(data: DataDirectory) -> list[dict[str, Any]]:

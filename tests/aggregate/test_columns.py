@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kanalony.aggregate.columns import SCHEMA, Columns
 from kanalony.core.columns import release_memory
 from kanalony.events import PARAMETERS
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.viewers import simulate
 from tests.aggregate import reference
 from tests.aggregate.lakes import NOON, Sent

@@ -8,6 +8,8 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from deltalake import DeltaTable
 
 from harness.server import KANALONY, run
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
+from kanalony.aggregate.limits import Limits
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
-from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, compact, queries, rows, seal, sent
+from kanalony.segments.directory import DataDirectory
+from tests.aggregate.lakes import NOON, SECOND, SMALL_BATCHES, Sent, assert_balanced, compact, queries, rows, seal, sent
 
 
 def test_each_request_is_a_row_once_however_often_it_is_compacted(data: DataDirectory) -> None:
@@ -53,15 +56,15 @@ def test_rows_are_sorted_by_partner_entry_and_time_within_files_of_their_day(dat
     assert {str(row["date"]) for row in rows(data)} == {"2026-01-01", "2026-01-02"}
 
 
-def test_a_file_holds_no_text_that_none_of_its_rows_has(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.lake._ROW_GROUP", 50)
+def test_a_file_holds_no_text_that_none_of_its_rows_has(data: DataDirectory) -> None:
+    limits = Limits(row_group_rows=50)
     day = 86_400 * SECOND
     events = [
         Sent(NOON + (day if n % 40 == 7 else 0), b"eventIndex=%d&sessionId=s%d&userId=u%d" % (n, n // 8, n // 20))
         for n in range(400)
     ]
     seal(data, [events, events])
-    assert compact(data).duplicates == 400
+    assert compact(data, limits=limits).duplicates == 400
     for file in ReadOnlyLake(data.lake / "events").files:
         parquet = pq.ParquetFile(file.path, read_dictionary=["sessionId", "userId"])
         assert parquet.num_row_groups == (8 if file.rows > 50 else 1)
@@ -96,13 +99,10 @@ def test_duckdb_and_polars_open_the_tables(data: DataDirectory) -> None:
 # Batches, files, memory
 
 
-@pytest.mark.usefixtures("small_batches")
-def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
-    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (500, 1 << 30))
+def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(data: DataDirectory) -> None:
+    limits = replace(SMALL_BATCHES, merge_rows=500, merge_bytes=1 << 30)
     seal(data, [[sent(n, at=n) for n in range(k, k + 300)] for k in (0, 300, 600, 900)])
-    result = compact(data)
+    result = compact(data, limits=limits)
     assert result.rows == 1200
     lake = ReadOnlyLake(data.lake / "events")
     assert lake.batch > 10
@@ -110,15 +110,14 @@ def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(
     assert max(file.rows for file in lake.files) > 400
     assert [row["eventIndex"] for row in rows(data)] == list(range(1200))
     seal(data, [[sent(n, at=n) for n in range(1200)]], worker=2)
-    assert compact(data).duplicates == 1200, "they are found in merged files as well"
+    assert compact(data, limits=limits).duplicates == 1200, "they are found in merged files as well"
     assert_balanced(data, read=2400, rows=1200, duplicates=1200)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_one_request_of_many_events_does_not_exceed_a_batch_by_more_than_itself(data: DataDirectory) -> None:
     body = b"[" + b",".join(b'{"eventIndex":%d}' % n for n in range(500)) + b"]"
     seal(data, [[Sent(NOON + n, b"sessionId=%d" % n, body) for n in range(5)]])
-    result = compact(data)
+    result = compact(data, limits=SMALL_BATCHES)
     assert (result.requests, result.events, result.rows) == (5, 2500, 2500)
     assert ReadOnlyLake(data.lake / "events").batch == 6  # and one that says the segment is complete
     assert_balanced(data, accepted=5, read=5, events=2500, rows=2500)
@@ -189,7 +188,7 @@ def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirecto
     ("arguments", "told"),
     [
         (["--every", "soon"], "--every is 'soon': must be a length of time like 60s"),
-        (["--every", "forever"], "--every is 'forever': must be more than nothing, and not for ever"),
+        (["--every", "forever"], "--every is 'forever': must be more than 0 s and less than 115 days"),
         (["--every", "0"], "--every is '0'"),
         (["--memory", "1"], "--memory is '1'"),
         (["--keep-segments", "a week"], "--keep-segments is 'a week'"),
@@ -205,20 +204,19 @@ def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], 
     assert told in done.stderr
 
 
-@pytest.mark.usefixtures("small_batches")
-def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (1000, 1 << 30))
+def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory) -> None:
+    limits = replace(SMALL_BATCHES, merge_rows=1000, merge_bytes=1 << 30)
     seal(data, [[sent(n) for n in range(300)]])
-    compact(data)
+    compact(data, limits=limits)
     orphan = data.lake / "events" / "date=2026-01-01" / "killed.zstd.parquet"
     orphan.write_bytes(b"of a run that was killed")
     files = list((data.lake / "events").rglob("*.parquet"))
     for path in files:
         os.utime(path, (0, 0))
-    assert compact(data).segments == 0
+    assert compact(data, limits=limits).segments == 0
     assert orphan.exists()
     os.utime(data.lake / "vacuumed", (0, 0))
-    compact(data)
+    compact(data, limits=limits)
     assert not orphan.exists()
     assert len(rows(data)) == 300
     assert_balanced(data, rows=300)
@@ -227,21 +225,18 @@ def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory, monkeypatch: 
 # Versions
 
 
-def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(
-    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(data: DataDirectory) -> None:
     """lake-1 was written by a version that knew no places, no ks, no customVar3, and sent no such columns."""
     shutil.copytree(Path(__file__).parent / "lake-1", data.lake)
     before = rows(data)
     assert len(before) == 20
     assert "country" not in before[0]
     assert_balanced(data, read=20, rows=20)
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (1000, 1 << 30))
-    monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 2)
+    limits = Limits(merge_rows=1000, merge_bytes=1 << 30, merge_files=2)
     new = Sent(NOON + 30 * SECOND, b"partnerId=1&entryId=0_abc&customVar3=new&sessionId=s")
     again = Sent(NOON + 30 * SECOND, b"eventType=3&partnerId=1&entryId=0_abc&sessionId=s&eventIndex=7&customVar2=old")
     seal(data, [[new, again]], worker=2)
-    result = compact(data)
+    result = compact(data, limits=limits)
     assert (result.rows, result.duplicates) == (1, 1), "its duplicates are found as well"
     after = rows(data)
     assert after[-1]["customVar3"] == "new"
@@ -276,7 +271,7 @@ def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
         raise OSError(28, "No space left on device")
 
     seal(data, [[sent(n) for n in range(10)]])
-    for target in ("kanalony.aggregate.delta.os.fsync", "kanalony.aggregate.delta.DeltaTable.create_write_transaction"):
+    for target in ("kanalony.durable.os.fsync", "kanalony.aggregate.delta.DeltaTable.create_write_transaction"):
         error = full if "fsync" in target else _commit_failed
         with monkeypatch.context() as patch:
             patch.setattr(target, error)
@@ -297,8 +292,8 @@ def _commit_failed(*_: object, **__: object) -> None:
 def test_every_tries_again_when_the_disk_was_full(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from kanalony.aggregate import run
-    from kanalony.settings import Settings
+    from kanalony.aggregate import loop
+    from kanalony.settings.compaction import CompactSettings
 
     seal(data, [[sent(1)]])
     real = Lake.write
@@ -313,8 +308,7 @@ def test_every_tries_again_when_the_disk_was_full(
         return real(self, events)
 
     monkeypatch.setattr(Lake, "write", write)
-    with Path(os.devnull).open("w") as terminal:
-        assert run.compact(data, Settings(data=data.root), 0.01, terminal) == []
+    assert loop.compact(data, CompactSettings(), 0.01, lambda _: nullcontext(lambda _: None)) == []
     assert calls == 3
     assert "trying again in 0.01 s" in caplog.text
     assert len(rows(data)) == 1

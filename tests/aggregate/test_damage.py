@@ -20,13 +20,26 @@ from harness.server import run
 from kanalony.aggregate.columns import decompress
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
 from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.limits import Limits
 from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main
 from kanalony.errors import FormatError
-from kanalony.reports.query import Query, Reports
-from kanalony.segments.names import DataDirectory
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
-from tests.aggregate.lakes import Killed, assert_balanced, compact, queries, roll_up, rows, seal, sent, tree
+from tests.aggregate.lakes import (
+    SMALL_BATCHES,
+    Killed,
+    assert_balanced,
+    compact,
+    queries,
+    roll_up,
+    rows,
+    seal,
+    sent,
+    tree,
+)
 from tests.files import journal_file, new_journal
 from tests.reports.conftest import dashboard
 
@@ -123,7 +136,6 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_was_read(
     assert queries(data) == Counter(sent(n).query for n in range(30))
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,8 +155,8 @@ def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(Lake, "write", write)
             with pytest.raises(type(error)):
-                compact(data)
-    compact(data)
+                compact(data, limits=SMALL_BATCHES)
+    compact(data, limits=SMALL_BATCHES)
     assert len(rows(data)) == 900
     assert_balanced(data, accepted=900, read=900, rows=900)
 
@@ -214,7 +226,6 @@ def test_what_a_running_collector_has_sealed_and_is_gone_is_missing(data: DataDi
     journal.remove()
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_a_segment_that_is_deleted_when_it_was_half_taken_is_missing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,13 +243,13 @@ def test_a_segment_that_is_deleted_when_it_was_half_taken_is_missing(
     with monkeypatch.context() as patch:
         patch.setattr(Lake, "write", write)
         with pytest.raises(Killed):
-            compact(data)
+            compact(data, limits=SMALL_BATCHES)
     path.unlink()
     for _ in range(2):
         ledger = read_ledger(data)
         assert ledger.missing == 500 - ledger.total.read > 0
         assert not ledger.balanced
-        compact(data)
+        compact(data, limits=SMALL_BATCHES)
 
 
 def test_a_segment_that_is_sealed_while_the_ledger_looks_is_found(
@@ -388,8 +399,8 @@ def three_batches(data: DataDirectory) -> None:
         (lose_the_log_and_the_record, "no table any more", False),
         (lose_the_table, "no table any more", False),
         (lose("*0[2-9].json"), "holds batch 3", False),
-        (replace_the_table, "is the record of table", False),
-        (replace_the_record, "is the record of table", False),
+        (replace_the_table, "is the manifest of table", False),
+        (replace_the_record, "is the manifest of table", False),
         (lose_the_record, "does not hold batch 3", True),
         (keep_lines(), "does not hold batch 3", True),
         (keep_lines(0, 1, 2), "does not hold batch 3", True),
@@ -565,17 +576,19 @@ DAMAGES = pytest.mark.parametrize("damage", [cut_off, empty, change_the_pages, P
 def test_a_damaged_file_of_events_is_named_and_the_rollups_are_to_be_kept(
     data: DataDirectory,
     damage: Callable[[Path], None],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.lake._MERGE_FILES", 99)
+    limits = Limits(merge_files=99)
     for hour in range(3):  # a file each
         seal(data, [[sent(n, at=hour * 3600) for n in range(10)]], first=1 + 10 * hour)
-        roll_up(data)
+        roll_up(data, limits=limits)
     file = sorted(ReadOnlyLake(data.lake / "events").files, key=lambda file: file.first)[1].path
     damage(file)
     seal(data, [[sent(n, at=3700, session="") for n in range(10)]], worker=2)
-    for read in (lambda: Reports(data).run(Query(("events",), ("customVar1", "minute"))), lambda: roll_up(data)):
+    for read in (
+        lambda: Reports(data).run(Query(("events",), ("customVar1", "minute"))),
+        lambda: roll_up(data, limits=limits),
+    ):
         assert Reports(data).run(Query(("events",))).totals == {"events": 30}, "the rollups answer"
         with pytest.raises(FormatError) as caught:
             read()

@@ -7,7 +7,7 @@ import pytest
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.dedupe import WINDOW
 from kanalony.aggregate.enrich import Enricher
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import MEMORY, NOON, SECOND, Sent, assert_balanced, compact, queries, rows, seal, sent
 
 
@@ -51,7 +51,7 @@ def test_fingerprints_that_take_much_memory_are_read_again_by_the_next_run(
         for worker in (1, 2):
             seal(data, [[*(sent(n) for n in range(events)), sent(9999, at=worker)]], worker=worker)
             compaction.run(compaction.waiting(), lambda _: None, lambda: False)
-            assert compaction.duplicates.size == held
+            assert compaction.deduplicator.size == held
     assert_balanced(data, events=2 * events + 2, rows=events + 1, duplicates=events + 1)
 
 
@@ -85,7 +85,7 @@ def test_a_late_event_does_not_bring_back_all_that_was_received_since(data: Data
     seal(data, [[sent(1, at=2), sent(77, at=4 * day)]], worker=9)
     with Compaction(data, memory=MEMORY, keep_segments=1e9, enricher=Enricher(None, None)) as compaction:
         assert compaction.run(compaction.waiting(), lambda _: None, lambda: False).duplicates == 1
-        assert sum(len(chunk.keys) for chunk in compaction.duplicates._chunks) <= 101
+        assert sum(len(chunk.keys) for chunk in compaction.deduplicator._chunks) <= 101
 
 
 def test_events_that_differ_in_anything_that_was_sent_are_not_duplicates(data: DataDirectory) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 import pytest
 
 from kanalony.aggregate.lake import SCHEMA
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.simulate.viewers import simulate
 from tests.aggregate import reference
 from tests.aggregate.lakes import NOON, Sent, compact, rows, seal

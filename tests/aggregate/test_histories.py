@@ -17,18 +17,22 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanalony.aggregate.dedupe import WINDOW, Duplicates, Prints
-from kanalony.aggregate.delta import LakeFile, Table
+from kanalony.aggregate.dedupe import WINDOW, Deduplicator, Fingerprints
+from kanalony.aggregate.delta import Table
 from kanalony.aggregate.lake import Lake
-from kanalony.aggregate.ledger import Record, read_ledger
+from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.limits import Limits
+from kanalony.aggregate.manifest import Manifest
+from kanalony.aggregate.parquet import LakeFile
 from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
+from kanalony.units import MINUTE
 from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, compact, rows, seal, tree
 from tests.tools import examples
 
-MINUTE = 60_000_000
-STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Record, "add"), (Table, "commit"), (Table, "_sync_log")]
+LIMITS = Limits(batch_share=MEMORY // (16 << 10), merge_rows=40, merge_bytes=1 << 30)  # some 10 events a batch
+STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Manifest, "add"), (Table, "commit"), (Table, "_sync_log")]
 
 
 @dataclass
@@ -172,14 +176,12 @@ OPERATIONS = st.lists(
 @given(OPERATIONS)
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (16 << 10))  # some 10 events a batch
-        patch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (40, 1 << 30))
+    with tempfile.TemporaryDirectory() as temporary:
         model = Model(DataDirectory.writable(Path(temporary) / "data"))
         waiting = Waiting(model.data)
         for name, *arguments in [*operations, ("compact",)]:
             if name == "compact":
-                compact(model.data)
+                compact(model.data, limits=LIMITS)
                 model.compacted()
                 model.check()
             elif name == "kill":
@@ -210,7 +212,7 @@ def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, dying)
         try:
-            compact(data)
+            compact(data, limits=LIMITS)
         except Killed:
             return
 
@@ -242,7 +244,7 @@ TIMES = st.builds(int.__add__, st.integers(0, 4 * WINDOW), st.sampled_from((0, 1
 @settings(deadline=None)
 def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, int]]]) -> None:
     lake = FakeLake()
-    duplicates = Duplicates(lake)  # type: ignore[arg-type]
+    duplicates = Deduplicator(lake)  # type: ignore[arg-type]
     kept_before: list[tuple[int, int]] = []
     base = (1 << 44) - 2 * WINDOW  # in 2527, where the bits of a time wrap
     with pytest.MonkeyPatch.context() as patch:
@@ -254,8 +256,8 @@ def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, 
                     "receivedAt": pa.array([(base + time) * 1000 for _, time in batch], pa.timestamp("us", "UTC")),
                 }
             )
-            prints = Prints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
-            found = set(duplicates.find(prints).tolist())
+            fingerprints = Fingerprints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
+            found = set(duplicates.find(fingerprints).tolist())
             expected = set()
             for row in sorted(range(len(batch)), key=lambda row: (batch[row][1], row)):
                 kind, time = batch[row]
@@ -268,4 +270,4 @@ def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, 
             path = Path(str(number))
             if kept.any():
                 lake.tables[path] = told.filter(pa.array(kept))
-            duplicates.add(prints, kept, {path})
+            duplicates.add(fingerprints, kept, {path})

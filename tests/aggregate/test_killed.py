@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,29 @@ from harness.server import run
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.delta import Table
 from kanalony.aggregate.lake import Lake, ReadOnlyLake
-from kanalony.aggregate.ledger import Record, read_ledger
+from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.limits import Limits
+from kanalony.aggregate.manifest import Manifest
 from kanalony.errors import FormatError, StorageError
-from kanalony.segments.names import DataDirectory
-from tests.aggregate.lakes import MEMORY, NOON, Killed, Sent, assert_balanced, compact, queries, rows, seal, sent
+from kanalony.segments.directory import DataDirectory
+from tests.aggregate.lakes import (
+    MEMORY,
+    NOON,
+    SMALL_BATCHES,
+    Killed,
+    Sent,
+    assert_balanced,
+    compact,
+    queries,
+    rows,
+    seal,
+    sent,
+)
 
 STEPS: list[tuple[Any, str]] = [
     (Lake, "write"),
     (Lake, "_write_file"),
-    (Record, "add"),
+    (Manifest, "add"),
     (Lake, "commit"),
     (Table, "commit"),
     (Table, "_sync_log"),
@@ -30,13 +45,12 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
 def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (400, 1 << 30))
+    limits = replace(SMALL_BATCHES, merge_rows=400, merge_bytes=1 << 30)
     real = getattr(owner, name)
     for worker in (1, 2):
         seal(data, [[sent(n, session=f"s{worker}") for n in range(k, k + 200)] for k in (0, 200, 400)], worker=worker)
@@ -57,11 +71,11 @@ def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, dying)
             try:
-                compact(data)
+                compact(data, limits=limits)
             except Killed:
                 deaths += 1
     assert deaths
-    compact(data)
+    compact(data, limits=limits)
     assert len(rows(data)) == 1200
     assert set(queries(data).values()) == {1}
     assert_balanced(data, accepted=1200, framed=1200, read=1200, rows=1200, duplicates=0)
@@ -82,22 +96,20 @@ def killed(data: DataDirectory, nth: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lake, "write", write)
         with pytest.raises(Killed):
-            compact(data)
+            compact(data, limits=SMALL_BATCHES)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_a_run_goes_on_in_a_file_whose_numbers_go_backwards(data: DataDirectory) -> None:
     late = seal(data, [[sent(n) for n in range(k, k + 100)] for k in (101, 201, 301, 401)], first=101)
     early = seal(data, [[sent(n) for n in range(1, 101)]])
     late.write_bytes(late.read_bytes() + early.read_bytes())
     early.unlink()
     killed(data, 3)
-    compact(data)
+    compact(data, limits=SMALL_BATCHES)
     assert len(rows(data)) == 500
     assert_balanced(data, accepted=500, read=500, rows=500)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_damage_before_the_place_where_a_run_died_is_not_forgotten(data: DataDirectory) -> None:
     path = seal(data, [[sent(n) for n in range(k, k + 100)] for k in range(0, 600, 100)])
     content = bytearray(path.read_bytes())
@@ -105,43 +117,40 @@ def test_damage_before_the_place_where_a_run_died_is_not_forgotten(data: DataDir
     path.write_bytes(content)
     killed(data, 4)
     assert len(list(data.quarantine.iterdir())) == 0
-    result = compact(data)
+    result = compact(data, limits=SMALL_BATCHES)
     assert result.damaged
     assert len(list(data.quarantine.iterdir())) == 1
     assert_balanced(data, accepted=600, read=500, quarantined=100, rows=500)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_a_run_that_dies_in_a_frame_that_was_known_in_part_counts_that_part_once(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(1, 101)]])
-    compact(data)
+    compact(data, limits=SMALL_BATCHES)
     path = seal(data, [[sent(n) for n in range(1, 501)]])
     killed(data, 3)
-    compact(data)
+    compact(data, limits=SMALL_BATCHES)
     assert len(rows(data)) == 500
     assert_balanced(data, accepted=600, framed=600, read=500, repeated=100)
     assert path.exists()
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_a_segment_that_changes_when_it_was_half_taken_is_read_anew(data: DataDirectory) -> None:
     path = seal(data, [[sent(n) for n in range(500)]])
     killed(data, 3)
     os.utime(path, (10, 10))
-    compact(data)
+    compact(data, limits=SMALL_BATCHES)
     assert len(rows(data)) == 500
     assert_balanced(data, read=500, rows=500)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_a_copy_that_is_the_same_to_its_time_is_the_same(data: DataDirectory, tmp_path: Path) -> None:
     data.add_spools([tmp_path / "spool"])
     path = seal(data, [[sent(n) for n in range(500)]])
     shutil.copy2(path, DataDirectory(tmp_path / "spool").sealed / path.name)
-    assert compact(data).segments == 1
+    assert compact(data, limits=SMALL_BATCHES).segments == 1
     assert_balanced(data, accepted=500, read=500, repeated=0)
     os.utime(path, (0, 0))
-    assert compact(data, keep_segments=0).deleted == 2
+    assert compact(data, limits=SMALL_BATCHES, keep_segments=0).deleted == 2
     assert_balanced(data, read=500, repeated=500)
 
 
@@ -198,15 +207,14 @@ def test_a_segment_that_the_disk_does_not_give_is_told_and_tried_again(
     assert_balanced(data, accepted=40, read=40, repeated=0, rows=40)
 
 
-def test_long_values_that_many_rows_have_survive_merges(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.compact._BATCH_SHARE", MEMORY // (2 << 20))
-    monkeypatch.setattr("kanalony.aggregate.compact._merge_bounds", lambda size: (10_000, 1 << 20))
+def test_long_values_that_many_rows_have_survive_merges(data: DataDirectory) -> None:
+    limits = Limits(batch_share=MEMORY // (2 << 20), merge_rows=10_000, merge_bytes=1 << 20)
     agent = b"Mozilla/5.0 " + b"x" * 8000
     many = [
         Sent(NOON + n, b"partnerId=%d&entryId=e%d&eventIndex=%d" % (n % 3, n % 7, n), b"", agent) for n in range(900)
     ]
     seal(data, [many[:450], many[450:]])
-    compact(data)
+    compact(data, limits=limits)
     files = ReadOnlyLake(data.lake / "events").files
     assert max(file.rows for file in files) > 500
     found = rows(data)
@@ -231,13 +239,11 @@ def test_a_commit_that_a_power_loss_tore_is_taken_back(data: DataDirectory) -> N
         assert_balanced(data, read=20, rows=20)
 
 
-def test_a_checkpoint_that_a_power_loss_tore_is_done_without(
-    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.aggregate.delta._CHECKPOINT_COMMITS", 2)
+def test_a_checkpoint_that_a_power_loss_tore_is_done_without(data: DataDirectory) -> None:
+    limits = Limits(checkpoint_commits=2)
     for number in range(4):
         seal(data, [[sent(number)]], first=number + 1)
-        compact(data)
+        compact(data, limits=limits)
     log = data.lake / "events" / "_delta_log"
     for kept in (b"", b"PAR1", bytes(3000)):
         checkpoints = list(log.glob("*.checkpoint.parquet"))
@@ -247,7 +253,7 @@ def test_a_checkpoint_that_a_power_loss_tore_is_done_without(
         done = run("ledger", "--data", data.root)
         assert done.returncode in (0, 2)
         assert len(done.stderr.splitlines()) <= 1
-        assert compact(data).segments == 0
+        assert compact(data, limits=limits).segments == 0
         assert_balanced(data, rows=4)
         DeltaTable(data.lake / "events").create_checkpoint()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from harness.server import KANALONY
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, seal
 from tests.reports.asking import ask
 

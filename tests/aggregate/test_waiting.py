@@ -6,10 +6,11 @@ import pytest
 
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.enrich import Enricher
-from kanalony.aggregate.ledger import FILE_NAME, read_ledger
+from kanalony.aggregate.ledger import read_ledger
+from kanalony.aggregate.manifest import FILE_NAME
 from kanalony.aggregate.waiting import Waiting
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import MEMORY, compact, seal, sent
 

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, which asks nobody but whom its pages name."""
+"""A headless Chromium for tests, which connects only to hosts that its pages name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from selenium import webdriver
 
 from tests.tools import tool
 
-WAIT = 60  # seconds for a page
+WAIT = 60  # seconds, for a page
 
 
 @contextmanager
 def chromium(profile: Path, *arguments: str, **capabilities: Any) -> Iterator[webdriver.Chrome]:
-    """A browser with a profile of its own, further arguments, and capabilities."""
+    """Starts a browser with a profile of its own, further arguments, and capabilities."""
     options = webdriver.ChromeOptions()
     options.binary_location = tool("chromium")
     for name, value in capabilities.items():

@@ -1,4 +1,4 @@
-"""The WSGI application by itself, under any server: the same answers on both paths, full journals, forks."""
+"""The WSGI application without a server: the same responses on both paths, full journals, forks."""
 
 import io
 import os
@@ -14,37 +14,40 @@ from kanalony.collector.app import Collector, create_app
 from kanalony.core.frames import OTHER_TYPE, parse_header
 from kanalony.errors import StorageError, WrongUse
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
-from kanalony.settings import Settings, load_settings
+from kanalony.settings.loading import load_settings
+from kanalony.settings.serving import ServeSettings
 from tests.collector.wsgi import SMALL, call, stored
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data", **SMALL)
+def settings(tmp_path: Path) -> ServeSettings:
+    return ServeSettings(data=tmp_path / "data", **SMALL)
 
 
 @pytest.fixture
-def app(settings: Settings) -> Iterator[Collector]:
+def app(settings: ServeSettings) -> Iterator[Collector]:
     app = create_app(settings)
     yield app
     app.close()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_fast_path_answers_what_falcon_answers(app: Collector, settings: Settings, method: str) -> None:
-    asked = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
-    short = call(app, **asked)
-    full = call(app.falcon, **asked)
-    assert short[0] == full[0] == "200 OK"
-    assert short[1] == full[1]
-    assert len(short[2]) == len(full[2]) == (10 if method == "GET" else 0)
+def test_the_fast_path_answers_what_the_general_path_answers(
+    app: Collector, settings: ServeSettings, method: str
+) -> None:
+    request = {"REQUEST_METHOD": method, "QUERY_STRING": "a=1&a=2", "HTTP_USER_AGENT": "x"}
+    fast = call(app, **request)
+    general = call(app.respond_generally, **request)
+    assert fast[0] == general[0] == "200 OK"
+    assert fast[1] == general[1]
+    assert len(fast[2]) == len(general[2]) == (10 if method == "GET" else 0)
     first, second = stored(settings)
     assert first[3:] == second[3:]
 
 
-def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: Settings) -> None:
+def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: ServeSettings) -> None:
     status, _, _ = call(validator(app), REQUEST_METHOD="GET", QUERY_STRING="x=1")
     assert status == "200 OK"
     (event,) = stored(settings)
@@ -54,20 +57,20 @@ def test_the_application_keeps_to_the_wsgi_standard(app: Collector, settings: Se
 @pytest.mark.parametrize(
     ("remote", "address"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::1"), ("", None), ("unix:", None)]
 )
-def test_addresses_of_other_servers_are_believed(
-    app: Collector, settings: Settings, remote: str, address: str | None
+def test_addresses_from_other_servers_are_trusted(
+    app: Collector, settings: ServeSettings, remote: str, address: str | None
 ) -> None:
     call(app, REMOTE_ADDR=remote)
     assert [event.address for event in stored(settings)] == [address]
 
 
-def test_a_body_is_read_to_its_announced_length_and_no_further(app: Collector, settings: Settings) -> None:
+def test_a_body_is_read_to_its_announced_length_and_no_further(app: Collector, settings: ServeSettings) -> None:
     call(app, "/collect", **{"CONTENT_LENGTH": "3", "wsgi.input": io.BytesIO(b"abcdef")})
     assert [event.body for event in stored(settings)] == [b"abc"]
 
 
 def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
-    app: Collector, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    app: Collector, settings: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -91,24 +94,24 @@ def test_a_full_journal_is_503_with_retry_after_and_nothing_is_half_stored(
     assert list((settings.data / "journal").iterdir()) == []
 
 
-def test_an_event_too_large_for_the_journal_is_413(app: Collector, settings: Settings) -> None:
+def test_an_event_too_large_for_the_journal_is_413(app: Collector, settings: ServeSettings) -> None:
     status, _, body = call(app, QUERY_STRING="x" * (128 << 10))
     assert status == "413 Content Too Large"
     assert b"too large" in body
     assert stored(settings) == []
 
 
-def test_nothing_is_acknowledged_after_close(app: Collector, settings: Settings) -> None:
+def test_nothing_is_acknowledged_after_close(app: Collector, settings: ServeSettings) -> None:
     call(app, QUERY_STRING="n=1")
     app.close()
     assert call(app, QUERY_STRING="n=2")[0] == "503 Service Unavailable"
     assert [event.query for event in stored(settings)] == [b"n=1"]
 
 
-def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
+def test_a_failed_sync_is_503_and_the_event_is_not_known_to_be_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = create_app(Settings(data=tmp_path / "data", ack="synced", **SMALL))
+    app = create_app(ServeSettings(data=tmp_path / "data", ack="synced", **SMALL))
 
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
@@ -122,7 +125,7 @@ def test_a_sync_that_fails_is_503_and_says_no_more_than_it_knows(
 
 
 def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stands(
-    app: Collector, settings: Settings
+    app: Collector, settings: ServeSettings
 ) -> None:
     batch = b'[{"eventType": 3}, {"event:eventType": "99"}, {"eventType": [4]}, {}]'
     for query in ("eventType=3", "event:eventType=3", "event%54ype=%33&eventType=5", "a=3", "eventType=x"):
@@ -134,6 +137,13 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
     assert check.damaged == []
     assert (check.requests, check.events) == (6, 9)
     assert check.types == {3: 4, 99: 1, OTHER_TYPE: 4}
+
+
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(app: Collector) -> None:
+    for path, allowed in [("/collect", "GET, HEAD, OPTIONS, POST"), ("/robots.txt", "GET, HEAD, OPTIONS")]:
+        status, headers, _ = call(app, path, REQUEST_METHOD="PUT")
+        assert status == "405 Method Not Allowed"
+        assert sorted(headers["allow"].split(", ")) == allowed.split(", ")
 
 
 @pytest.mark.parametrize(
@@ -149,17 +159,17 @@ def test_verify_counts_events_by_type_however_it_is_spelled_and_wherever_it_stan
         ("//collect/", "PUT", "405 Method Not Allowed"),
     ],
 )
-def test_paths_mean_the_same_on_both_ways(app: Collector, path: str, method: str, status: str) -> None:
+def test_forms_of_a_path_are_answered_alike(app: Collector, path: str, method: str, status: str) -> None:
     assert call(app, path, REQUEST_METHOD=method)[0] == status
 
 
-def test_a_length_that_is_no_number_is_400(app: Collector, settings: Settings) -> None:
+def test_a_length_that_is_no_number_is_400(app: Collector, settings: ServeSettings) -> None:
     assert call(app, CONTENT_LENGTH="many")[0] == "400 Bad Request"
     assert stored(settings) == []
 
 
-def test_a_rename_that_fails_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
+def test_a_failed_rename_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ServeSettings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
     app = create_app(settings)
     real = Path.rename
     failed: list[Path] = []
@@ -184,7 +194,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, spool = tmp_path / "data", tmp_path / "spool"
-    settings = Settings(data=data, spool=(spool,), sync_interval=0.1, segment_age=1, **SMALL)
+    settings = ServeSettings(data=data, spool=(spool,), sync_interval=0.1, segment_age=1, **SMALL)
     full: set[Path] = set()
     real = SegmentWriter._write
 
@@ -198,7 +208,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     sent = 0
 
     def send_until(place: Path) -> None:
-        """Send events until a segment in that place has been sealed with the last of them."""
+        """Sends events until a segment in that place has been sealed with the last of them."""
         nonlocal sent
         before = set((place / "segments" / "sealed").iterdir())
         end = time.monotonic() + 60
@@ -222,7 +232,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
     assert sorted(found) == sorted(f"n={number}".encode() for number in range(sent))
     assert list((data / "segments" / "open").iterdir()) == []
     assert list((spool / "segments" / "open").iterdir()) == []
-    # A reader of the data directory is told when the spool is not there.
+    # Without the spool, readers of the data directory raise an error.
     spool.rename(tmp_path / "unmounted")
     with pytest.raises(StorageError, match="spool directory"):
         stored(settings)
@@ -232,7 +242,7 @@ def test_segments_go_to_the_spool_when_the_data_directory_is_full_and_come_back(
 def test_a_call_to_the_disk_that_fails_now_and_then_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_name: str
 ) -> None:
-    settings = Settings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
+    settings = ServeSettings(data=tmp_path / "data", sync_interval=0.1, segment_age=1, **SMALL)
     app = create_app(settings)
     real = getattr(os, call_name)
     calls = 0
@@ -264,7 +274,7 @@ def test_a_call_to_the_disk_that_fails_now_and_then_loses_and_doubles_nothing(
     assert list((settings.data / "segments" / "open").iterdir()) == []
 
 
-def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Settings) -> None:
+def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: ServeSettings) -> None:
     call(app, QUERY_STRING="n=parent")
     child = os.fork()
     if child == 0:
@@ -281,8 +291,8 @@ def test_a_forked_child_gets_a_journal_of_its_own(app: Collector, settings: Sett
 
 
 @pytest.mark.parametrize("ack", ["written", "synced"])
-def test_the_level_of_a_200_stands_in_each_segment(tmp_path: Path, ack: str) -> None:
-    settings = Settings(data=tmp_path / "data", ack=ack, **SMALL)
+def test_each_segment_holds_the_ack_level(tmp_path: Path, ack: str) -> None:
+    settings = ServeSettings(data=tmp_path / "data", ack=ack, **SMALL)
     app = create_app(settings)
     assert call(app)[0] == "200 OK"
     app.close()
@@ -293,7 +303,7 @@ def test_the_level_of_a_200_stands_in_each_segment(tmp_path: Path, ack: str) -> 
 
 
 def test_segments_are_sealed_by_size(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path / "data", segment_size=64 << 10, **{**SMALL, "journal_blocks": 8})
+    settings = ServeSettings(data=tmp_path / "data", segment_size=64 << 10, **{**SMALL, "journal_blocks": 8})
     app = create_app(settings)
     sealed = settings.data / "segments" / "sealed"
     count = 0
@@ -307,7 +317,7 @@ def test_segments_are_sealed_by_size(tmp_path: Path) -> None:
 
 
 def test_segments_are_sealed_by_age_without_further_traffic(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path / "data", segment_age=1, sync_interval=0.1, **SMALL)
+    settings = ServeSettings(data=tmp_path / "data", segment_age=1, sync_interval=0.1, **SMALL)
     app = create_app(settings)
     call(app)
     sealed = settings.data / "segments" / "sealed"
@@ -329,7 +339,7 @@ def test_settings_come_from_the_file_and_the_environment(tmp_path: Path, monkeyp
     (tmp_path / "kanalony.toml").write_text('path = ["/e", "/f"]\n')
     monkeypatch.setenv("KANALONY_REDACT", "ks, userId")
     monkeypatch.setenv("KANALONY_ALLOW_ORIGIN", '["https://a.example"]')
-    settings = load_settings()
+    settings = load_settings(ServeSettings)
     assert (settings.path, settings.redact, settings.allow_origin) == (
         ("/e", "/f"),
         ("ks", "userId"),

@@ -1,4 +1,4 @@
-"""The processes of a collector under meinheld are replaced in time and without loss, whatever is in the way."""
+"""The workers of a collector under meinheld are replaced in time and without loss, whatever fails."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import pytest
 from benchmarks.abuse import Watch
 from harness.load import Load, cat, keys_of
 from harness.server import Server, serving, started
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.files import fields, new_journal
 from tests.tools import mounted
 
@@ -42,7 +42,7 @@ main()
 
 
 class Fault:
-    """A function of the arbiter that fails while `errno` is set; `hits` counts how often it did."""
+    """A function of the arbiter that fails while `errno` is set. `hits` counts the failures."""
 
     def __init__(self, directory: Path, function: str) -> None:
         self._switch = directory / "switch"
@@ -98,7 +98,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, function
 
 
 def test_a_worker_that_fails_while_it_starts_does_not_end_the_others(tmp_path: Path) -> None:
-    """Gunicorn takes an error of its own part of a worker's start for a reason to stop everything."""
+    """After an error in its own part of a worker's start, gunicorn would stop everything."""
     fault = Fault(tmp_path, "os.pipe")
     with serving_with(fault, tmp_path / "data") as server:
         (victim,) = server.workers()
@@ -149,7 +149,7 @@ def test_a_worker_that_has_grown_is_replaced_and_no_request_is_lost(tmp_path: Pa
 
 
 def open_files(pid: int) -> list[str]:
-    """What the file descriptors of a process stand for; nothing when it has ended."""
+    """Returns the targets of a process's file descriptors; none when it has ended."""
     found = []
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -159,7 +159,7 @@ def open_files(pid: int) -> list[str]:
 
 
 def worker_behind(server: Server, connection: socket.socket) -> int | None:
-    """The worker that has accepted a connection."""
+    """Returns the worker that has accepted a connection."""
     ports = f":{server.port:04X}", f":{connection.getsockname()[1]:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -190,7 +190,7 @@ def test_a_connection_that_comes_while_a_worker_retires_is_answered_though_no_ot
 
 @pytest.mark.slow
 def test_workers_that_retire_are_stopped_when_there_are_many(tmp_path: Path) -> None:
-    """Each is kept by an idle connection, for as long as `keepalive`."""
+    """An idle connection keeps each of them, for as long as `keepalive`."""
     with serving(tmp_path / "data") as server, contextlib.ExitStack() as stack:
         kept: list[int] = []
 
@@ -219,7 +219,7 @@ def has_journal(pid: int) -> bool:
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_workers_that_die_fast_fill_no_disk(tmp_path: Path, workers: int) -> None:
-    """Each is killed as soon as it has a journal."""
+    """Each worker is killed as soon as it has a journal."""
     with serving(tmp_path / "data", "--workers", str(workers)) as server:
         killed: set[int] = set()
         end = time.monotonic() + 300
@@ -237,7 +237,7 @@ def test_workers_that_die_fast_fill_no_disk(tmp_path: Path, workers: int) -> Non
 
 
 def fill_with_dead_journals(data: DataDirectory) -> int:
-    """Journals of dead workers, each with an event, as many as there is room for."""
+    """Creates journals of dead workers, each with an event, until the disk is full. Returns how many."""
     count = 0
     with contextlib.suppress(OSError):
         while True:

@@ -1,6 +1,4 @@
-"""A real browser, on pages of another origin: players work as they are, and their parameters come out as they went
-in.
-"""
+"""A real browser on pages of another origin: players work unmodified, and their parameters are read as sent."""
 
 import functools
 import http.server
@@ -24,7 +22,7 @@ from tests.files import COLLECT_QUERY
 
 PAGES = Path(__file__).parent / "pages"
 
-# What tests/pages/player.html sends.
+# What pages/player.html sends.
 VALUES = {
     "scripts": "日本語 Ελληνικά עברית العربية",
     "signs": "a&b=c%d+e f#g?h/i;j,k",
@@ -36,7 +34,7 @@ VALUES = {
 
 
 class PageHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves pages; those under /isolated/ with the headers of a page that isolates itself."""
+    """Serves pages. Those under /isolated/ have the headers of a page that isolates itself."""
 
     def translate_path(self, path: str) -> str:
         return super().translate_path(path.removeprefix("/isolated"))
@@ -53,7 +51,7 @@ class PageHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a site with the pages."""
+    """Serves the pages, and returns the address of the site."""
     directory = tmp_path_factory.mktemp("pages") / "site"
     shutil.copytree(PAGES, directory)
     shutil.copy(Path(xstatic.pkg.jquery.BASE_DIR) / "jquery.js", directory)
@@ -74,14 +72,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Chromium, to which the examples' host name is the collector's."""
+    """Starts Chromium, which resolves the host name of the examples to the collector."""
     rules = f"--host-resolver-rules=MAP tbd.kaltura.com:80 {server.host}:{server.port}"
     with chromium(tmp_path_factory.mktemp("profile"), rules) as browser:
         yield browser
 
 
 def events_with(server: Server, part: str, count: int = 1) -> list[dict[str, Any]]:
-    """The events with this part in their query, as soon as there are so many."""
+    """Returns the events with this part in their query, as soon as there are `count`."""
 
     def found() -> list[dict[str, Any]] | None:
         events = [event for event in cat(server.data) if part in event["query"]]
@@ -93,7 +91,7 @@ def events_with(server: Server, part: str, count: int = 1) -> list[dict[str, Any
 
 
 def call(browser: webdriver.Chrome, page: str, script: str) -> str:
-    """Open a page, run one of its functions, and return the outcome."""
+    """Opens a page, runs one of its functions, and returns the outcome."""
     browser.get(page)
     browser.execute_script(script)
     WebDriverWait(browser, WAIT).until(lambda driver: driver.title != "waiting")
@@ -132,7 +130,7 @@ def test_jquery_hands_the_number_to_its_caller(server: Server, browser: webdrive
 
 
 @pytest.mark.parametrize("function", ["get", "post", "postWithCookies", "form", "compressed"])
-def test_what_a_page_sends_with_fetch_comes_out_as_it_went_in(
+def test_parameters_sent_with_fetch_are_read_as_they_were_sent(
     server: Server, browser: webdriver.Chrome, pages: str, function: str
 ) -> None:
     assert_is_the_time(call(browser, f"{pages}/player.html", f"{function}('{function}')"))

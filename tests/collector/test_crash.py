@@ -1,4 +1,4 @@
-"""kill -9 under load: what was answered with 200 is there, once."""
+"""kill -9 under load: every request answered with 200 is stored, once."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from harness.server import run, serving
 
 
 def assert_kept(data: Path, load: Load) -> None:
-    """Every acknowledged event is there once, and nothing that was never sent."""
+    """Asserts that every acknowledged event is stored once, and nothing that was never sent."""
     counted = keys_of(cat(data))
     assert load.acked, "the load never got through"
     assert load.acked - set(counted) == set(), "acknowledged but missing"
@@ -202,10 +202,10 @@ def test_a_reload_that_cannot_start_leaves_the_old_workers_serving(tmp_path: Pat
     config.write_text("workers = 1\n")
     (tmp_path / "taken").write_text("a file")
     with serving(tmp_path / "data", "--config", str(config)) as server:
-        for text, told in [("workers = 0\n", "workers"), (f'spool = ["{tmp_path}/taken"]\n', "taken is a file")]:
+        for text, problem in [("workers = 0\n", "workers"), (f'spool = ["{tmp_path}/taken"]\n', "taken is a file")]:
             config.write_text(text)
             server.process.send_signal(signal.SIGHUP)
-            server.wait_for(lambda told=told: f"{told}" in server.log.read_text())
+            server.wait_for(lambda problem=problem: problem in server.log.read_text())
             server.wait_for(server.answers)
         assert b" 200 " in server.get("/collect?sessionId=still")
 
@@ -217,15 +217,15 @@ def test_reload_brings_new_code_and_broken_code_leaves_the_old_serving(
     shutil.copytree(package, tmp_path / "code" / "kanalony")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # not the package in the current directory
-    resources = tmp_path / "code" / "kanalony" / "collector" / "resources.py"
-    original = resources.read_text()
+    responses = tmp_path / "code" / "kanalony" / "collector" / "responses.py"
+    original = responses.read_text()
     with serving(tmp_path / "data") as server:
         assert b"no-store" in server.get("/collect?sessionId=first")
         (first,) = server.workers()
-        resources.write_text(original.replace('"no-store"', '"no-store, v2"'))
+        responses.write_text(original.replace('"no-store"', '"no-store, v2"'))
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: b"no-store, v2" in server.get("/collect?sessionId=second"))
-        resources.write_text("this is no Python\n")
+        responses.write_text("this is no Python\n")
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: "worker not started" in server.log.read_text())
         server.wait_for(lambda: first not in server.workers())

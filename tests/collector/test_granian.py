@@ -1,4 +1,4 @@
-"""The same collector under granian: the same answers, the same events, the same promises."""
+"""The collector under granian: the same responses, events and promises."""
 
 import contextlib
 import http.client
@@ -75,7 +75,7 @@ def test_granian_seals_everything_at_sigterm(tmp_path: Path) -> None:
     assert list((data / "journal").iterdir()) == []
 
 
-def test_a_worker_of_granians_is_replaced_whatever_has_become_of_the_settings_file(
+def test_granian_replaces_a_worker_also_when_the_settings_file_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_a_worker_of_granians_is_replaced_whatever_has_become_of_the_settings_fi
 
 
 @pytest.mark.slow
-def test_a_reload_of_granians_refuses_no_connection(tmp_path: Path) -> None:
+def test_a_reload_under_granian_refuses_no_connection(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, *GRANIAN) as server:
         (before,) = server.workers()
@@ -120,7 +120,7 @@ def test_granian_goes_on_when_a_worker_dies_again_and_again(tmp_path: Path) -> N
         assert {event["params"]["n"] for event in cat(server.data)} == {str(n) for n in range(sent + 1)}
 
 
-def test_granian_stops_when_it_is_asked_to_between_two_starts(tmp_path: Path) -> None:
+def test_granian_stops_when_the_signal_comes_between_two_starts(tmp_path: Path) -> None:
     with serving(tmp_path / "data", *GRANIAN) as server:
         while "all workers are started again" not in server.log.read_text():
             for worker in server.workers():
@@ -130,7 +130,7 @@ def test_granian_stops_when_it_is_asked_to_between_two_starts(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_granian_starts_workers_again_when_no_process_can_be_had_for_a_while(tmp_path: Path) -> None:
+def test_granian_starts_workers_again_after_a_while_without_processes(tmp_path: Path) -> None:
     fault = Fault(tmp_path, "os.fork")
     with serving_with(fault, tmp_path / "data", *GRANIAN, "--workers", "2") as server:
         old = server.workers()
@@ -144,7 +144,7 @@ def test_granian_starts_workers_again_when_no_process_can_be_had_for_a_while(tmp
         assert server.stop() == 0
 
 
-def test_a_worker_of_granians_that_cannot_start_is_tried_again_and_told_in_a_line(tmp_path: Path) -> None:
+def test_a_granian_worker_that_cannot_start_is_logged_in_a_line_and_tried_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data, *GRANIAN) as server:
         (data / "quarantine").rmdir()

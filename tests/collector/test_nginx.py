@@ -1,4 +1,4 @@
-"""docs/nginx.conf: everything that kanalony reads of a request passes, and what meinheld cannot bear does not."""
+"""docs/nginx.conf passes everything that kanalony reads of a request, and nothing that harms meinheld."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def send(target: Target, request: str, *headers: str, body: bytes = b"") -> tuple[str, str]:
-    """(status, head in lower case) of the answer."""
+    """Returns the status of the response, and its head in lower case."""
     lines = [f"{request} HTTP/1.1", "Host: t", "Connection: close", *headers]
     lines += [f"Content-Length: {len(body)}"] if body else []
     answer = target.send("\r\n".join([*lines, "", ""]).encode() + body).decode("latin-1")
@@ -55,7 +55,7 @@ def test_every_header_that_is_stored_passes(target: Target) -> None:
     assert event["params"]["eventType"] == "3"
 
 
-def test_every_header_that_an_answer_depends_on_passes(target: Target) -> None:
+def test_every_header_that_a_response_depends_on_passes(target: Target) -> None:
     answer = target.send(b"GET /collect?key=json HTTP/1.1\r\nHost: t\r\nAccept: application/json\r\n\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["viewEventsEnabled"] is True
     status, head = send(
@@ -80,7 +80,7 @@ def test_a_page_that_sends_cookies_is_answered_by_its_name(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["User-Agent", "Referer", "X-Forwarded-For", "Origin", "Accept", "Content-Type"])
-def test_headers_above_what_has_room_are_refused_and_below_it_stored(target: Target, name: str) -> None:
+def test_headers_above_the_limit_are_refused_and_below_it_stored(target: Target, name: str) -> None:
     def key(length: int) -> str:
         return f"GET /collect?key={name}-{length}"
 

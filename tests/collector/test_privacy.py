@@ -1,4 +1,4 @@
-"""What is left out before it reaches the disk, when the operator wants it so; and that nothing else changes."""
+"""Privacy settings leave out what they name before it reaches the disk, and change nothing else."""
 
 import gzip
 import io
@@ -22,13 +22,14 @@ from benchmarks.redact import empty_blocks
 from harness.load import cat
 from harness.server import serving
 from kanalony.bodies import read_events
+from kanalony.collector.anonymization import AddressKeys, truncated
 from kanalony.collector.app import Collector, create_app
-from kanalony.collector.privacy import AddressKeys, _redact_body, truncated
+from kanalony.collector.redaction import redact_body
 from kanalony.core.redact import Redactor
 from kanalony.errors import WrongUse
-from kanalony.segments.names import DataDirectory
 from kanalony.segments.reader import Request
-from kanalony.settings import Settings, SettingsReader, describe_reload
+from kanalony.settings.loading import SettingsReader
+from kanalony.settings.serving import ServeSettings, describe_reload
 from tests.collector.wsgi import SMALL, call, stored
 
 SECRET = "djJ8NTg1MjMxfHNlY3JldA"
@@ -37,11 +38,11 @@ FOUR, SIX = "203.0.113.77", "2001:db8:1:2:3:4:5:6"
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Any]:
-    """Applications with options; all have one data directory."""
+    """Makes applications with the settings of a test, all on one data directory."""
     apps: list[Collector] = []
 
     def make(**options: Any) -> Collector:
-        apps.append(create_app(Settings(data=tmp_path / "data", **SMALL, **options)))
+        apps.append(create_app(ServeSettings(data=tmp_path / "data", **SMALL, **options)))
         return apps[-1]
 
     yield make
@@ -59,7 +60,7 @@ def parameters(request: Request) -> list[list[tuple[str, str]]]:
     return [[(name.decode(), value.decode()) for name, value in event] for event in read_events(request).parameters]
 
 
-def test_addresses_are_whole_unless_told_otherwise(make: Any) -> None:
+def test_addresses_are_whole_by_default(make: Any) -> None:
     app = make()
     call(app, REMOTE_ADDR=FOUR, HTTP_X_FORWARDED_FOR=SIX)
     (request,) = stored(app.settings)
@@ -71,17 +72,17 @@ def test_truncate_keeps_the_network_and_nothing_of_the_host(make: Any) -> None:
     call(app, REMOTE_ADDR=FOUR, HTTP_X_FORWARDED_FOR=f"{FOUR},{SIX} , 198.51.100.1:80,<b>, ")
     call(app, REMOTE_ADDR=SIX)
     call(app, REMOTE_ADDR="")
-    call(app, REMOTE_ADDR=f"::ffff:{FOUR}", HTTP_X_FORWARDED_FOR=f"::ffff:{FOUR}")  # as dual-stack sockets say it
+    call(app, REMOTE_ADDR=f"::ffff:{FOUR}", HTTP_X_FORWARDED_FOR=f"::ffff:{FOUR}")  # as dual-stack sockets report it
     four, six, none, mapped = stored(app.settings)
     assert (four.address, six.address, none.address) == ("203.0.113.0", "2001:db8:1::", None)
     assert (mapped.address, mapped.forwarded_for) == ("203.0.113.0", b"203.0.113.0")
     assert four.forwarded_for == b"203.0.113.0, 2001:db8:1::, unknown, unknown, unknown"
 
 
-HOLD_IPV4 = [ip_network(text) for text in ("2002::/16", "2001::/32", "::ffff:0:0/96", "64:ff9b::/96")]
+EMBED_IPV4 = [ip_network(text) for text in ("2002::/16", "2001::/32", "::ffff:0:0/96", "64:ff9b::/96")]
 
 
-@given(st.ip_addresses().filter(lambda address: not any(address in network for network in HOLD_IPV4)))
+@given(st.ip_addresses().filter(lambda address: not any(address in network for network in EMBED_IPV4)))
 def test_truncation_is_to_24_bits_of_ipv4_and_48_of_ipv6(address: Any) -> None:
     kept = int(ip_address(truncated(address.packed)))
     dropped = 8 if address.version == 4 else 80
@@ -89,7 +90,7 @@ def test_truncation_is_to_24_bits_of_ipv4_and_48_of_ipv6(address: Any) -> None:
 
 
 @given(st.ip_addresses(v=4), st.binary(min_size=10, max_size=10))
-def test_an_ipv6_address_that_holds_an_ipv4_address_is_truncated_as_that(four: Any, more: bytes) -> None:
+def test_an_ipv6_address_that_embeds_an_ipv4_address_is_truncated_as_that(four: Any, more: bytes) -> None:
     turned = bytes(byte ^ 0xFF for byte in four.packed)  # as Teredo has it (RFC 4380, section 4)
     for six in (
         b"\x20\x02" + four.packed + more,  # 6to4 (RFC 3056)
@@ -163,8 +164,7 @@ def test_a_start_without_hashing_deletes_the_keys_of_days_before(make: Any) -> N
 
 
 def test_a_restart_in_the_same_day_keeps_the_key(tmp_path: Path) -> None:
-    data = DataDirectory.writable(tmp_path / "data")
-    assert AddressKeys(data).today() == AddressKeys(data).today()
+    assert AddressKeys(tmp_path / "keys").today() == AddressKeys(tmp_path / "keys").today()
 
 
 def test_a_disk_that_refuses_the_key_costs_no_event(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,8 +275,8 @@ def test_a_body_that_compresses_worse_without_its_secrets_is_never_refused(make:
         assert len(sent) <= app.settings.max_body
         post(app, sent, HTTP_CONTENT_ENCODING="gzip")
     for request in stored(app.settings):
-        told = read_events(request)
-        assert told.problem is None or request.body == b"redacted"
+        found = read_events(request)
+        assert found.problem is None or request.body == b"redacted"
 
 
 @pytest.mark.parametrize("pair", [b'"ks":1', b"ks=1"])
@@ -286,9 +286,9 @@ def test_a_body_of_many_short_secrets_is_stored_though_it_grows(make: Any, pair:
     body = b"{" + b",".join([pair] * (count - 1)) + b"}" if pair[:1] == b'"' else b"&".join([pair] * count)
     post(app, body, QUERY_STRING="ks=1&" * 1600, HTTP_REFERER="?" + "ks=1&" * 1600, HTTP_USER_AGENT="x" * 8000)
     (request,) = stored(app.settings)
-    told = read_events(request)
-    assert told.problem is None
-    values = [value for event in told.parameters for name, value in event if name == b"ks"]
+    found = read_events(request)
+    assert found.problem is None
+    values = [value for event in found.parameters for name, value in event if name == b"ks"]
     assert len(values) >= count - 1
     assert set(values) == {b"redacted"}
 
@@ -313,7 +313,7 @@ def test_a_header_that_is_sent_twice_is_redacted_by_the_real_server(tmp_path: Pa
     assert event["query"] == "a=1;KS=redacted"
 
 
-def test_what_is_too_costly_to_redact_while_a_player_waits_is_not_kept(make: Any) -> None:
+def test_a_body_too_costly_to_redact_while_a_player_waits_is_not_kept(make: Any) -> None:
     app = make(redact=["ks"])
     limit = app.settings.max_body
 
@@ -350,14 +350,12 @@ def test_bodies_that_are_not_stored_whole_are_counted(make: Any, caplog: pytest.
     for body in (b'{"ks": "torn', b"no form", b'{"a":1}', b"{}{"):
         post(app, body)
     app.close()
-    assert "bodies that could not be read to be redacted" in caplog.text
+    assert "bodies that could not be read for redaction" in caplog.text
     assert "2 requests, 3 since the start" in caplog.text
 
 
 def test_the_work_on_a_hostile_body_is_bounded_by_that_on_an_honest_one() -> None:
-    """Work is what is decompressed, looked at and compressed again, in bytes; `python -m benchmarks redact` measures
-    the time.
-    """
+    """Work is counted in bytes decompressed, read and compressed again. `python -m benchmarks redact` measures time."""
     limit = 1 << 20
     seen: list[int] = []
 
@@ -372,7 +370,7 @@ def test_the_work_on_a_hostile_body_is_bounded_by_that_on_an_honest_one() -> Non
 
     def work(body: bytes, encoding: str | None) -> int:
         seen.clear()
-        _redact_body(body, "application/json", encoding, Counting(["ks"], b"redacted"), limit)
+        redact_body(body, "application/json", encoding, Counting(["ks"], b"redacted"), limit)
         return sum(seen)
 
     honest = b"[" + b",".join([b'{"ks":"%b","a":%d}' % (SECRET.encode(), n) for n in range(limit // 50)]) + b"]"
@@ -432,7 +430,7 @@ def link(path: Path, target: str) -> None:
 
 
 def put(path: Path, content: str) -> None:
-    """Make it a file again, whatever it is."""
+    """Writes a regular file in place of whatever is there."""
     path.unlink(missing_ok=True)
     path.write_text(content)
 
@@ -471,7 +469,7 @@ def test_a_reload_never_drops_privacy_by_accident(tmp_path: Path, monkeypatch: p
         server.process.send_signal(signal.SIGHUP)
 
         def is_in_clear() -> bool:
-            """Whether an event is stored whole: workers from before the reload may answer a while."""
+            """Whether an event is stored whole: workers from before the reload may still answer."""
             assert b" 200 " in server.get(f"/collect?ks={SECRET}")
             return any(
                 (event["params"]["ks"], event["remote_addr"]) == (SECRET, "127.0.0.1") for event in cat(server.data)
@@ -502,10 +500,10 @@ def test_granian_goes_on_with_the_settings_of_its_start(tmp_path: Path, monkeypa
 
 def test_a_worker_leaves_no_core_dump_while_something_is_private(tmp_path: Path) -> None:
     code = """import ctypes, resource, sys; from pathlib import Path
-from kanalony.collector.app import create_app; from kanalony.settings import Settings
+from kanalony.collector.app import create_app; from kanalony.settings.serving import ServeSettings
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 before = resource.getrlimit(resource.RLIMIT_CORE)[0]
-create_app(Settings(data=Path(sys.argv[1]), journal_blocks=2, **eval(sys.argv[2]))).close()
+create_app(ServeSettings(data=Path(sys.argv[1]), journal_blocks=2, **eval(sys.argv[2]))).close()
 wanted = before if sys.argv[2] == "{}" else 0
 print(resource.getrlimit(resource.RLIMIT_CORE)[0] == wanted, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"""
     for options in {}, {"redact": ["ks"]}, {"anonymize_ip": "truncate"}:
@@ -523,26 +521,29 @@ def test_the_limit_of_core_dumps_is_zero_in_every_serving_process(tmp_path: Path
             assert core[4] == "0"
 
 
-def test_views_are_shed_only_when_told_to_and_only_while_the_journal_is_nearly_full(
+def test_views_are_shed_only_if_configured_and_only_while_the_journal_is_nearly_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     for shed in (True, False):
-        app = create_app(Settings(data=tmp_path / str(shed), shed_views=shed, **{**SMALL, "journal_blocks": 8}))
-        told = []
+        app = create_app(ServeSettings(data=tmp_path / str(shed), shed_views=shed, **{**SMALL, "journal_blocks": 8}))
+        enabled = []
         with monkeypatch.context() as patch:
             patch.setattr("kanalony.segments.store.SegmentWriter", refuse)
             for _ in range(400):
                 status, _, body = call(app, QUERY_STRING="format=json&x=" + "x" * 3000)
                 if status == "200 OK":
-                    told.append(json.loads(body)["viewEventsEnabled"])
-        assert told == [True] * told.count(True) + [False] * told.count(False)
-        assert told.count(True) > 200
-        assert (told.count(False) > 20) == shed
+                    enabled.append(json.loads(body)["viewEventsEnabled"])
+        assert enabled == [True] * enabled.count(True) + [False] * enabled.count(False)
+        assert enabled.count(True) > 200
+        assert (enabled.count(False) > 20) == shed
         app.close()
-        assert len(stored(app.settings)) == len(told)
+        assert len(stored(app.settings)) == len(enabled)
         # The disk has come back.
         if shed:
-            assert f"nearly full: {told.count(False) - 1} requests, {told.count(False)} since the start" in caplog.text
+            assert (
+                f"nearly full: {enabled.count(False) - 1} requests, {enabled.count(False)} since the start"
+                in caplog.text
+            )

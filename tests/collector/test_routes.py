@@ -1,6 +1,4 @@
-"""Requests made up from docs/openapi.yaml: whatever comes, no answer is an error of the server's, and all are as
-written.
-"""
+"""Requests generated from docs/openapi.yaml: no response is a server error, and every response is as documented."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +33,7 @@ schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "op
 
 @pytest.fixture(scope="module", params=["meinheld", "granian"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A collector whose log and data are looked at when all requests have been sent."""
+    """Starts a collector, and checks its log and data when all requests have been sent."""
     with serving(tmp_path_factory.mktemp("routes") / "data", "--server", request.param) as server:
         yield server
         assert "Traceback" not in server.log.read_text()
@@ -47,5 +45,5 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_answer_is_as_documented_and_none_is_a_5xx(case: Any, server: Server) -> None:
+def test_every_response_is_as_documented_and_none_is_a_5xx(case: Any, server: Server) -> None:
     case.call_and_validate(base_url=f"http://{server.host}:{server.port}", checks=CHECKS)

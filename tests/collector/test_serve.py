@@ -1,4 +1,4 @@
-"""The collector over HTTP: what players send, what they get, what is stored."""
+"""The collector over HTTP: requests of players, responses, stored events."""
 
 import base64
 import http.client
@@ -27,13 +27,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def stored(server: Server, key: str) -> dict[str, Any]:
-    """The one event whose query holds the key."""
+    """Returns the one event whose query holds the key."""
     (event,) = [event for event in cat(server.data) if key in event.get("query", "")]
     return event
 
 
 def parts(answer: bytes) -> tuple[bytes, dict[str, str], bytes]:
-    """(status line, headers by lower-case name, body)."""
+    """Returns status line, headers by lower-case name, and body."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     return status, {name.lower(): value for name, value in (line.decode().split(": ", 1) for line in lines)}, body
@@ -181,7 +181,9 @@ def test_a_body_of_a_get_is_stored(server: Server) -> None:
         (b"PUT /api_v3/index.php HTTP/1.1", b"405"),
     ],
 )
-def test_anything_else_is_told_plainly_and_not_stored(server: Server, request_line: bytes, status: bytes) -> None:
+def test_anything_else_is_answered_with_the_paths_and_not_stored(
+    server: Server, request_line: bytes, status: bytes
+) -> None:
     before = len(cat(server.data))
     line, headers, body = parts(server.exchange(request_line + b"\r\nHost: t\r\n\r\n"))
     assert status in line
@@ -235,7 +237,7 @@ def test_sigterm_seals_everything_and_leaves_no_journal(tmp_path: Path, workers:
 
 
 @pytest.mark.parametrize("wait", [0, 0.05, 0.1, 0.2])
-def test_a_worker_told_to_stop_while_it_starts_does_stop(tmp_path: Path, wait: float) -> None:
+def test_a_worker_stops_when_the_signal_comes_while_it_starts(tmp_path: Path, wait: float) -> None:
     with serving(tmp_path / "data", "--workers", "4") as server:  # ready as soon as one of them is
         time.sleep(wait)
         assert server.stop() == 0

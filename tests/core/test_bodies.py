@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from kanalony.bodies import MAX_EVENT, MAX_EXPANDED, read_events
+from kanalony.bodies import MAX_EVENT, read_events
+from kanalony.core.frames import MAX_EXPANDED
 from kanalony.segments.reader import Request
 
 JSON = b"application/json"
@@ -27,8 +28,18 @@ def request(
     query: bytes | None = None,
     user_agent: bytes | None = None,
 ) -> Request:
-    parts = (b"POST", b"/collect", None, None, user_agent, None, query, body, content_type, encoding, None)
-    return Request(1, 1, 0, *parts)
+    return Request(
+        worker_id=1,
+        sequence=1,
+        received_at=0,
+        method=b"POST",
+        path=b"/collect",
+        user_agent=user_agent,
+        query=query,
+        body=body,
+        content_type=content_type,
+        content_encoding=encoding,
+    )
 
 
 def events(told: Request) -> tuple[list[list[tuple[str, str]]], str | None]:

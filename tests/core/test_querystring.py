@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kanalony.core.querystring import event_type, parse, tokenize
+from kanalony.core.frames import OTHER_TYPE
+from kanalony.core.querystring import bare_name, event_type, parse, tokenize
 from tests.files import API_QUERY
 
 # Arbitrary text, and text made of the characters that matter.
@@ -51,15 +52,33 @@ def test_spans_point_into_the_string_itself() -> None:
         (b"event%3AeventType=12", 12),
         (b"event%3aeventType=12", 12),
         (b"eventType=254", 254),
-        (b"eventType=255", 255),
-        (b"eventType=0003", 255),
-        (b"eventType=", 255),
-        (b"eventType", 255),
-        (b"eventType=-1", 255),
-        (b"xeventType=3", 255),
-        (b"eventtype=3", 255),
-        (b"", 255),
+        (b"eventType=255", OTHER_TYPE),
+        (b"eventType=0003", OTHER_TYPE),
+        (b"eventType=", OTHER_TYPE),
+        (b"eventType", OTHER_TYPE),
+        (b"eventType=-1", OTHER_TYPE),
+        (b"xeventType=3", OTHER_TYPE),
+        (b"eventtype=3", OTHER_TYPE),
+        (b"", OTHER_TYPE),
     ],
 )
 def test_event_type_is_counted_as_the_format_says(query: bytes, expected: int) -> None:
     assert event_type(query) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("event:ks", "ks"),
+        ("ks", "ks"),
+        ("event:", "event:"),
+        ("event:é", "é"),
+        ("event:\udcff", "\udcff"),
+        ("event:event:ks", "event:ks"),
+        ("Event:ks", "Event:ks"),
+        ("", ""),
+    ],
+)
+def test_a_name_loses_one_event_prefix(name: str, bare: str) -> None:
+    assert bare_name(name) == bare
+    assert bare_name(name.encode(errors="surrogateescape")) == bare.encode(errors="surrogateescape")

@@ -1,24 +1,37 @@
-"""A lake that several tests ask, and the dashboard over it."""
+"""Lakes that several tests read, and the dashboard over one of them."""
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.server import KANALONY
-from kanalony.aggregate.rollups import HOUR
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
+from kanalony.units import HOUR
 from tests.aggregate.lakes import SECOND, Sent
 from tests.reports.asking import PLAY, event, session, store
 
+MakeLake = Callable[..., DataDirectory]
+
 
 @pytest.fixture(scope="session")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> DataDirectory:
+def lake_of(tmp_path_factory: pytest.TempPathFactory) -> MakeLake:
+    """Makes a data directory with the given events in its lake and rollups, for tests that only read it."""
+
+    def make(*sent: Sent) -> DataDirectory:
+        data = DataDirectory.writable(tmp_path_factory.mktemp("lake") / "data")
+        store(data, *sent)
+        return data
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lake(lake_of: MakeLake) -> DataDirectory:
     """Two partners' events of the last hours, up to now."""
-    data = DataDirectory.writable(tmp_path_factory.mktemp("lake") / "data")
     now = time.time_ns() // 1000
     sent: list[Sent] = []
     for number in range(60):
@@ -29,13 +42,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> DataDirectory:
         sent += [once for once in watched if once.at < now]
     sent += [event(now - HOUR, PLAY, entryId="<b>&amp;'\"</b>", sessionId="x", joinTime=1.5, bufferTime=2)]
     sent += [event(now - SECOND, 98, entryId="0_1", sessionId="y")]
-    store(data, *sorted(sent, key=lambda once: once.at))
-    return data
+    return lake_of(*sorted(sent, key=lambda once: once.at))
 
 
 @contextmanager
 def dashboard(data: Path, *arguments: str) -> Iterator[str]:
-    """The address of `kanalony dashboard`."""
+    """Runs `kanalony dashboard` in a process of its own; yields its address."""
     log = data.parent / "dashboard.log"
     with log.open("wb") as file:
         command = [*KANALONY, "dashboard", "--data", str(data), "--port", "0", *arguments]
@@ -55,5 +67,6 @@ def dashboard(data: Path, *arguments: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def address(lake: DataDirectory) -> Iterator[str]:
+    """The address of a dashboard over `lake`."""
     with dashboard(lake.root) as address:
         yield address

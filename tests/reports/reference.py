@@ -1,15 +1,17 @@
-"""The metrics of docs/reports.md in plain Python, written from the documentation alone.
+"""The metrics of docs/reports.md in plain Python, written from the document alone.
 
-It follows the document sentence by sentence and is as simple as it can be: one event after the other, lists and sets,
-no tables, no SQL. It shares no code with the product. Where the document leaves a choice, a comment names the reading.
+The reference follows the document sentence by sentence and is as simple as possible: one event after the other, lists
+and sets, no tables, no SQL. It shares no code with the product. Where the document leaves a choice, a comment names
+the reading.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from itertools import pairwise
 from math import floor, isfinite
 from urllib.parse import parse_qsl
@@ -65,6 +67,8 @@ class Event:
     parameters: dict[str, str]
     dimensions: dict[str, str]
     session: str = ""  # sessionId
+    user: tuple[str, str] | None = None  # with the partner; None for `Unknown`
+    entry: tuple[str, str] | None = None  # with the partner; None for `Unknown`
     kind: int | None = None  # eventType
     number: int | None = None  # eventIndex
     play_time_sum: int | None = None
@@ -77,18 +81,21 @@ class Event:
     missing: int = 0
 
 
-# What players sent.
+# Requests.
 
 
 def integer(text: str) -> int | None:
-    """The value of an integer column: at most 18 digits."""
+    """Returns the value of an integer column, of at most 18 digits; None for other text."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
 def whole(text: str, scale: int, most: int | None = None) -> int | None:
-    """The value of a number column in whole parts, `scale` of them to one; None for values that no player sends.
+    """Returns the value of a number column in whole parts; None for values that no player sends.
 
-    Those are negative ones, and ones above `most` parts. A half is rounded away from zero.
+    Args:
+        text: The value.
+        scale: Parts of one. A half of a part is rounded away from zero.
+        most: No player sends more parts than this, nor negative values.
     """
     if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) or not isfinite(float(text)):
         return None
@@ -97,7 +104,7 @@ def whole(text: str, scale: int, most: int | None = None) -> int | None:
 
 
 def parameters_of(query: str) -> dict[str, str]:
-    """The first value of each parameter, by its name without `event:`."""
+    """Returns the first value of each parameter, by its name without `event:`."""
     parameters: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parameters.setdefault(name.removeprefix("event:"), value)
@@ -105,7 +112,7 @@ def parameters_of(query: str) -> dict[str, str]:
 
 
 def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
-    """An event from its query; `derived` holds dimensions of its headers, its address and its `ks`."""
+    """Returns the event of a query; `derived` holds the dimensions of its headers, its address and its `ks`."""
     sent = defaultdict(str, parameters_of(query))
     partner = integer(sent["partnerId"])
     dimensions: dict[str, str | None] = {
@@ -120,11 +127,14 @@ def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
         "customVar3": sent["customVar3"],
         "userId": sent["userId"],
     }
+    values = {name: value or "Unknown" for name, value in (dimensions | derived).items()}
     return Event(
         at,
         dict(sent),
-        {name: value or "Unknown" for name, value in (dimensions | derived).items()},
+        values,
         session=sent["sessionId"],
+        user=known(values, "userId"),
+        entry=known(values, "entry"),
         kind=integer(sent["eventType"]),
         number=integer(sent["eventIndex"]),
         play_time_sum=whole(sent["playTimeSum"], SECOND),
@@ -135,9 +145,9 @@ def event_of(at: int, query: str, derived: dict[str, str | None]) -> Event:
 
 
 def read(sent: Iterable[tuple[int, str, dict[str, str | None]]]) -> list[Event]:
-    """The events of the lake in order of receipt, without duplicates, with what each adds.
+    """Returns the events of the lake in order of receipt, without duplicates, with what each adds to the sums.
 
-    Arguments:
+    Args:
         sent: for each request its time in µs, its query, and the dimensions of its headers, its address and its `ks`.
             Those of the same time stand in the order of worker, sequence number and index.
     """
@@ -159,6 +169,11 @@ def read(sent: Iterable[tuple[int, str, dict[str, str | None]]]) -> list[Event]:
     return events
 
 
+def known(dimensions: dict[str, str], name: str) -> tuple[str, str] | None:
+    """Returns the value of a dimension, with the partner; None for `Unknown`."""
+    return None if dimensions[name] == "Unknown" else (dimensions["partner"], dimensions[name])
+
+
 # Play sequences.
 
 
@@ -177,7 +192,7 @@ def place_of(event: Event) -> int:
 
 
 def play_sequences(events: Iterable[Event]) -> list[list[Event]]:
-    """Play sequences of events that stand in order of receipt. Every event with a sequence gets its place."""
+    """Divides events, given in order of receipt, into play sequences. Every event with a sequence gets its place."""
     # An unknown partner or entry is one like any other.
     received: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
     for event in events:
@@ -192,7 +207,7 @@ def play_sequences(events: Iterable[Event]) -> list[list[Event]]:
 
 
 def give_places(received: list[Event]) -> None:
-    """Place: the events of one partner, session and entry, in order of receipt."""
+    """Place: gives each event its place; all are of one partner, session and entry, in order of receipt."""
     for i, event in enumerate(received):
         overtook = [
             other
@@ -203,12 +218,12 @@ def give_places(received: list[Event]) -> None:
 
 
 def in_order(received: list[Event]) -> list[Event]:
-    """Order: by place, then by number. `sorted` keeps the order of receipt among the rest."""
+    """Order: by place, then by number. `sorted` keeps the order of receipt of equal ones."""
     return sorted(received, key=lambda event: (place_of(event), number_of(event)))
 
 
 def divided(ordered: list[Event]) -> list[list[Event]]:
-    """Sequence: where one ends and the next begins."""
+    """Sequence: divides ordered events where a sequence ends and the next begins."""
     sequences: list[list[Event]] = []
     for event in ordered:
         if not sequences or starts_sequence(event, sequences[-1][-1]):
@@ -229,18 +244,18 @@ def starts_sequence(event: Event, before: Event) -> bool:
 
 
 def expected_numbers(sequence: list[Event]) -> set[int]:
-    """The numbers that a sequence should have: from its smallest to its largest."""
+    """Returns the numbers that a sequence should have: from its smallest to its largest."""
     numbers = {number_of(event) for event in sequence}
     return set(range(min(numbers), max(numbers) + 1))
 
 
 def missing_numbers(sequence: list[Event]) -> set[int]:
-    """The numbers that a sequence should have and that are not there."""
+    """Returns the numbers that a sequence should have and lacks."""
     return expected_numbers(sequence) - {number_of(event) for event in sequence}
 
 
 def add_loss(sequence: list[Event]) -> None:
-    """What each event adds to expected and missing."""
+    """Adds what each event adds to expected and missing."""
     sequence[0].expected = 1
     for before, event in pairwise(sequence):
         if number_of(event) != number_of(before):
@@ -252,7 +267,7 @@ def add_loss(sequence: list[Event]) -> None:
 
 
 def add_watched(sequence: list[Event]) -> None:
-    """What each event adds to the time watched."""
+    """Adds what each event adds to the time watched."""
     for i, event in enumerate(sequence):
         before = sequence[:i]
         if event.play_time_sum is not None:
@@ -262,7 +277,7 @@ def add_watched(sequence: list[Event]) -> None:
 
 
 def watched_since(event: Event, before: list[Event]) -> int:
-    """What an event with a `playTimeSum` adds; `before`: the events before it in its sequence."""
+    """Returns what an event with a `playTimeSum` adds; `before` are the events before it in its sequence."""
     nearest = last(before, lambda other: other.play_time_sum is not None)
     if nearest is None or not close_before(nearest, event):
         return 0
@@ -273,7 +288,7 @@ def watched_since(event: Event, before: list[Event]) -> int:
 
 
 def watched_at_view(event: Event, before: list[Event]) -> int:
-    """What a view without `playTimeSum` adds; `before`: the events before it in its sequence."""
+    """Returns what a view without `playTimeSum` adds; `before` are the events before it in its sequence."""
     if any(other.play_time_sum is not None and close_before(other, event) for other in before):
         return 0
     nearest = last(before, lambda other: other.kind == VIEW)
@@ -283,7 +298,7 @@ def watched_at_view(event: Event, before: list[Event]) -> int:
 
 
 def close_before(other: Event, event: Event) -> bool:
-    """Whether the place of an event before is at most ten minutes earlier."""
+    """Whether the place of an earlier event is at most ten minutes earlier."""
     return place_of(event) - place_of(other) <= TEN_MINUTES
 
 
@@ -300,18 +315,14 @@ class Group:
 
     events: list[Event] = field(default_factory=list)
 
-    def distinct(self, value: Callable[[Event], Hashable]) -> int:
-        """How many values there are; None is no value."""
-        return len({value(event) for event in self.events} - {None})
-
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """A ratio is empty with nothing to divide by."""
+    """Divides; a ratio with nothing to divide by is empty."""
     return numerator / denominator if denominator else None
 
 
 def percentile(values: list[int], share: float) -> float | None:
-    """Between two values it lies as far as its share does: of 3 and 5, P50 is 4 and P95 is 4.9."""
+    """Returns a percentile, interpolated linearly between two values: of 3 and 5, P50 is 4 and P95 is 4.9."""
     if not values:
         return None
     ranked = sorted(values)
@@ -321,19 +332,15 @@ def percentile(values: list[int], share: float) -> float | None:
     return ranked[below] + (rank - below) * (ranked[above] - ranked[below])
 
 
-def known(event: Event, dimension: str) -> tuple[str, str] | None:
-    """The value of a dimension, those of each partner on their own; None for `Unknown`."""
-    value = event.dimensions[dimension]
-    return None if value == "Unknown" else (event.dimensions["partner"], value)
-
-
 def metrics(group: Group) -> dict[str, float | None]:
-    """Every metric of the events of a row."""
+    """Computes every metric of the events of a row."""
     events = group.events
-    count = {name: sum(event.kind == kind for event in events) for kind, name in TYPES.items()}
-    views = Counter(event.at // TEN_SECONDS for event in events if event.kind == VIEW)
+    kinds = Counter(event.kind for event in events)
+    count = {name: kinds[kind] for kind, name in TYPES.items()}
+    views = [event for event in events if event.kind == VIEW]
+    views_at = Counter(event.at // TEN_SECONDS for event in views)
     buffered = sum(event.buffered for event in events if event.buffered is not None)
-    bitrates = [event.bitrate for event in events if event.kind == VIEW and event.bitrate is not None]
+    bitrates = [event.bitrate for event in views if event.bitrate is not None]
     joined = [event.joined for event in events if event.kind == PLAY and event.joined is not None]
     watched = sum(event.watched for event in events)
     quartiles = ("playThrough25", "playThrough50", "playThrough75", "playThrough100")
@@ -349,7 +356,7 @@ def metrics(group: Group) -> dict[str, float | None]:
         "estimatedMinutesWatched": count["view"] / 6,
         "minutesWatched": watched / (60 * SECOND),
         "averageViewDuration": ratio(watched / (60 * SECOND), count["play"]),
-        "peakView": max(views.values(), default=0),
+        "peakView": max(views_at.values(), default=0),
         "bufferingTime": buffered / SECOND,
         "rebufferRatio": ratio(buffered, buffered + watched),
         "averageActualBitrate": ratio(sum(bitrates), 1000 * len(bitrates)),
@@ -357,15 +364,15 @@ def metrics(group: Group) -> dict[str, float | None]:
         "joinTimeP50": seconds(percentile(joined, 0.5)),
         "joinTimeP95": seconds(percentile(joined, 0.95)),
         "errorRate": ratio(count["error"], count["playRequested"]),
-        "uniqueSessions": group.distinct(lambda event: event.session or None),
-        "uniqueKnownUsers": group.distinct(lambda event: known(event, "userId")),
-        "uniqueVideos": group.distinct(lambda event: known(event, "entry")),
+        "uniqueSessions": len({event.session for event in events} - {""}),
+        "uniqueKnownUsers": len({event.user for event in events} - {None}),
+        "uniqueVideos": len({event.entry for event in events} - {None}),
         "lossRate": ratio(sum(event.missing for event in events), sum(event.expected for event in events)),
     }
 
 
 def time_label(at: int, name: str, zone: tzinfo) -> str:
-    """The day, hour, minute or ten seconds of a time, as reports write it: the clock of the zone, and its offset.
+    """Formats the day, hour, minute or ten seconds of a time as reports do: the zone's clock, with its offset.
 
     Seconds are written unless they are 0.
     """
@@ -378,13 +385,25 @@ def time_label(at: int, name: str, zone: tzinfo) -> str:
     return clock.replace(second=seconds, microsecond=0).isoformat(timespec="seconds" if seconds else "minutes")
 
 
+def key_of(event: Event, dimensions: tuple[str, ...], zone: tzinfo) -> tuple[str, ...]:
+    """Returns the values of an event's dimensions."""
+    return tuple(
+        _label_of_bucket(event.at // TEN_SECONDS, name, zone) if name in TIMES else event.dimensions[name]
+        for name in dimensions
+    )
+
+
+@cache
+def _label_of_bucket(bucket: int, name: str, zone: tzinfo) -> str:
+    """Formats the times of ten seconds, numbered since 1970: all of them have the same label."""
+    return time_label(bucket * TEN_SECONDS, name, zone)
+
+
 def report(
     events: Iterable[Event], dimensions: tuple[str, ...] = (), zone: tzinfo = UTC
 ) -> dict[tuple[str, ...], dict[str, float | None]]:
-    """Every metric by dimensions: a row for each combination of values that events have."""
+    """Computes every metric by dimensions: a row for each combination of values that events have."""
     rows: dict[tuple[str, ...], Group] = defaultdict(Group)
     for event in events:
-        times = {name: time_label(event.at, name, zone) for name in TIMES if name in dimensions}
-        values = event.dimensions | times
-        rows[tuple(values[name] for name in dimensions)].events.append(event)
+        rows[key_of(event, dimensions, zone)].events.append(event)
     return {values: metrics(group) for values, group in rows.items()}

@@ -1,4 +1,4 @@
-"""Random sessions in which everything goes wrong that play sequences must cope with."""
+"""Random sessions with every fault that play sequences must cope with."""
 
 import random
 from urllib.parse import urlencode
@@ -9,7 +9,7 @@ HOUR = 3600 * SECOND
 
 
 def random_sessions(seed: int, count: int, hour: int) -> list[Sent]:
-    """Requests of `count` sessions, in order of receipt.
+    """Returns the requests of `count` sessions, in order of receipt.
 
     They have losses, repeats, restarts, leaps and pauses; events overtake each other; some events have no number or no
     `playTimeSum`. Half of the sessions start within a minute of `hour` (µs), the others in the two hours after it.
@@ -26,7 +26,7 @@ def random_sessions(seed: int, count: int, hour: int) -> list[Sent]:
 
 
 def random_session(rng: random.Random, name: str, start: int) -> list[Sent]:
-    """Requests of one session that starts at `start` (µs), in the order they are sent."""
+    """Returns the requests of one session that starts at `start` (µs), in the order in which they are sent."""
     has_sums = rng.choice([0.0, 0.5, 1.0])
     passed, number = 0.0, 0  # seconds since the start, eventIndex
     requests: list[Sent] = []

@@ -1,4 +1,4 @@
-"""The query action over HTTP, with the real server: what it takes, answers and refuses."""
+"""The query action over HTTP: parameters, answers, refusals, turns. Most tests use the real server."""
 
 import csv
 import io
@@ -20,13 +20,19 @@ import uvicorn
 from harness.server import run
 from kanalony.errors import StorageError, WrongUse
 from kanalony.events import TIME_DIMENSIONS
-from kanalony.reports.api import create_app
-from kanalony.reports.query import Query, Reports, _Statement
-from kanalony.reports.request import read_action
+from kanalony.reports.api.app import create_app
+from kanalony.reports.api.limits import Limits
+from kanalony.reports.execution import Reports
+from kanalony.reports.parsing import read_action
+from kanalony.reports.planner import Snapshot
+from kanalony.reports.query import Query, Selection
+from kanalony.reports.result import Result
+from kanalony.reports.statement import Statement
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.reports.asking import ask, event, store
+from tests.reports.commands import invoke_text
 from tests.reports.conftest import dashboard
 
 ACTION = {"service": "analytics", "action": "query"}
@@ -35,7 +41,7 @@ ACTION = {"service": "analytics", "action": "query"}
 def call(
     address: str, parameters: dict[str, Any], *, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Status and text of an answer; a POST when there is a body."""
+    """Sends a request, a POST when there is a body; returns the status and text of the answer."""
     url = f"{address}/api_v3/index.php?{urlencode(parameters)}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=60) as answer:
@@ -47,11 +53,11 @@ def call(
 def query(address: str, **parameters: Any) -> dict[str, Any]:
     status, text = call(address, {**ACTION, **parameters})
     assert status == 200, text
-    told: dict[str, Any] = json.loads(text)
-    return told
+    answer: dict[str, Any] = json.loads(text)
+    return answer
 
 
-def test_it_answers_as_the_command_does(address: str, lake: DataDirectory) -> None:
+def test_the_answer_is_that_of_the_command(address: str, lake: DataDirectory) -> None:
     found = query(address, metrics="play,playRatio,peakView", dimensions="entry", orderBy="-play,entry", pageSize=3)
     order = (("play", True), ("entry", False))
     assert found == ask(lake, "play playRatio peakView", "entry", order=order, limit=3)
@@ -62,10 +68,10 @@ def test_get_form_and_json_are_the_same(address: str) -> None:
     filters = json.dumps([{"dimension": "entry", "values": ["0_1", "0_2"]}])
     expected = query(address, metrics="view", dimensions="entry", filters=filters, partnerId=1)
     form = {**ACTION, "metrics": "view", "dimensions": "entry", "filters": filters, "partnerId": "1"}
-    told = {**ACTION, "metrics": ["view"], "dimensions": ["entry"], "filters": json.loads(filters), "partnerId": 1}
+    values = {**ACTION, "metrics": ["view"], "dimensions": ["entry"], "filters": json.loads(filters), "partnerId": 1}
     json_type = {"Content-Type": "application/json"}
     assert call(address, {}, body=urlencode(form).encode()) == (200, json.dumps(expected, separators=(",", ":")))
-    assert json.loads(call(address, {}, body=json.dumps(told).encode(), headers=json_type)[1]) == expected
+    assert json.loads(call(address, {}, body=json.dumps(values).encode(), headers=json_type)[1]) == expected
     assert [row["entry"] for row in expected["rows"]] == ["0_1", "0_2"] or expected["count"] == 2
 
 
@@ -88,23 +94,23 @@ def test_pages_by_any_spelling(address: str) -> None:
 def test_csv(address: str) -> None:
     status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "partner", "format": "csv"})
     assert status == 200
-    told = query(address, metrics="play", dimensions="partner")["rows"]
+    expected = query(address, metrics="play", dimensions="partner")["rows"]
     assert list(csv.DictReader(io.StringIO(text))) == [
-        {name: str(value) for name, value in row.items()} for row in told
+        {name: str(value) for name, value in row.items()} for row in expected
     ]
 
 
-def test_csv_has_no_row_that_a_value_made(data: DataDirectory) -> None:
+def test_a_value_cannot_add_a_row_to_csv(data: DataDirectory) -> None:
     values = ["a\rplanted", "b\rplanted,9", 'say "x", please']
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=value) for value in values))
-    with dashboard(data.root) as address:
+    with served(data) as address:
         status, text = call(address, {**ACTION, "metrics": "play", "dimensions": "entry", "format": "csv"})
     assert status == 200
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert rows == [["entry", "play"], *([value, "1"] for value in sorted(values))]
 
 
-def test_times_are_of_the_offset_or_the_zone() -> None:
+def test_times_follow_the_offset_or_the_zone() -> None:
     start = {"metrics": "play", "startDate": "06/01/2026 12:00", "endDate": "06/01/2026 13:30"}
     query = read_action({**start, "timezoneOffset": "-330"})
     assert query.start == datetime(2026, 6, 1, 17, 30, tzinfo=UTC)
@@ -118,7 +124,7 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
     [
         ({"metrics": "plya"}, "unknownMetric", ["plya", "play"]),
         ({"metrics": "play", "dimensions": "contry"}, "unknownDimension", ["contry", "country"]),
-        ({}, "badRequest", ["no metric"]),
+        ({}, "badRequest", ["no metrics"]),
         (
             {"metrics": "play", "startDate": "2026-06-01"},
             "badRequest",
@@ -133,7 +139,7 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
         ({"metrics": "play", "pageSize": "0"}, "badRequest", ["pageSize", "from 1"]),
         ({"metrics": "play", "pageSize": "100000"}, "badRequest", ["pageSize", "10,000"]),
         ({"metrics": "play", "pager": "[]"}, "badRequest", ["pager"]),
-        ({"metrics": "play", "metric": "view"}, "badRequest", ["no parameter 'metric'"]),
+        ({"metrics": "play", "metric": "view"}, "badRequest", ["unknown parameter 'metric'"]),
         ({"metrics": "play", "orderBy": "view"}, "badRequest", ["cannot order by"]),
         ({"metrics": "play", "format": "xml"}, "badRequest", ["xml"]),
         (
@@ -143,14 +149,14 @@ def test_times_are_of_the_offset_or_the_zone() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_kind(
+def test_a_wrong_parameter_is_reported_with_its_kind(
     address: str, parameters: dict[str, Any], kind: str, texts: list[str]
 ) -> None:
     status, text = call(address, {**ACTION, **parameters})
-    told = json.loads(text)
-    assert (status, told["kind"]) == (400, kind)
-    assert set(told) == {"kind", "data"}
-    assert all(part in json.dumps(told["data"]) for part in texts)
+    problem = json.loads(text)
+    assert (status, problem["kind"]) == (400, kind)
+    assert set(problem) == {"kind", "data"}
+    assert all(part in json.dumps(problem["data"]) for part in texts)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +174,14 @@ def test_a_body_that_cannot_be_read_is_refused(address: str, body: bytes) -> Non
     assert json.loads(text)["kind"] in ("badRequest", "unknownMetric", "unknownDimension")
 
 
-def test_deep_nesting_and_long_values_are_refused_shortly(address: str) -> None:
+def test_deep_nesting_and_long_values_are_refused_with_a_short_message(address: str) -> None:
     for parameters in ({"filters": "[" * 5000}, {"pager": "{" * 5000}, {"pageSize": "9" * 5000}):
         status, text = call(address, {**ACTION, "metrics": "play", **parameters})
         assert status == 400
         assert len(text) < 500
 
 
-def test_other_actions_and_pages_are_not_there(address: str) -> None:
+def test_other_actions_and_pages_are_not_found(address: str) -> None:
     assert call(address, {"service": "analytics", "action": "trackEvent"})[0] == 404
     status, text = call(address, {"service": "stats"})
     assert (status, json.loads(text)["kind"]) == (404, "notFound")
@@ -269,15 +275,13 @@ def test_a_query_of_the_most_names_and_values_is_answered(address: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
-def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(
-    data: DataDirectory, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.reports.api._MOST_ANSWER", 20_000)
+def test_an_answer_has_a_bounded_size_and_smaller_pages_fit(data: DataDirectory, form: str) -> None:
     long = [f"{number:02}{'x' * 900}" for number in range(40)]
     store(data, *(event("2026-06-01T12:00:00", 3, entryId=entry) for entry in long))
     short = [f"s{number}" for number in range(200)]
     store(data, *(event("2026-07-01T12:00:00", 3, customVar1=name) for name in short))
-    with served(data) as address:
+    reports = Reports(data, text_bytes=20_000)
+    with served(data, reports=reports, limits=Limits(answer_bytes=20_000)) as address:
 
         def asked(**parameters: Any) -> tuple[int, str]:
             return call(address, {**ACTION, "metrics": "play", "format": form, **parameters})
@@ -298,47 +302,51 @@ def test_an_answer_has_a_bounded_size_and_smaller_pages_have_the_rest(
         assert asked(**by_name)[0] == 200
 
 
-class Endless:
-    """Makes queries for the metric `view` endless; `running` is how many of them run, `ended` how many have ended."""
+class Endless(Reports):
+    """Reports in which every query for the metric `view` is endless.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    Attributes:
+        running: Endless queries that run.
+        ended: Endless queries that have ended.
+    """
+
+    def __init__(self, data: DataDirectory) -> None:
+        super().__init__(data)
         self.running = self.ended = 0
         self._lock = threading.Lock()
-        run, statement = Reports.run, _Statement._statement
 
-        def watched(reports: Reports, query: Query, *arguments: Any) -> Any:
-            if query.metrics != ("view",):
-                return run(reports, query, *arguments)
+    def run(self, query: Query, cancel: threading.Event | None = None) -> Result:
+        if query.metrics != ("view",):
+            return super().run(query, cancel)
+        with self._lock:
+            self.running += 1
+        try:
+            return super().run(query, cancel)
+        finally:
             with self._lock:
-                self.running += 1
-            try:
-                return run(reports, query, *arguments)
-            finally:
-                with self._lock:
-                    self.running -= 1
-                    self.ended += 1
+                self.running -= 1
+                self.ended += 1
 
-        def endless(made: _Statement) -> str:
-            if made._query.metrics != ("view",):
-                return statement(made)
-            numbers = "range(1_000_000_000) a(x), range(1_000_000_000) b(y)"
-            bound = "".join(f" AND ${name} IS NOT NULL" for name in made._bound)
-            return f"SELECT count(*) AS m0, true AS is_total, 1 AS position FROM {numbers} WHERE (x * y) % 7 = 3{bound}"
-
-        monkeypatch.setattr(Reports, "run", watched)
-        monkeypatch.setattr(_Statement, "_statement", endless)
+    def build(self, snapshot: Snapshot, query: Query, selection: Selection) -> Statement | None:
+        if query.metrics != ("view",):
+            return super().build(snapshot, query, selection)
+        numbers = "range(1_000_000_000) a(x), range(1_000_000_000) b(y)"
+        sql = f"SELECT count(*) AS m0, true AS is_total, 1 AS position FROM {numbers} WHERE (x * y) % 7 = 3"
+        return Statement(sql, {}, [])
 
 
 @pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
-    return Endless(monkeypatch)
+def endless(lake: DataDirectory) -> Endless:
+    return Endless(lake)
 
 
 @contextmanager
-def served(data: DataDirectory, *keys: str) -> Iterator[str]:
-    """The address of the application in this process, where tests can change it."""
+def served(
+    data: DataDirectory, *keys: str, reports: Reports | None = None, limits: Limits | None = None
+) -> Iterator[str]:
+    """The address of the application in this process, with its own reports and limits."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        app = create_app(data, Vocabulary(), keys)
+        app = create_app(data, reports or Reports(data), keys, limits=limits)
         server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", http="h11", log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -352,7 +360,7 @@ def served(data: DataDirectory, *keys: str) -> Iterator[str]:
 
 @contextmanager
 def asking(address: str, **parameters: Any) -> Iterator[None]:
-    """A client that has sent a query, and hangs up at the end."""
+    """Sends a query as a client that hangs up at the end."""
     host, _, port = address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 30) as connection:
         query = urlencode({**ACTION, **parameters})
@@ -368,19 +376,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDirectory, endless: Endless) -> None:
-    with served(lake) as address:
+    with served(lake, reports=endless) as address:
         with asking(address, metrics="view"), asking(address, metrics="view"):
             wait_for(lambda: endless.running == 2)
-            with asking(address, metrics="view"):  # waits for its turn, and gives up
+            with asking(address, metrics="view"):  # waits for its turn, and hangs up
                 pass
             assert (endless.running, endless.ended) == (2, 0)
         wait_for(lambda: endless.ended == 2)
         assert query(address, metrics="play")["count"] == 1
-        assert (endless.running, endless.ended) == (0, 2), "the one that gave up never ran"
+        assert (endless.running, endless.ended) == (0, 2), "the one that was cancelled while it waited never ran"
 
 
 def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless) -> None:
-    with served(lake, "1=first-key", "2=second-key") as address:
+    with served(lake, "1=first-key", "2=second-key", reports=endless) as address:
         with (
             asking(address, metrics="view", apiKey="first-key"),
             asking(address, metrics="view", apiKey="first-key"),
@@ -392,11 +400,9 @@ def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless
         wait_for(lambda: endless.ended == 1)
 
 
-def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
-    lake: DataDirectory, endless: Endless, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kanalony.reports.api._WAITING", 2)
-    with served(lake, "1=first-key", "2=second-key") as address, ExitStack() as clients:
+def test_a_partner_whose_queries_fill_the_queue_does_not_block_others(lake: DataDirectory, endless: Endless) -> None:
+    keys = ("1=first-key", "2=second-key")
+    with served(lake, *keys, reports=endless, limits=Limits(queued=2)) as address, ExitStack() as clients:
         for _ in range(3):
             clients.enter_context(asking(address, metrics="view", apiKey="first-key"))
         busy = {**ACTION, "metrics": "play", "apiKey": "first-key"}
@@ -408,24 +414,24 @@ def test_a_partner_whose_queries_fill_the_queue_keeps_no_other_out(
         assert query(address, metrics="play", apiKey="first-key")["count"] == 1
 
 
-def test_the_count_of_what_waits_is_not_shown_to_one_partner(data: DataDirectory) -> None:
+def test_the_number_of_waiting_requests_is_hidden_from_single_partners(data: DataDirectory) -> None:
     seal(data, [[event("2026-06-01T12:00:00", 3), event("2026-06-01T12:00:00", 3)]])
     action = {"service": "analytics", "action": "waiting"}
-    with dashboard(data.root, "--api-key", "1=first-key", "--api-key", "*=master-key") as address:
+    with served(data, "1=first-key", "*=master-key") as address:
         assert call(address, action)[0] == 401
         assert call(address, {**action, "apiKey": "first-key"}) == (200, '{"requests":null}')
         assert call(address, {**action, "apiKey": "master-key"}) == (200, '{"requests":2}')
 
 
-def test_a_data_directory_that_is_gone_is_no_empty_one(data: DataDirectory) -> None:
-    with dashboard(data.root) as address:
+def test_a_removed_data_directory_is_not_taken_for_an_empty_one(data: DataDirectory) -> None:
+    with served(data) as address:
         data.root.rename(data.root.with_name("elsewhere"))
         status, text = call(address, {"service": "analytics", "action": "waiting"})
         assert (status, json.loads(text)["kind"]) == (503, "unavailable")
         assert "is not a kanalony data directory" in text
 
 
-def test_pages_of_other_sites_cannot_read_it(address: str) -> None:
+def test_pages_of_other_sites_cannot_read_answers(address: str) -> None:
     status, _ = call(address, {**ACTION, "metrics": "play"}, headers={"Host": "evil.example"})
     assert status == 400
     with urllib.request.urlopen(address, timeout=60) as page:
@@ -460,23 +466,33 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
             {"partnerId": "2", "filters": own_filter},
         ):
             for key in ("first-key", "master-key"):
-                assert asked(key, **contradiction)[1]["rows"] == [], "no more than was asked for"
+                assert asked(key, **contradiction)[1]["rows"] == [], "no more than the query selects"
         for other in ({"partnerId": "2"}, {"filters": '[{"dimension": "partner", "values": ["1", "2"]}]'}):
-            status, told = asked("first-key", **other)
-            assert (status, told["kind"]) == (404, "unknownPartner")
+            status, problem = asked("first-key", **other)
+            assert (status, problem["kind"]) == (404, "unknownPartner")
         status, text = call(address, {**ACTION, "metrics": "events", "apiKey": "first-key"})
         assert json.loads(text)["totals"] == own["totals"]
+
+
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a dashboard in this process fail instead of serving, which would not end."""
+
+    def run(*_: Any, **__: Any) -> None:
+        raise AssertionError("the dashboard serves")
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
 
 
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--host", "0.0.0.0"], ["others would see everything", "--api-key"]),
-        (["--host", "no such host"], ["no host 'no such host'", "--host"]),
-        (["--host", "x" * 80], ["no host 'xxx"]),
+        (["--host", "0.0.0.0"], ["would see all reports", "--api-key"]),
+        (["--host", "no such host"], ["unknown host 'no such host'", "--host"]),
+        (["--host", "x" * 80], ["unknown host 'xxx"]),
         (["--api-key", "0585231=long-enough"], ["--api-key", "585231=KEY"]),
         (["--api-key", "secret"], ["--api-key", "585231=KEY"]),
-        (["--api-key", "1=short"], ["--api-key", "8 signs"]),
+        (["--api-key", "1=short"], ["--api-key", "8 characters"]),
         (
             ["--api-key", "1=the-same-key", "--api-key", "3=another-key", "--api-key", "27=the-same-key"],
             ["--api-key", "1 and 27 have the same"],
@@ -485,30 +501,33 @@ def test_a_key_shows_the_rows_of_its_partner_alone(lake: DataDirectory) -> None:
         (["--data", "/nonexistent"], ["/nonexistent"]),
     ],
 )
-def test_a_wrong_option_of_the_dashboard_is_told_in_one_line(
-    lake: DataDirectory, arguments: list[str], texts: list[str]
+def test_a_wrong_option_of_the_dashboard_is_reported_in_one_line(
+    lake: DataDirectory, arguments: list[str], texts: list[str], unserved: None
 ) -> None:
-    done = run("dashboard", "--data", lake.root, "--port", "0", *arguments)
+    done = invoke_text("dashboard", "--data", lake.root, "--port", "0", *arguments, cwd=lake.root)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert all(text in done.stderr for text in texts), done.stderr
 
 
-def test_a_port_that_is_taken_is_told(lake: DataDirectory, address: str) -> None:
+def test_a_taken_port_is_reported(lake: DataDirectory, address: str) -> None:
     done = run("dashboard", "--data", lake.root, "--port", address.rpartition(":")[2])
     assert done.returncode == 2
-    assert "Address already in use (is another one running? Name another --port)" in done.stderr
+    assert "Address already in use (is another dashboard running? Choose another --port)" in done.stderr
 
 
-def test_a_key_is_not_repeated_when_it_is_wrong(lake: DataDirectory) -> None:
-    assert "first" not in run("dashboard", "--data", lake.root, "--api-key", "1=first").stderr
-    same = ("--api-key", "1=first-key", "--api-key", "2=first-key")
-    assert "first" not in run("dashboard", "--data", lake.root, *same).stderr
+def test_a_key_is_not_repeated_when_it_is_wrong(lake: DataDirectory, unserved: None) -> None:
+    for keys in (["1=first"], ["1=first-key", "2=first-key"]):
+        options = [part for key in keys for part in ("--api-key", key)]
+        done = invoke_text("dashboard", "--data", lake.root, *options, cwd=lake.root)
+        assert done.returncode == 2
+        assert "--api-key" in done.stderr
+        assert "first" not in done.stdout + done.stderr
 
 
 def test_latest_is_the_newest_event_of_the_partner_of_a_key(data: DataDirectory) -> None:
     store(data, event("2026-06-01T12:00:00", 3, partnerId=1), event("2026-06-01T12:00:01", 3, partnerId=2))
-    with dashboard(data.root, *(f"--api-key={partner}=the-key-of-{partner}" for partner in "123*")) as address:
+    with served(data, *(f"{partner}=the-key-of-{partner}" for partner in "123*")) as address:
 
         def latest(partner: str) -> Any:
             parameters = {**ACTION, "metrics": "play", "apiKey": f"the-key-of-{partner}"}
@@ -532,12 +551,12 @@ def test_values_of_a_wrong_type_are_refused() -> None:
             read_action(wrong)
 
 
-def test_a_query_that_takes_too_long_is_given_up(lake: DataDirectory) -> None:
+def test_a_query_that_takes_too_long_is_ended(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match=r"takes longer than 0\.001 s"):
         Reports(lake, seconds=0.001).run(Query(tuple(Vocabulary().metrics), ("tenSeconds", "userId")))
 
 
-def test_a_query_that_takes_too_much_memory_is_told(lake: DataDirectory) -> None:
+def test_a_query_that_takes_too_much_memory_is_refused(lake: DataDirectory) -> None:
     with pytest.raises(StorageError, match="takes too much memory"):
         Reports(lake, memory=1 << 20).run(Query(("play", "lossRate"), ("tenSeconds", "userId", "referrer")))
 

@@ -1,4 +1,6 @@
-"""Chromium opens the dashboard: its numbers are those of `kanalony report`, its controls work, it asks nobody else."""
+"""Chromium opens the dashboard: its numbers equal those of `kanalony report`, its controls work, and it calls no other
+server.
+"""
 
 import json
 import time
@@ -15,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from kanalony.cli import main
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.collector.chromium import WAIT, chromium
 from tests.reports.asking import event, store
@@ -48,14 +50,14 @@ def state(browser: webdriver.Chrome) -> str:
 
 
 def opened(browser: webdriver.Chrome, address: str, expected: str = "ready") -> None:
-    """Open the page anew, whatever it showed."""
+    """Opens the page from a blank one, whatever it showed."""
     browser.get("about:blank")
     browser.get(address)
     wait_for(lambda: state(browser) == expected)
 
 
 def changed(browser: webdriver.Chrome, change: Callable[[], object], expected: str = "ready") -> None:
-    """Change a filter, and wait for the numbers."""
+    """Changes a filter, and waits for the numbers."""
     browser.execute_script("document.body.dataset.state = 'before'")
     change()
     wait_for(lambda: state(browser) == expected)
@@ -71,7 +73,7 @@ def metric(browser: webdriver.Chrome, name: str) -> float | None:
 
 
 def report(lake: DataDirectory, metrics: tuple[str, ...], *arguments: str) -> list[dict[str, Any]]:
-    """What the command says of the last day, as the page asks for it."""
+    """Returns the command's rows for the last day, the period of the page."""
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=24)
     command = ["report", "--data", str(lake.root), "--format", "json", "--from", start.isoformat()]
     done = CliRunner().invoke(main, [*command, "--metrics", ",".join(metrics), *arguments])
@@ -81,7 +83,7 @@ def report(lake: DataDirectory, metrics: tuple[str, ...], *arguments: str) -> li
 
 
 def assert_same(browser: webdriver.Chrome, lake: DataDirectory, *filters: str) -> None:
-    """The numbers on the page are those of `kanalony report`."""
+    """Asserts that the numbers on the page are those of `kanalony report`."""
     (expected,) = report(lake, (*TILES, *QUALITY), *filters)
     assert {name: metric(browser, name) for name in expected} == pytest.approx(expected, abs=0)
     (funnel,) = report(lake, FUNNEL, *filters)
@@ -117,7 +119,7 @@ def test_filters_change_the_numbers(browser: webdriver.Chrome, address: str, lak
     assert_same(browser, lake, "--filter", "partner=2", "--filter", "entry=1_0")
 
 
-def test_a_period_without_events_says_so(browser: webdriver.Chrome, address: str) -> None:
+def test_a_period_without_events_is_reported(browser: webdriver.Chrome, address: str) -> None:
     opened(browser, f"{address}/#period=custom&from=2020-01-01T00:00&to=2020-01-02T00:00", "empty")
     assert "No events" in browser.find_element(By.ID, "empty").text
 
@@ -129,18 +131,18 @@ def text_of(browser: webdriver.Chrome, name: str) -> str:
 COMPACT = "to be compacted: keep “kanalony compact --every 60s” running"
 
 
-def test_without_events_the_page_says_whether_any_wait_to_be_compacted(
+def test_without_events_the_page_shows_whether_any_wait_to_be_compacted(
     browser: webdriver.Chrome, data: DataDirectory
 ) -> None:
     with dashboard(data.root) as address:
         opened(browser, address, "empty")
-        assert "Nothing has arrived so far." in text_of(browser, "empty")
+        assert "Nothing has arrived yet." in text_of(browser, "empty")
     now = time.time_ns() // 1000
     seal(data, [[event(now - number, 3, eventIndex=number) for number in range(1, 1201)]])
     with dashboard(data.root) as address:
         opened(browser, address, "empty")
         shown = text_of(browser, "empty")
-        assert "Events have arrived, and are stored." in shown
+        assert "Events have arrived and are stored." in shown
         assert f"1,200 requests wait {COMPACT}" in shown
         assert "Nothing has arrived" not in shown
         store(data)
@@ -149,7 +151,7 @@ def test_without_events_the_page_says_whether_any_wait_to_be_compacted(
         assert not browser.find_element(By.ID, "notice").is_displayed()
 
 
-def test_old_numbers_say_what_is_not_in_them(browser: webdriver.Chrome, data: DataDirectory) -> None:
+def test_old_numbers_come_with_the_count_of_waiting_requests(browser: webdriver.Chrome, data: DataDirectory) -> None:
     hour_ago = time.time_ns() // 1000 - 3_600_000_000
     store(data, event(hour_ago, 3))
     seal(data, [[event(hour_ago, 3), event(hour_ago, 3)]])
@@ -158,11 +160,11 @@ def test_old_numbers_say_what_is_not_in_them(browser: webdriver.Chrome, data: Da
         assert metric(browser, "play") == 1
         assert text_of(browser, "notice").startswith(f"2 requests wait {COMPACT}")
         changed(browser, lambda: browser.execute_script("location.hash = '#period=24h&entry=none'"), "empty")
-        assert "There are none of entry none." in text_of(browser, "empty")
+        assert "No events match entry none." in text_of(browser, "empty")
         assert f"2 requests wait {COMPACT}" in text_of(browser, "empty")
 
 
-def test_a_partner_without_events_learns_nothing_of_others(browser: webdriver.Chrome, data: DataDirectory) -> None:
+def test_a_partner_without_events_learns_nothing_about_others(browser: webdriver.Chrome, data: DataDirectory) -> None:
     now = time.time_ns() // 1000
     store(data, event(now, 3, partnerId=2))
     seal(data, [[event(now, 3, partnerId=2)]])
@@ -170,17 +172,17 @@ def test_a_partner_without_events_learns_nothing_of_others(browser: webdriver.Ch
         opened(browser, address, "error")
         field = browser.find_element(By.ID, "key")
         changed(browser, lambda: field.send_keys("the-first-key", Keys.ENTER), "empty")
-        assert text_of(browser, "empty") == "No events yet\nNone of yours have been compacted so far."
+        assert text_of(browser, "empty") == "No events yet\nNone of your events have been compacted yet."
 
 
 @pytest.mark.parametrize("period", ["__proto__", "constructor", "toString", "nonsense"])
-def test_a_period_that_is_none_is_the_usual_one(browser: webdriver.Chrome, address: str, period: str) -> None:
+def test_an_invalid_period_is_replaced_by_the_default(browser: webdriver.Chrome, address: str, period: str) -> None:
     opened(browser, f"{address}/#period={period}")
     assert Select(browser.find_element(By.ID, "period")).first_selected_option.text == "Last 24 hours"
     assert "Invalid" not in text_of(browser, "scope")
 
 
-def test_what_players_send_is_text_and_nothing_else(browser: webdriver.Chrome, address: str) -> None:
+def test_names_that_players_send_are_shown_as_text_only(browser: webdriver.Chrome, address: str) -> None:
     opened(browser, address)
     entries = [row.get_attribute("data-entry") for row in browser.find_elements(By.CSS_SELECTOR, "tr[data-entry]")]
     shown = browser.find_element(By.ID, "top-rows").text
@@ -193,22 +195,22 @@ def test_what_players_send_is_text_and_nothing_else(browser: webdriver.Chrome, a
     assert browser.find_elements(By.CSS_SELECTOR, "main b b, tr b") == []
 
 
-def test_no_request_leaves_the_machine_and_nothing_goes_wrong(browser: webdriver.Chrome, address: str) -> None:
+def test_no_request_leaves_the_machine_and_no_error_is_logged(browser: webdriver.Chrome, address: str) -> None:
     def logged(kind: str) -> list[dict[str, Any]]:
         return list(browser.get_log(kind))  # type: ignore[no-untyped-call]
 
     logged("performance")
     logged("browser")
     opened(browser, address)
-    told = [json.loads(entry["message"])["message"] for entry in logged("performance")]
-    urls = [one["params"]["request"]["url"] for one in told if one["method"] == "Network.requestWillBeSent"]
+    messages = [json.loads(entry["message"])["message"] for entry in logged("performance")]
+    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
     assert len(urls) > 10
     assert [url for url in urls if not url.startswith((address, "data:", "about:"))] == []
     assert [entry for entry in logged("browser") if entry["level"] == "SEVERE"] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(browser: webdriver.Chrome, address: str, scheme: str) -> None:
+def test_the_page_fits_a_phone(browser: webdriver.Chrome, address: str, scheme: str) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -224,7 +226,7 @@ def test_it_fits_a_phone(browser: webdriver.Chrome, address: str, scheme: str) -
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_it_refreshes_by_itself_and_outlives_its_server(
+def test_the_page_refreshes_by_itself_and_survives_its_server(
     browser: webdriver.Chrome, lake: DataDirectory, tmp_path: Path
 ) -> None:
     with dashboard(lake.root) as address:

@@ -1,4 +1,4 @@
-"""Measures of play sequences are those of the reference for sessions in which much goes wrong."""
+"""Measures of play sequences equal those of the reference for sessions with many faults."""
 
 from math import isclose
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from kanalony.reports.query import Query, Reports
-from kanalony.reports.table import as_object
-from kanalony.segments.names import DataDirectory
+from kanalony.reports.execution import Reports
+from kanalony.reports.query import Query
+from kanalony.reports.renderer import as_object
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import NOON, roll_up, seal
 from tests.reports import reference
 from tests.reports.sessions import random_sessions
@@ -19,7 +20,7 @@ DIMENSIONS: list[tuple[str, ...]] = [(), ("hour",), ("minute",), ("tenSeconds", 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataDirectory, list[reference.Event]]:
-    """A lake of 400 sessions that came in two parts, of two workers; and the reference's events."""
+    """A lake of 400 sessions, received by two workers and compacted one after the other; and the reference's events."""
     data = DataDirectory.writable(tmp_path_factory.mktemp("sessions") / "data")
     requests = random_sessions(1, 400, NOON)
     parts = [requests[0::3] + requests[1::3], requests[2::3]]
@@ -31,7 +32,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataDirectory, list[
 
 
 def differences(data: DataDirectory, events: list[reference.Event], dimensions: tuple[str, ...]) -> dict[Any, Any]:
-    """Metrics of rows where (report, reference) are not the same."""
+    """Returns the metrics of rows that differ, as (report, reference)."""
     report = as_object(Reports(data).run(Query(METRICS, dimensions)))
     rows = {tuple(row[name] for name in dimensions): row for row in report["rows"]}
     expected = reference.report(events, dimensions)
@@ -45,7 +46,7 @@ def differences(data: DataDirectory, events: list[reference.Event], dimensions: 
 
 
 def same(one: float | None, other: float | None) -> bool:
-    """Whether two values are equal, but for the last digits of a division."""
+    """Whether two values are equal, except for the last digits of a division."""
     return one is other if one is None or other is None else isclose(one, other, rel_tol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""The reference itself: examples of docs/reports.md, with the expected values computed by hand."""
+"""The reference itself: examples of docs/reports.md, with expected values computed by hand."""
 
 import random
 from datetime import UTC
@@ -23,24 +23,24 @@ VIEW = 99
 
 
 def sent(at: float, number: object = None, kind: object = VIEW, **parameters: object) -> Request:
-    """A request of one partner, session and entry, `at` seconds after noon."""
+    """Returns a request of one partner, session and entry, `at` seconds after noon."""
     values = {"eventType": kind, "partnerId": 5, "entryId": "0_a", "sessionId": "s", "eventIndex": number, **parameters}
     query = urlencode({name: value for name, value in values.items() if value is not None})
     return round((NOON + at) * 1e6), query, {}
 
 
 def received(numbers: list[int], every: float = 1) -> list[Event]:
-    """Events that are no views, with these numbers in order of receipt."""
+    """Returns events that are no views, with these numbers in order of receipt."""
     return reference.read([sent(i * every, number, PLAYING, n=i) for i, number in enumerate(numbers)])
 
 
 def loss(events: list[Event]) -> tuple[int, int]:
-    """(missing, expected)"""
+    """Returns (missing, expected)."""
     return sum(event.missing for event in events), sum(event.expected for event in events)
 
 
 def seconds_watched(events: list[Event]) -> list[float]:
-    """What each event adds to the time watched, in order of receipt."""
+    """Returns what each event adds to the time watched, in order of receipt."""
     return [event.watched / 1e6 for event in events]
 
 
@@ -188,7 +188,9 @@ def test_the_sums_by_event_are_those_of_the_sets_of_numbers() -> None:
         assert all(0 <= event.missing <= event.expected for event in sequence)
         repeats += len(sequence) - len(numbers)
     overtaken = sum(event.place != event.at for event in in_sequences)
-    assert min(repeats, overtaken, loss(events)[0], len(divided) - 300) > 100, "the sessions have what they should test"
+    assert min(repeats, overtaken, loss(events)[0], len(divided) - 300) > 100, (
+        "the sessions have the cases they should test"
+    )
 
 
 # minutesWatched

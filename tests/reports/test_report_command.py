@@ -1,4 +1,4 @@
-"""`kanalony report`: what it prints, for people and for programs."""
+"""The output of `kanalony report`: tables, charts, and formats for programs."""
 
 import csv
 import io
@@ -17,27 +17,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.server import KANALONY, run
-from kanalony.aggregate.ledger import FILE_NAME
+from kanalony.aggregate.manifest import FILE_NAME
 from kanalony.core.frames import TRAILER_SIZE
 from kanalony.errors import WrongUse
 from kanalony.reports.clock import read_period
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
 from tests.files import fields, journal_file
 from tests.reports.asking import ask, event, store
+from tests.reports.commands import invoke, invoke_text
+from tests.reports.conftest import MakeLake
 
 NOON = "2026-06-01T12:00:00"
 
 
-@pytest.fixture
-def small(data: DataDirectory) -> DataDirectory:
+@pytest.fixture(scope="module")
+def small(lake_of: MakeLake) -> DataDirectory:
+    """Three entries on two days."""
     plays = [event(NOON, 3, entryId="a", eventIndex=n, joinTime=1.25) for n in range(1200)]
-    store(data, *plays, event("2026-06-02T12:00:00", 1, entryId="b\x1b[31m"), event(NOON, 99, entryId="a" * 100))
-    return data
+    return lake_of(*plays, event("2026-06-02T12:00:00", 1, entryId="b\x1b[31m"), event(NOON, 99, entryId="a" * 100))
 
 
 def report(data: DataDirectory, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return run("report", "--data", data.root, *arguments, cwd=data.root)
+    return invoke_text("report", "--data", data.root, *arguments, cwd=data.root)
 
 
 def printed(data: DataDirectory, *arguments: str) -> str:
@@ -46,8 +48,11 @@ def printed(data: DataDirectory, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_table_is_aligned_with_units_and_totals_and_steers_no_terminal(small: DataDirectory) -> None:
-    shown = printed(small, "--metrics", "play,playRatio,averageJoinTime", "--dimensions", "entry").splitlines()
+def test_the_table_is_aligned_with_units_and_totals_and_has_no_control_characters(small: DataDirectory) -> None:
+    arguments = ["--metrics", "play,playRatio,averageJoinTime", "--dimensions", "entry"]
+    done = run("report", "--data", small.root, *arguments, cwd=small.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout.splitlines()
     assert re.sub(" +", " ", shown[0]) == "entry play playRatio averageJoinTime (s)"
     assert shown[2].split() == ["a", "1,200", "1.25"], "nothing to divide by"
     assert shown[3].split() == ["a" * 59 + "…", "0"]
@@ -57,11 +62,11 @@ def test_the_table_is_aligned_with_units_and_totals_and_steers_no_terminal(small
     assert shown[0].index(" play ") + 5 == shown[2].index(" 1,200 ") + 6, "aligned to the right"
 
 
-def test_pages_say_how_many_rows_there_are(small: DataDirectory) -> None:
+def test_pages_show_the_number_of_all_rows(small: DataDirectory) -> None:
     shown = printed(small, "--metrics", "play", "--dimensions", "entry", "--limit", "1", "--page", "2")
     assert "1 of 3 rows; the total is of all" in shown
     beyond = printed(small, "--metrics", "play", "--dimensions", "entry", "--limit", "1", "--page", "9")
-    assert beyond == "There is no such page: there are 3 rows.\n"
+    assert beyond == "There is no such page: the report has 3 rows.\n"
 
 
 def test_csv_and_json_have_everything_in_full(small: DataDirectory) -> None:
@@ -73,9 +78,9 @@ def test_csv_and_json_have_everything_in_full(small: DataDirectory) -> None:
         ["a" * 100, "2026-06-01", "0", ""],
         ["b\x1b[31m", "2026-06-02", "0", "0.0"],
     ]
-    told = json.loads(printed(small, *arguments, "--format", "json"))
-    assert told == ask(small, "play playRatio", "entry day", order=(("entry", False),))
-    assert told["rows"][0] == {"entry": "a", "day": "2026-06-01", "play": 1200, "playRatio": None}
+    answer = json.loads(printed(small, *arguments, "--format", "json"))
+    assert answer == ask(small, "play playRatio", "entry day", order=(("entry", False),))
+    assert answer["rows"][0] == {"entry": "a", "day": "2026-06-01", "play": 1200, "playRatio": None}
 
 
 def test_parquet_has_dates_times_and_numbers(small: DataDirectory, tmp_path: Path) -> None:
@@ -124,28 +129,17 @@ COMPACT = (
 
 @pytest.mark.parametrize("form", ["table", "chart", "csv", "json", "parquet"])
 @pytest.mark.parametrize("has_lake", [True, False])
-def test_why_a_report_is_empty_is_said_where_it_spoils_no_output(
+def test_an_empty_report_explains_itself_where_it_spoils_no_output(
     data: DataDirectory, has_lake: bool, form: str
 ) -> None:
     reasons = ["No events have arrived yet.", "Point players at the collector, or try `kanalony simulate`."]
     if has_lake:
         store(data, event(NOON, 3))
         newest = "The newest event was received at 2026-06-01 12:00:00 UTC."
-        reasons = ["There are no events that answer this.", newest]
+        reasons = ["No events match this query.", newest]
     chosen = ["--chart"] if form == "chart" else ["--format", form]
-    command = [
-        *KANALONY,
-        "report",
-        "--data",
-        str(data.root),
-        "--metrics",
-        "play",
-        "--dimensions",
-        "day",
-        "--to",
-        "2020",
-    ]
-    done = subprocess.run([*command, *chosen], capture_output=True, cwd=data.root)
+    arguments = ["--metrics", "play", "--dimensions", "day", "--to", "2020", *chosen]
+    done = invoke("report", "--data", data.root, *arguments, cwd=data.root)
     assert done.returncode == 0
     if form in ("table", "chart"):
         assert (done.stdout.decode().splitlines(), done.stderr) == (reasons, b"")
@@ -159,8 +153,8 @@ def test_why_a_report_is_empty_is_said_where_it_spoils_no_output(
         assert pq.read_table(io.BytesIO(done.stdout)).num_rows == 0
 
 
-def waiting_in(place: str, data: DataDirectory) -> None:
-    """Three requests that no compaction has seen."""
+def add_waiting(place: str, data: DataDirectory) -> None:
+    """Adds three requests that no compaction has read."""
     if place == "journal":
         journal_file(data, [fields(number) for number in range(3)])
         return
@@ -172,28 +166,30 @@ def waiting_in(place: str, data: DataDirectory) -> None:
 
 @pytest.mark.parametrize("place", ["sealed segment", "open segment", "journal"])
 @pytest.mark.parametrize("form", ["table", "csv"])
-def test_what_waits_to_be_compacted_is_counted_wherever_it_is(data: DataDirectory, place: str, form: str) -> None:
-    waiting_in(place, data)
+def test_requests_that_wait_to_be_compacted_are_counted_wherever_they_are(
+    data: DataDirectory, place: str, form: str
+) -> None:
+    add_waiting(place, data)
     done = report(data, "--metrics", "play", "--format", form)
-    said = done.stdout if form == "table" else done.stderr
-    assert said.split() == f"No events have been compacted yet. 3 requests wait {COMPACT}".split()
+    message = done.stdout if form == "table" else done.stderr
+    assert message.split() == f"No events have been compacted yet. 3 requests wait {COMPACT}".split()
     if form == "csv":
         assert done.stdout == "play\n"
 
 
-def test_old_numbers_say_what_is_not_in_them(data: DataDirectory) -> None:
+def test_old_numbers_come_with_the_count_of_waiting_requests(data: DataDirectory) -> None:
     store(data, event(NOON, 3, eventIndex=1), event(NOON, 3, eventIndex=2))
-    waiting_in("sealed segment", data)
+    add_waiting("sealed segment", data)
     shown = printed(data, "--metrics", "play").splitlines()
     assert shown[2].split() == ["2"]
     assert shown[-1] == f"3 requests wait {COMPACT}"
     assert printed(data, "--metrics", "play", "--format", "csv") == "play\n2\n"
     elsewhere = printed(data, "--metrics", "play", "--to", "2020").splitlines()
-    assert elsewhere[0] == "There are no events that answer this."
+    assert elsewhere[0] == "No events match this query."
     assert elsewhere[-1] == f"3 requests wait {COMPACT}"
 
 
-def test_what_waits_is_not_counted_without_the_record_of_the_lake(data: DataDirectory) -> None:
+def test_waiting_requests_are_not_counted_without_the_record_of_the_lake(data: DataDirectory) -> None:
     store(data, event(NOON, 3))
     (data.lake / FILE_NAME).unlink()
     done = report(data, "--metrics", "play")
@@ -202,7 +198,7 @@ def test_what_waits_is_not_counted_without_the_record_of_the_lake(data: DataDire
     assert "requests wait" not in done.stdout
 
 
-def test_numbers_are_shown_though_what_waits_cannot_be_counted(data: DataDirectory) -> None:
+def test_numbers_are_shown_though_waiting_requests_cannot_be_counted(data: DataDirectory) -> None:
     store(data, event(NOON, 3))
     record = data.lake / FILE_NAME
     record.write_text(f"no entry\n{record.read_text()}")  # the last line is what a report needs
@@ -211,10 +207,10 @@ def test_numbers_are_shown_though_what_waits_cannot_be_counted(data: DataDirecto
     assert "cannot count the requests that wait to be compacted" in done.stderr
     done = report(data, "--metrics", "play", "--to", "2020")
     assert done.returncode == 0
-    assert "There are no events that answer this." in done.stdout
+    assert "No events match this query." in done.stdout
 
 
-def test_without_a_data_directory_that_is_what_is_said(tmp_path: Path) -> None:
+def test_a_missing_data_directory_is_reported(tmp_path: Path) -> None:
     for command in (["report", "--metrics", "play"], ["dashboard", "--port", "0"]):
         done = run(*command, "--data", tmp_path / "none", cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -224,7 +220,7 @@ def test_without_a_data_directory_that_is_what_is_said(tmp_path: Path) -> None:
 HOSTILE = ["a\rplanted,9", "a\nb", 'say "x"', "a,b", "\r", "\r\n", '"', "=1+1", "plain", "\u2028", " x "]
 
 
-def test_csv_has_every_value_as_it_was_sent_and_no_row_more(data: DataDirectory) -> None:
+def test_csv_has_every_value_as_it_was_sent_and_no_further_row(data: DataDirectory) -> None:
     store(data, *(event(NOON, 3, entryId=value) for value in HOSTILE))
     command = [*KANALONY, "report", "--data", str(data.root), "--metrics", "play", "--format", "csv"]
     done = subprocess.run([*command, "--dimensions", "entry"], capture_output=True, check=True)
@@ -249,31 +245,37 @@ def read_with_duckdb(content: bytes, path: Path) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--metrics", "plya"], ["no metric 'plya'", "did you mean play"]),
-        (["--metrics", ","], ["no metric is asked for"]),
-        (["--metrics", "play", "--dimensions", "contry"], ["no dimension 'contry'", "country"]),
+        (["--metrics", "plya"], ["unknown metric 'plya'", "did you mean play"]),
+        (["--metrics", ","], ["no metrics are given"]),
+        (["--metrics", "play", "--dimensions", "contry"], ["unknown dimension 'contry'", "country"]),
         (["--metrics", "play", "--filter", "partner"], ["--filter is 'partner'", "partner=585231"]),
-        (["--metrics", "play", "--filter", "hour=1"], ["hour cannot be filtered"]),
-        (["--metrics", "play", "--order", "-view"], ["cannot order by 'view'", "there are play"]),
-        (["--metrics", "play", "--from", "lately"], ["'lately' is no time", "-24h"]),
-        (["--metrics", "play", "--from", "2026-13"], ["'2026-13' is no time", "month must be in 1..12"]),
+        (["--metrics", "play", "--filter", "hour=1"], ["cannot filter by hour"]),
+        (["--metrics", "play", "--order", "-view"], ["cannot order by 'view'", "choose from play"]),
+        (["--metrics", "play", "--from", "lately"], ["'lately' is not a time", "-24h"]),
+        (["--metrics", "play", "--from", "2026-13"], ["'2026-13' is not a time", "month must be in 1..12"]),
         (["--metrics", "play", "--from", "today", "--to", "yesterday"], ["after its end", "swap them"]),
         (["--metrics", "play", "--chart", "--format", "csv"], ["--chart draws", "leave one out"]),
-        (["--metrics", "play", "--filter", "entry=\udcff"], ["is no text in UTF-8"]),
+        (["--metrics", "play", "--filter", "entry=\udcff"], ["is not valid UTF-8"]),
         (["--metrics", "play", "--from", "2026-07", "--to", "2026-05"], ["after its end", "swap them"]),
-        (["--metrics", "play", "--timezone", "Paris"], ["no time zone 'Paris'", "Europe/Paris"]),
-        (["--metrics", "play", "--timezone", "../../etc/passwd"], ["no time zone"]),
+        (["--metrics", "play", "--timezone", "Paris"], ["unknown time zone 'Paris'", "Europe/Paris"]),
+        (["--metrics", "play", "--timezone", "../../etc/passwd"], ["unknown time zone"]),
         (["--metrics", "play", "--page", "2"], ["--page needs --limit"]),
         (["--metrics", "play", "--format", "xml"], ["'xml' is not one of"]),
         ([], ["Missing option '--metrics'"]),
     ],
 )
-def test_a_mistake_is_told_in_one_line(data: DataDirectory, arguments: list[str], texts: list[str]) -> None:
+def test_a_mistake_is_reported_in_one_line(data: DataDirectory, arguments: list[str], texts: list[str]) -> None:
     done = report(data, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert all(text in done.stderr for text in texts), done.stderr
+
+
+def test_an_argument_that_is_not_utf_8_is_refused_by_the_process(data: DataDirectory) -> None:
+    done = run("report", "--data", data.root, "--metrics", "play", "--filter", "entry=\udcff", cwd=data.root)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "is not valid UTF-8" in done.stderr
 
 
 def test_registered_names_come_from_the_settings_file(data: DataDirectory) -> None:
@@ -288,11 +290,11 @@ def test_registered_names_come_from_the_settings_file(data: DataDirectory) -> No
         printed(data, "--metrics", "201", "--dimensions", "campaign", "--format", "csv") == "campaign,201\nspring,1\n"
     )
     for line, texts in (
-        ("play = 201", ["'play' is a metric or dimension already", "kanalony.toml"]),
+        ("play = 201", ["'play' is already a metric or dimension", "kanalony.toml"]),
         ('quiz = "x"', ["custom_events", "integer"]),
         ("quiz = -1", ["custom_events", "greater than or equal to 0"]),
         ('"a b" = 1', ["custom_events", "letters, digits"]),
-        ("Play = 201", ["'Play' is a metric or dimension already"]),
+        ("Play = 201", ["'Play' is already a metric or dimension"]),
         ("good = 1\nquiz = 'x'", ["custom_events.quiz"]),
         ('[custom_dimensions]\ntoken = "ks"', ["custom_dimensions.token", "credential"]),
         ("[x]", ["unknown option 'x'"]),
@@ -327,7 +329,7 @@ PARIS = ZoneInfo("Europe/Paris")
         ("2026-06-01T13:00-02:00", "2026-06-01T15:00", None),
     ],
 )
-def test_periods_are_those_of_the_time_zone(text: str, first: str, end: str | None) -> None:
+def test_periods_follow_the_time_zone(text: str, first: str, end: str | None) -> None:
     expected = tuple(datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in (first, end or first))
     assert read_period(text, PARIS, NOW) == expected
 
@@ -335,6 +337,6 @@ def test_periods_are_those_of_the_time_zone(text: str, first: str, end: str | No
 @pytest.mark.parametrize(
     "text", ["", "-24", "24h", "-5y", "26-06-01", "2026-6-1", "2026-02-30", "0000", "9999", "-999999w"]
 )
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(WrongUse):
         read_period(text, UTC, NOW)

@@ -18,16 +18,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanalony.aggregate import rollups
+from kanalony.aggregate import rollup_writer
 from kanalony.aggregate.compact import Compaction
 from kanalony.aggregate.delta import Table
 from kanalony.aggregate.enrich import Enricher
+from kanalony.aggregate.limits import Limits
 from kanalony.aggregate.measures import touched_hours
-from kanalony.aggregate.rollups import DIRECTORY, HOUR, ROLLUPS, ReadOnlyRollup, Rollups
+from kanalony.aggregate.rollup_writer import RollupWriter
+from kanalony.aggregate.rollups import DIRECTORY, ROLLUPS, ReadOnlyRollup
 from kanalony.errors import FormatError, StorageError
 from kanalony.events import DIMENSIONS, METRICS, TIME_DIMENSIONS
 from kanalony.reports.vocabulary import Vocabulary
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
+from kanalony.units import HOUR
 from tests.aggregate.lakes import KEEP, MEMORY, SECOND, Sent, compact, roll_up, seal
 from tests.reports.asking import PLAY, VIEW, ask, at, event, one, rows, session, store
 from tests.tools import examples
@@ -257,7 +260,7 @@ def test_rollups_of_earlier_versions_are_removed_once_there_are_new_ones(
         (directory / "hour" / "rows.parquet").write_bytes(b"PAR1")
     seal(data, [session(NOON, 3)])
     with monkeypatch.context() as patch:
-        patch.setattr(Rollups, "_load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(RollupWriter, "_load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             roll_up(data)
     assert earlier.exists()
@@ -339,7 +342,7 @@ def test_a_full_disk_is_told_and_made_up_for(data: DataDirectory, monkeypatch: p
 
     with monkeypatch.context() as patch:
         real = os.fsync
-        patch.setattr("kanalony.aggregate.delta.os.fsync", lambda fd: full(fd) if is_parquet(fd) else real(fd))
+        patch.setattr("kanalony.durable.os.fsync", lambda fd: full(fd) if is_parquet(fd) else real(fd))
         with pytest.raises(StorageError, match="No space left on device"):
             roll_up(data)
     assert one(data, "view") == 3
@@ -351,11 +354,10 @@ def is_parquet(descriptor: int) -> bool:
     return Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".parquet"
 
 
-def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanalony.aggregate.rollups._RETENTION_HOURS", 0)
-    monkeypatch.setattr("kanalony.aggregate.rollups._VACUUM_COMMITS", 2)
+def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory) -> None:
+    limits = Limits(rollup_retention_hours=0, rollup_vacuum_commits=2)
     for number in range(8):
-        store(data, event(at(NOON) + number * SECOND, VIEW, eventIndex=number))
+        store(data, event(at(NOON) + number * SECOND, VIEW, eventIndex=number), limits=limits)
     root = data.lake / DIRECTORY / "hour"
     assert len(list(root.rglob("date=*/*.parquet"))) <= 2
     assert one(data, "view") == 8
@@ -365,7 +367,7 @@ def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
-    real = Rollups._load
+    real = RollupWriter._load
 
     def load(*arguments: Any) -> None:
         tries.append(arguments)
@@ -373,7 +375,7 @@ def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
         if len(tries) == 1:
             raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate")
 
-    monkeypatch.setattr(Rollups, "_load", load)
+    monkeypatch.setattr(RollupWriter, "_load", load)
     seal(data, [session(NOON, 6)])
     roll_up(data)
     assert ask(data, "view")["tables"] == ["hour"]
@@ -393,14 +395,14 @@ def test_an_hour_that_is_left_out_is_logged_with_what_it_lacks(
     def load(*_: Any) -> None:
         raise duckdb.OutOfMemoryException(f"Out of Memory Error: {problem}")
 
-    monkeypatch.setattr(Rollups, "_load", load)
+    monkeypatch.setattr(RollupWriter, "_load", load)
     store(data, *session(NOON, 6))
     assert remedy in caplog.text
 
 
 def hours_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, *hours: str) -> None:
     """Every attempt to compute one of these hours takes more memory than there is; late, when others have rows."""
-    real = rollups._aggregate
+    real = rollup_writer._aggregate
 
     def aggregate(engine: Any, rollup: Any, since: int) -> Any:
         yield from real(engine, rollup, since)
@@ -409,7 +411,7 @@ def hours_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, *hours: str) -> None:
             if {at(hour) // HOUR for hour in hours}.intersection(found or ()):
                 raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate")
 
-    monkeypatch.setattr(rollups, "_aggregate", aggregate)
+    monkeypatch.setattr(rollup_writer, "_aggregate", aggregate)
 
 
 EVERY_HOUR = [f"2026-06-01T{hour:02}:10:00" for hour in range(10, 15)]
@@ -454,15 +456,15 @@ def test_while_it_goes_on_an_hour_that_was_left_out_is_tried_again_after_a_while
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("kanalony.aggregate.rollups.time.monotonic", lambda: now)
+    monkeypatch.setattr("kanalony.aggregate.rollup_writer.time.monotonic", lambda: now)
     seal(data, [session(NOON, 7)], worker=1)
     with Compaction(data, memory=MEMORY, keep_segments=float("inf"), enricher=Enricher(None, None)) as compaction:
-        tables = Rollups(data.lake, compaction.lake, memory=MEMORY, keep=KEEP)
+        tables = RollupWriter(data.lake, compaction.lake, memory=MEMORY, keep=KEEP)
 
         def round_of(hour: str, worker: int) -> int:
             seal(data, [session(hour, 2, name=f"s{worker}")], worker=worker)
             compaction.run(compaction.waiting(), lambda _: None, lambda: False)
-            return tables.refresh(compaction.lake, compaction.record)
+            return tables.refresh(compaction.lake, compaction.manifest)
 
         with monkeypatch.context() as patch:
             hours_that_do_not_fit(patch, NOON)
@@ -471,9 +473,9 @@ def test_while_it_goes_on_an_hour_that_was_left_out_is_tried_again_after_a_while
             round_of(hour, worker)
             assert set(ask(data, "view")["tables"]) == {"hour", "events"}
             assert one(data, "view") == 7 + 2 * (worker - 1)
-        assert tables.refresh(compaction.lake, compaction.record) == 0
+        assert tables.refresh(compaction.lake, compaction.manifest) == 0
         now = 3601.0
-        assert tables.refresh(compaction.lake, compaction.record) > 0
+        assert tables.refresh(compaction.lake, compaction.manifest) > 0
     assert (one(data, "view"), ask(data, "view")["tables"]) == (13, ["hour"])
 
 
@@ -613,7 +615,7 @@ def test_a_clock_that_was_wrong_once_costs_no_rollup(data: DataDirectory, monkey
     keep = {**KEEP, "minute": 86400.0}
     now = time.time_ns() // 1000 // HOUR * HOUR
     with monkeypatch.context() as patch:
-        patch.setattr("kanalony.aggregate.rollups.time.time", lambda: now / 1e6 + 1e9)
+        patch.setattr("kanalony.aggregate.rollup_writer.time.time", lambda: now / 1e6 + 1e9)
         store(data, *session(now - 2 * HOUR, 3), keep=keep)
         assert ReadOnlyRollup(data.lake, ROLLUPS[1]).files == []
     store(data, keep=keep)
@@ -626,18 +628,17 @@ def test_a_clock_that_was_wrong_once_costs_no_rollup(data: DataDirectory, monkey
 def test_memory_is_bounded_by_taking_hours_bit_by_bit(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanalony.aggregate.rollups._ROW_SIZE", 1 << 22)
-    monkeypatch.setattr("kanalony.aggregate.rollups._LEAST_SIZES", (1 << 22,))
+    limits = Limits(rollup_row_size=1 << 22, rollup_least_sizes=(1 << 22,))
     loads = []
-    load = Rollups._load
+    load = RollupWriter._load
 
     def counted(*arguments: Any) -> None:
         loads.append(arguments[-3:])
         load(*arguments)
 
-    monkeypatch.setattr(Rollups, "_load", counted)
+    monkeypatch.setattr(RollupWriter, "_load", counted)
     watched = [sent for hour in range(6) for sent in session(f"2026-06-01T{10 + hour}:55:00", 60, name=f"s{hour}")]
-    store(data, *watched)
+    store(data, *watched, limits=limits)
     assert len(loads) > 3
     assert any(part.endswith("= 1") for _, _, part in loads), "an hour in parts"
     bare = without_rollups(data, tmp_path)

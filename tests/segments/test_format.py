@@ -1,4 +1,4 @@
-"""docs/segment-format.md against the code: its example is built here from the tables alone, and read by the code."""
+"""docs/segment-format.md against the code: the example is built from the tables alone, and the code reads it."""
 
 import re
 import struct
@@ -30,8 +30,9 @@ def skippable(kind: bytes, payload: bytes) -> bytes:
 
 
 def example(data: bytes) -> dict[str, bytes]:
-    """The parts of the example segment, as the tables of the document say, around its compressed data: how far that is
-    compressed is nobody's promise.
+    """The parts of the example segment by the tables of the document.
+
+    The compressed data is the document's own: its compression level is not promised.
     """
     fields = b"".join(
         bytes([tag, len(value)]) + value
@@ -52,7 +53,7 @@ def example(data: bytes) -> dict[str, bytes]:
 
 
 def documented() -> dict[str, bytes]:
-    """The parts as the document prints them: lines of a name, an offset and hex digits, or of hex digits that go on."""
+    """The parts as printed in the document: lines of name, offset and hex digits; further lines have no name."""
     block = DOCUMENT.split("## 5. A worked example")[1].split("```")[1]
     parts: dict[str, bytes] = {}
     name = ""
@@ -65,7 +66,7 @@ def documented() -> dict[str, bytes]:
     return parts
 
 
-def test_the_documents_example_is_what_its_tables_say() -> None:
+def test_the_documents_example_follows_its_tables() -> None:
     parts = documented()
     assert parts == example(parts["data"])
     assert lz4.frame.decompress(parts["data"]) == parts["record"]

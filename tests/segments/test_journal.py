@@ -1,5 +1,6 @@
-"""The journal as a file: what any cut, any changed byte and any crash leaves of it."""
+"""The journal as a file: what remains of it after any cut, any changed byte and any crash."""
 
+import errno
 import mmap
 import sys
 import threading
@@ -11,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
+from kanalony.errors import StorageError
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, parse_journal, read_journal
-from kanalony.segments.names import DataDirectory
-from tests.files import fields, flipped, hit_by, journal_file, new_journal, record_spans, told
+from tests.files import fields, fields_of, flipped, hit_by, journal_file, new_journal, record_bounds
 
 PART = st.none() | st.binary(min_size=1, max_size=300)
 
@@ -23,7 +25,7 @@ PART = st.none() | st.binary(min_size=1, max_size=300)
 def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     journal = journal_file(data, events, block_size=1 << 16, block_count=2)
     found, damaged = journal.read(journal.content)
-    assert [told(event) for event in found] == events
+    assert [fields_of(event) for event in found] == events
     assert [event.sequence for event in found] == list(range(1, len(events) + 1))
     assert damaged == []
 
@@ -31,16 +33,16 @@ def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: 
 def test_latin_1_strings_are_stored_as_the_bytes_they_stand_for(data: DataDirectory) -> None:
     journal = new_journal(data)
     journal.blocks.append("GET", "/collect", None, "", "Zoë", None, "q=é\xff", b"")
-    (run,) = read_journal(journal.path).runs
-    assert b"Zo\xeb" in run.records
-    assert b"q=\xe9\xff" in run.records
+    (records,) = read_journal(journal.path).pending
+    assert b"Zo\xeb" in records.content
+    assert b"q=\xe9\xff" in records.content
 
 
 @pytest.mark.parametrize(
     ("query", "complaint"),
     [("q=€", "beyond latin-1"), (7, "str, bytes or None, not int"), (b"x" * 4096, "exceeds a journal")],
 )
-def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
+def test_a_request_that_cannot_be_stored_is_refused_and_others_are_kept(
     data: DataDirectory, query: object, complaint: str
 ) -> None:
     journal = new_journal(data)
@@ -48,31 +50,31 @@ def test_what_cannot_be_stored_is_refused_and_nothing_else_suffers(
     with pytest.raises((ValueError, TypeError, OverflowError), match=complaint):
         journal.blocks.append(b"GET", b"/", None, None, None, None, query, None)  # type: ignore[arg-type]
     assert journal.blocks.append(*fields(2))
-    (run,) = read_journal(journal.path).runs
-    assert run.request_count == 2
+    (records,) = read_journal(journal.path).pending
+    assert records.request_count == 2
 
 
 def test_every_cut_leaves_exactly_the_complete_records(data: DataDirectory) -> None:
     journal = journal_file(data, (fields(n) for n in range(20)), block_count=2)
-    spans = record_spans(journal)
+    spans = record_bounds(journal)
     assert len(spans) == 20
     assert spans[-1][0] > 2 * 4096, "the test should reach into the second block"
     for size in range(spans[-1][1] + 50):
         found, damaged = journal.read(journal.content[:size])
         complete = sum(end <= size for _, end in spans)
-        assert [told(event) for event in found] == journal.events[:complete], f"cut at {size}"
-        assert damaged, f"cut at {size}: the file is too short, which must be told"
+        assert [fields_of(event) for event in found] == journal.events[:complete], f"cut at {size}"
+        assert damaged, f"cut at {size}: the file is too short, which must be reported"
 
 
-def test_every_changed_byte_is_found_and_never_becomes_an_event(data: DataDirectory) -> None:
+def test_every_changed_byte_is_noticed_and_never_becomes_an_event(data: DataDirectory) -> None:
     journal = journal_file(data, (fields(n) for n in range(20)), block_count=2)
-    spans = record_spans(journal)
+    spans = record_bounds(journal)
     used = [*range(108), *(position for span in spans for position in range(*span))]
     for position, content in flipped(journal.content, used):
         found, damaged = journal.read(content)
         hit = hit_by(position, spans)
         expected = [event for number, event in enumerate(journal.events) if number != hit]
-        assert [told(event) for event in found] == expected, f"byte {position}: another event was lost or changed"
+        assert [fields_of(event) for event in found] == expected, f"byte {position}: another event was lost or changed"
         assert damaged, f"byte {position} was not noticed"
 
 
@@ -80,15 +82,15 @@ def test_a_changed_mark_of_the_last_record_is_found(data: DataDirectory) -> None
     journal = journal_file(data, [fields(1)])
     found, damaged = journal.read(journal.content[:4096] + b"\x01" + journal.content[4097:])
     assert found == []
-    assert [start for start, _, _ in damaged] == [4096]
+    assert [damage.start for damage in damaged] == [4096]
 
 
 def test_an_unfinished_append_leaves_no_trace(data: DataDirectory) -> None:
     journal = journal_file(data, [fields(1), fields(2)])
-    last, _ = record_spans(journal)[1]
+    last, _ = record_bounds(journal)[1]
     unmarked = journal.content[:last] + bytes(4) + journal.content[last + 4 :]
     found, damaged = journal.read(unmarked)
-    assert [told(event) for event in found] == journal.events[:1]
+    assert [fields_of(event) for event in found] == journal.events[:1]
     assert damaged == []
 
 
@@ -100,9 +102,9 @@ def test_events_of_freed_blocks_do_not_come_back(data: DataDirectory) -> None:
             journal.blocks.free(1)
     found = read_journal(journal.path)
     assert found.damaged == []
-    (run,) = found.runs
-    assert run.first_sequence == found.watermark + 1 > 1
-    assert run.end_sequence == 101
+    (records,) = found.pending
+    assert records.first_sequence == found.watermark + 1 > 1
+    assert records.end_sequence == 101
 
 
 def test_the_watermark_survives_a_crash_between_its_two_stores(data: DataDirectory) -> None:
@@ -146,22 +148,23 @@ def test_a_block_is_handed_over_by_age_and_never_empty(data: DataDirectory) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
 def test_any_bytes_behind_the_last_record_are_no_event(data: DataDirectory, garbage: bytes) -> None:
     journal = journal_file(data, [fields(1)])
-    ((_, end),) = record_spans(journal)
+    ((_, end),) = record_bounds(journal)
     found, _ = journal.read(journal.content[:end] + garbage + journal.content[end + len(garbage) :])
-    assert [told(event) for event in found] == journal.events
+    assert [fields_of(event) for event in found] == journal.events
 
 
 def test_a_record_that_a_client_forged_is_no_event(data: DataDirectory, tmp_path: Path) -> None:
-    """Its bytes are right in all but the worker id, which no client learns; what follows it is damage, so it is looked
-    at.
+    """Only the worker id of the forged record is wrong, which no client learns.
+
+    The record before it is damaged, so that the reader searches the bytes of the forged one.
     """
     other = DataDirectory.writable(tmp_path / "attacker")
     forged = journal_file(other, [fields(7), fields(8), fields(9)])
-    records = forged.content[4096 : record_spans(forged)[-1][1]]
+    records = forged.content[4096 : record_bounds(forged)[-1][1]]
     journal = journal_file(data, [fields(1), (*fields(2)[:7], records)])
     damaged_second = journal.content.replace(b"n=2&", b"n=3&")
     found, damaged = journal.read(damaged_second)
-    assert [told(event) for event in found] == journal.events[:1]
+    assert [fields_of(event) for event in found] == journal.events[:1]
     assert damaged
 
 
@@ -205,11 +208,11 @@ def test_threads_that_append_together_lose_and_overwrite_nothing(data: DataDirec
         sys.setswitchinterval(interval)
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(run.request_count for run in found.runs) == journal.blocks.accepted == 9000
+    assert sum(records.request_count for records in found.pending) == journal.blocks.accepted == 9000
 
 
 def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
-    """The hardest interleaving, by hand: while a full block is told, another event opens and fills the next one."""
+    """The hardest interleaving, by hand: during the callback for a full block, another event fills the next block."""
     waking = 0
 
     def wake() -> None:
@@ -223,10 +226,10 @@ def test_waking_the_sealer_may_append_itself(data: DataDirectory) -> None:
         assert journal.blocks.append(*fields(number, query=b"x" * 2500))
     found = read_journal(journal.path)
     assert found.damaged == []
-    assert sum(run.request_count for run in found.runs) == journal.blocks.accepted == 6
+    assert sum(records.request_count for records in found.pending) == journal.blocks.accepted == 6
 
 
-def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirectory) -> None:
+def test_a_journal_that_refuses_or_was_released_stores_nothing(data: DataDirectory) -> None:
     journal = new_journal(data)
     assert journal.blocks.append(*fields(1))
     journal.blocks.refuse()
@@ -234,14 +237,25 @@ def test_a_journal_that_refuses_or_was_released_takes_nothing(data: DataDirector
     journal.forget()
     assert journal.blocks.append(*fields(3)) == 0
     assert journal.blocks.full_block(0) is None
-    (run,) = read_journal(journal.path).runs
-    assert run.request_count == 1
+    (records,) = read_journal(journal.path).pending
+    assert records.request_count == 1
 
 
-def test_bytes_made_to_slow_the_search_down_are_given_up_on(data: DataDirectory) -> None:
+def test_the_search_gives_up_on_bytes_made_to_slow_it_down(data: DataDirectory) -> None:
     """Every four bytes look like a record that ends at the block's end: checking each would be quadratic."""
     fake = b"KNEV" + bytes(4) + (1 << 19).to_bytes(4, "little") + (1 << 40).to_bytes(8, "little")
     block = b"\1\0\0\0" + fake * ((1 << 20) // len(fake) - 1)
     runs, damaged = scan_block(block, 0, len(block), 1, 0)
     assert runs == []
     assert damaged == [(0, len(block))]
+
+
+def test_a_journal_that_cannot_be_mapped_leaves_no_file(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", refuse)
+        with pytest.raises(StorageError, match="Cannot allocate memory"):
+            new_journal(data)
+    assert list(data.journal.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a power loss leaves: everything that was not fsynced is gone, at every step of write, rename and seal."""
+"""What remains after a power loss, at every step of write, rename and seal: only what was synced."""
 
 import os
 import shutil
@@ -11,19 +11,19 @@ import pytest
 
 from kanalony.collector.app import create_app
 from kanalony.segments.check import check_data
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import read_data
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.recovery import adopt_journals
-from kanalony.settings import Settings
+from kanalony.segments.requests import read_data
+from kanalony.settings.serving import ServeSettings
 from tests.collector.wsgi import SMALL, call
 
 BLOCKS = 4096  # where the blocks of a journal begin
 
 
 class Disk:
-    """Knows what is durable below a directory: file contents as of their last fsync, names as of their directory's.
+    """Records what is durable below a directory: file contents as of their last fsync, names as of their directory's.
 
-    It listens to os.fsync and os.fdatasync. A synced append calls msync from C, which is told by `synced_append`.
+    It wraps os.fsync and os.fdatasync. A synced append calls msync from C: the test reports it with `synced_append`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +71,7 @@ class Disk:
         self._contents[inode] = self._contents[inode][:BLOCKS] + journal.read_bytes()[BLOCKS:]
 
     def image(self, target: Path) -> Path:
-        """What the disk holds after a power loss now."""
+        """Writes what the disk would hold after a power loss now to a directory."""
         shutil.rmtree(target, ignore_errors=True)
         for directory, names in self._names.items():
             if directory.is_relative_to(self.root):
@@ -88,14 +88,15 @@ class Disk:
 
 
 @pytest.mark.parametrize("ack", ["synced", "written"])
-def test_a_power_loss_costs_at_most_what_the_level_says(
+def test_a_power_loss_costs_at_most_what_the_ack_level_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ack: str
 ) -> None:
-    """After every step that changes the disk, what is durable then is recovered elsewhere and compared. With `synced`
-    nothing acknowledged may be missing, with `written` nothing that is older than sync_interval.
+    """After every step that changes the disk, a copy of what is durable is recovered and compared.
+
+    With `synced` nothing acknowledged may be missing, with `written` nothing that is older than sync_interval.
     """
     sync_interval = 1.0
-    settings = Settings(data=tmp_path / "data", ack=ack, sync_interval=sync_interval, segment_age=1, **SMALL)
+    settings = ServeSettings(data=tmp_path / "data", ack=ack, sync_interval=sync_interval, segment_age=1, **SMALL)
     disk = Disk(settings.data)
     acknowledged: dict[bytes, float] = {}
     images: list[tuple[Path, set[bytes]]] = []
@@ -120,7 +121,7 @@ def test_a_power_loss_costs_at_most_what_the_level_says(
         app.close()
         disk.on_step = lambda: None
     disk.close()
-    assert len(images) > 20, "too few steps were looked at"
+    assert len(images) > 20, "too few steps were checked"
     assert any(owed for _, owed in images)
     for number, (image, owed) in enumerate(images):
         data = DataDirectory.writable(image)

@@ -1,4 +1,4 @@
-"""Who may read what kanalony makes, and that nobody else can hold its locks."""
+"""Who may read the files of a data directory, and that no other user can hold its locks."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.server import run, serving
+from kanalony import durable
 from kanalony.errors import StorageError, WrongUse
-from kanalony.segments import names
-from kanalony.segments.names import DataDirectory
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.locks import open_lock
 from tests.files import fields, journal_file, segment_file
 from tests.tools import tool
 
@@ -32,7 +33,7 @@ def _usual_umask() -> Iterator[None]:
 
 
 def modes(root: Path) -> dict[str, int]:
-    """The mode of everything below a directory, links aside, and of itself. Files may vanish meanwhile."""
+    """The modes of a directory and everything below it except links. Files may vanish meanwhile."""
     found = {}
     for path in (root, *root.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
@@ -54,12 +55,12 @@ def assert_shared(root: Path) -> None:
         closed = {root / "journal", root / "segments" / "open", root / "address-keys"}
         if place.is_dir():
             assert mode == (0o2700 if place in closed else 0o2750), path
-        elif not closed & set(place.parents):  # nobody gets that far
+        elif not closed & set(place.parents):  # the group cannot reach these
             assert mode == (0o600 if place.suffix == ".lock" else 0o640), path
 
 
 @pytest.mark.parametrize("server", ["meinheld", "granian"])
-def test_everything_a_collector_and_compact_make_is_their_users_only(tmp_path: Path, server: str) -> None:
+def test_files_of_collector_and_compact_are_private_to_their_user(tmp_path: Path, server: str) -> None:
     data = tmp_path / "made" / "data"
     data.parent.mkdir()
     options = ["--anonymize-ip", "hmac", "--server", server, "--spool", str(tmp_path / "spool" / "deep")]
@@ -89,7 +90,7 @@ def test_a_group_may_read_what_is_sealed_and_lock_nothing(tmp_path: Path, server
     assert_shared(tmp_path / "spool")
 
 
-def test_a_data_directory_of_other_modes_gets_the_right_ones_at_a_start(
+def test_a_data_directory_with_other_modes_gets_the_right_ones_at_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "data"
@@ -108,7 +109,7 @@ def test_a_data_directory_of_other_modes_gets_the_right_ones_at_a_start(
     assert_private(root)
 
 
-def test_a_segment_that_was_open_when_a_group_came_is_readable_when_it_is_sealed(tmp_path: Path) -> None:
+def test_a_segment_that_was_open_when_the_group_was_set_is_readable_once_it_is_sealed(tmp_path: Path) -> None:
     data = DataDirectory.for_collector(tmp_path / "data", [], None)
     (data.open / "segment.lz4").touch(mode=0o600)
     DataDirectory.for_collector(data.root, [], GROUP)
@@ -134,7 +135,7 @@ def test_links_in_a_data_directory_are_not_followed(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o644
 
 
-def test_a_group_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_group_is_an_error(tmp_path: Path) -> None:
     done = run("serve", "--group", "no-such-group", "--port", "0", "--data", tmp_path / "data")
     assert done.returncode == 2
     assert "there is no group 'no-such-group'" in done.stderr
@@ -158,7 +159,7 @@ def test_a_member_of_the_group_reads_what_is_sealed_and_holds_no_lock(tmp_path: 
 
 
 def _with_a_dead_worker(tmp_path: Path, group: str | None) -> tuple[DataDirectory, list[Path]]:
-    """A data directory, and the files in it that somebody locks."""
+    """A data directory, and the files in it that processes lock."""
     for parent in (tmp_path, *tmp_path.parents):
         if parent.owner() == "root" and parent != parent.parent:
             parent.chmod(parent.stat().st_mode | 0o011)
@@ -166,7 +167,7 @@ def _with_a_dead_worker(tmp_path: Path, group: str | None) -> tuple[DataDirector
     segment_file(data, [[fields(1)]])
     journal = journal_file(data, [fields(2)])
     (data.open / "segment.lz4").touch()
-    names.open_lock(data.recovery_lock).close()
+    open_lock(data.recovery_lock).close()
     return data, [data.recovery_lock, journal.path, data.open / "segment.lz4"]
 
 
@@ -176,14 +177,16 @@ def _as_nobody(group: int, *command: str | Path) -> "subprocess.CompletedProcess
     )
 
 
-def test_who_may_not_read_the_journals_learns_so(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_may_not_list_the_journals_gets_an_error(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: Path) -> Iterator[Path]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(StorageError, match="journal can be read by the user of the collector only"):
+    with pytest.raises(StorageError, match="only the user of the collector can read .*journal"):
         data.journals()
-    with pytest.raises(StorageError, match="can be read by the user of the collector only"):
+    with pytest.raises(StorageError, match="only the user of the collector can read"):
         data.segments()
 
 
@@ -205,32 +208,37 @@ def test_a_directory_that_the_group_cannot_reach_is_named(tmp_path: Path, caplog
     assert f"allow it with chmod o+x {tmp_path / 'shut'}" in caplog.text
 
 
-def test_the_lock_that_is_made_can_be_held(tmp_path: Path) -> None:
-    with names.open_lock(tmp_path / "a.lock") as file:
+def test_a_created_lock_file_can_be_locked(tmp_path: Path) -> None:
+    with open_lock(tmp_path / "a.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
 
 
-def test_every_directory_that_is_made_for_the_data_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_directory_that_is_created_for_the_data_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[Path] = []
-    sync = names.sync_directory
+    sync = durable.sync_directory
 
     def record(directory: Path) -> None:
         sync(directory)
         synced.append(directory)
 
-    monkeypatch.setattr(names, "sync_directory", record)
+    monkeypatch.setattr(durable, "sync_directory", record)
     data = DataDirectory.writable(tmp_path / "a" / "b" / "data")
     made = (data.root, data.root.parent, data.root.parent.parent, data.journal, data.open)
     assert {path.parent for path in made} <= set(synced)
 
 
-def test_a_member_of_the_group_is_not_shown_what_waits(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = pytest.importorskip("kanalony.reports.api")
+def test_a_member_of_the_group_gets_no_count_of_waiting_requests(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog = pytest.importorskip("kanalony.reports.api.backlog")
+    limits = pytest.importorskip("kanalony.reports.api.limits").Limits()
 
     def refuse(_: Path) -> Iterator[Path]:
         raise PermissionError
 
-    assert asyncio.run(api._Counted(data).get()) == 0
+    assert asyncio.run(backlog.Backlog(data, limits).count()) == 0
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert asyncio.run(api._Counted(data).get()) is None
+    assert asyncio.run(backlog.Backlog(data, limits).count()) is None

@@ -1,4 +1,4 @@
-"""Adopting what dead workers left, with every crash in between."""
+"""Recovery of what dead workers left, with a crash at every step."""
 
 import errno
 import fcntl
@@ -14,16 +14,17 @@ from kanalony.core.frames import crc32c
 from kanalony.errors import FormatError
 from kanalony.segments import writer
 from kanalony.segments.check import check_data
+from kanalony.segments.damage import Damage
+from kanalony.segments.directory import DataDirectory
 from kanalony.segments.journal import Journal, is_in_use
-from kanalony.segments.names import DataDirectory
-from kanalony.segments.reader import Damage, read_data
 from kanalony.segments.recovery import STAGED, Adopted, adopt_journals, adopt_surplus
+from kanalony.segments.requests import read_data
 from kanalony.segments.writer import SegmentWriter
-from tests.files import Fields, fields, new_journal, told
+from tests.files import Fields, fields, fields_of, new_journal
 
 
 class DeadWorker:
-    """A worker that wrote `framed` events to an open segment and had `pending` more in its journal when it died."""
+    """A worker that died with `framed` events in open segments and `pending` more in its journal only."""
 
     def __init__(
         self, data: DataDirectory, framed: int, pending: int, *, freed: bool = True, segments: int = 1
@@ -68,11 +69,11 @@ def recover(data: DataDirectory) -> Adopted:
 
 def read(data: DataDirectory) -> tuple[list[Fields], list[Damage]]:
     damaged: list[Damage] = []
-    return [told(event) for event in read_data(data, damaged.append)], damaged
+    return [fields_of(event) for event in read_data(data, damaged.append)], damaged
 
 
 def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
-    """Everything is there once and sealed, and nothing else is left."""
+    """Every event is in sealed segments, once, and neither open segments nor journals are left."""
     assert read(data) == (events, [])
     check = check_data(data)
     assert (check.damaged, check.torn, check.journals) == ([], [], 0)
@@ -81,7 +82,7 @@ def assert_recovered(data: DataDirectory, events: list[Fields]) -> None:
 
 
 def assert_recovered_of_several(data: DataDirectory, events: list[Fields]) -> None:
-    """The same of events in another order."""
+    """As `assert_recovered`, for events in another order."""
     found, damaged = read(data)
     assert (sorted(found, key=str), damaged) == (events, [])
     check = check_data(data)
@@ -92,8 +93,10 @@ def assert_recovered_of_several(data: DataDirectory, events: list[Fields]) -> No
 @pytest.mark.parametrize("framed", [0, 10, 25])
 @pytest.mark.parametrize("pending", [0, 1, 15])
 @pytest.mark.parametrize("freed", [True, False])
-def test_everything_acknowledged_is_there_once(data: DataDirectory, framed: int, pending: int, freed: bool) -> None:
-    """Also when the worker died between the sync of a frame and the freeing of its block: it stands in both then."""
+def test_every_acknowledged_event_is_recovered_once(
+    data: DataDirectory, framed: int, pending: int, freed: bool
+) -> None:
+    """Also when the worker died between the sync of a frame and the freeing of its block, so that both hold it."""
     dead = DeadWorker(data, framed, pending, freed=freed)
     assert read(data) == (dead.events, []), "before recovery"
     adopted = recover(data)
@@ -174,7 +177,7 @@ def test_a_journal_in_use_is_left_alone(data: DataDirectory) -> None:
     assert read(data) == ([fields(1)], [])
 
 
-def test_a_journal_somebody_reads_is_adopted_later(data: DataDirectory) -> None:
+def test_a_journal_that_another_process_reads_is_adopted_later(data: DataDirectory) -> None:
     dead = DeadWorker(data, 10, 10)
     with dead.journal.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_SH)
@@ -185,7 +188,7 @@ def test_a_journal_somebody_reads_is_adopted_later(data: DataDirectory) -> None:
 
 @pytest.mark.parametrize("with_journal", [True, False])
 def test_recoveries_at_the_same_time_do_not_harm_each_other(data: DataDirectory, with_journal: bool) -> None:
-    """Several processes at once, on a worker with several open segments, as full disks leave them."""
+    """Several processes at once, for a worker with several open segments, as full disks leave them."""
     for _ in range(5):
         dead = DeadWorker(data, 300, 20, segments=3)
         if not with_journal:
@@ -210,7 +213,7 @@ def test_recoveries_at_the_same_time_do_not_harm_each_other(data: DataDirectory,
 
 
 def test_cat_during_recovery_misses_nothing(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recovery takes an open segment away, and gives its events to one of another name, between listing and reading."""
+    """Between listing and reading, recovery moves the events of an open segment to one of another name."""
     dead = DeadWorker(data, 40, 5, segments=2)
     real = DataDirectory.segments
     calls = 0
@@ -229,7 +232,7 @@ def test_cat_during_recovery_misses_nothing(data: DataDirectory, monkeypatch: py
 
 
 def test_a_segment_whose_writer_lives_is_left_alone_whatever_its_journal(data: DataDirectory) -> None:
-    """As when its journal stands in a directory that this one does not know of."""
+    """As when its journal is in a directory that is no spool directory of this one."""
     journal = new_journal(data, block_size=1 << 16)
     journal.blocks.append(*fields(1))
     journal.blocks.hand_over(0)
@@ -247,8 +250,8 @@ def test_a_segment_whose_writer_lives_is_left_alone_whatever_its_journal(data: D
     assert read(data) == ([fields(1)], [])
 
 
-def test_a_sealed_segment_is_never_written_over(data: DataDirectory) -> None:
-    """Recovery died after sealing; then the sealed copy was damaged. The original has all of it still."""
+def test_a_sealed_segment_is_never_overwritten(data: DataDirectory) -> None:
+    """Recovery died after sealing; then the sealed copy was damaged. The original still has every event."""
     dead = DeadWorker(data, 30, 0)
     assert dead.segment
     original = dead.segment.read_bytes()
@@ -281,7 +284,7 @@ def test_a_segment_deleted_under_its_writer_is_noticed_before_its_events_are_giv
     assert written.abandon() is None
 
 
-def test_a_copy_of_a_journal_is_told_and_not_adopted(data: DataDirectory) -> None:
+def test_a_copy_of_a_journal_is_reported_and_not_adopted(data: DataDirectory) -> None:
     journal = new_journal(data)
     journal.blocks.append(*fields(1))
     copy = data.journal / "0123456789abcdef.journal"
@@ -321,14 +324,14 @@ def test_a_tail_of_zeros_after_a_power_loss_is_torn_not_damaged(data: DataDirect
 
 
 @pytest.mark.parametrize("adopt", [adopt_journals, lambda data: adopt_surplus(data, 5)])
-def test_what_a_worker_left_before_its_journal_was_ready_is_cleared(
+def test_the_young_journal_of_a_dead_worker_is_deleted(
     data: DataDirectory, adopt: Callable[[DataDirectory], Iterator[Adopted]]
 ) -> None:
     young = data.journal / "0123456789abcdef.new"
     with young.open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert list(adopt(data)) == []
-        assert young.exists(), "a worker is making it just now"
+        assert young.exists(), "a worker is creating it"
     assert list(adopt(data)) == []
     assert not young.exists()
 
@@ -357,7 +360,7 @@ def test_a_torn_tail_whose_events_were_sealed_from_the_journal_is_dropped(data: 
 
 
 def test_surplus_is_adopted_while_another_process_recovers(data: DataDirectory) -> None:
-    """It may be at a large segment, and a worker cannot serve before its journal is made."""
+    """That process may take long for a large segment, and a worker cannot serve before it has a journal."""
     dead = DeadWorker(data, 0, 5)
     with data.recovery_lock.open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -365,10 +368,10 @@ def test_surplus_is_adopted_while_another_process_recovers(data: DataDirectory) 
     assert_recovered(data, dead.events)
 
 
-def test_a_journal_that_the_disk_refuses_keeps_no_other_from_being_adopted(
+def test_a_journal_that_the_disk_refuses_does_not_keep_others_from_adoption(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the others took of a full disk is free then, so it is tried again."""
+    """Adopting the others frees disk space, so the refused one is tried again."""
     dead = [DeadWorker(data, 0, 5) for _ in range(3)]
     real = SegmentWriter.add
     refusals = 0
@@ -391,7 +394,7 @@ class Crash(BaseException):
 
 
 def crash_points(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Run recovery again and again, each time dying at one call later that changes the disk, until it comes through."""
+    """Repeats recovery until it ends; each time it dies one disk-changing call later."""
     changing: list[tuple[object, str]] = [
         (os, "write"),
         (os, "fsync"),
@@ -416,7 +419,7 @@ def crash_points(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterat
         with monkeypatch.context() as patch:
             for owner, name in changing:
                 patch.setattr(owner, name, counted(getattr(owner, name)))
-            # A dead process does not tidy up.
+            # A dead process does not clean up.
             patch.setattr(writer.SegmentWriter, "abandon", lambda self: self._file.close())
             try:
                 list(adopt_journals(data))
@@ -430,7 +433,7 @@ def crash_points(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_recovery_may_die_at_any_step_and_be_repeated(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, torn: bool
 ) -> None:
-    """The states left by earlier crashes pile up here, which is harder than each alone."""
+    """The files left by earlier crashes accumulate, which is harder than one crash alone."""
     dead = DeadWorker(data, 25, 15, freed=False)
     assert dead.segment
     if torn:

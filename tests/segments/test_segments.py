@@ -1,4 +1,4 @@
-"""Segments as files: what any cut and any changed byte leaves of them."""
+"""Segments as files: what remains of them after any cut and any changed byte."""
 
 import subprocess
 from itertools import pairwise
@@ -19,9 +19,11 @@ from kanalony.core.frames import (
     read_records,
 )
 from kanalony.errors import FormatError
-from kanalony.segments.names import DataDirectory, SegmentName
-from kanalony.segments.reader import Coverage, Segment
-from tests.files import SegmentFile, fields, flipped, hit_by, journal_file, segment_file, told
+from kanalony.segments.coverage import Coverage
+from kanalony.segments.directory import DataDirectory
+from kanalony.segments.names import SegmentName
+from kanalony.segments.reader import Segment
+from tests.files import SegmentFile, fields, fields_of, flipped, hit_by, journal_file, segment_file
 from tests.tools import tool
 
 FRAMES = [[fields(n) for n in range(start, start + 4)] for start in (0, 4, 8)]
@@ -34,7 +36,7 @@ def segment(data: DataDirectory) -> SegmentFile:
 
 def test_a_sound_segment_reads_back_whole(segment: SegmentFile) -> None:
     events, read = segment.read(segment.content, sealed=True)
-    assert [told(event) for event in events] == segment.events
+    assert [fields_of(event) for event in events] == segment.events
     assert read.damaged == []
     assert read.trailer
     assert read.trailer.request_count == 12
@@ -45,7 +47,7 @@ def test_every_cut_leaves_exactly_the_complete_frames(segment: SegmentFile, seal
     for size in range(len(segment.content)):
         events, read = segment.read(segment.content[:size], sealed=sealed)
         complete = sum(end <= size for end in segment.ends)
-        assert [told(event) for event in events] == [event for frame in FRAMES[:complete] for event in frame]
+        assert [fields_of(event) for event in events] == [event for frame in FRAMES[:complete] for event in frame]
         if sealed:
             assert read.damaged, f"cut at {size}: a sealed segment without its end is damaged"
         else:
@@ -56,7 +58,7 @@ def test_every_cut_leaves_exactly_the_complete_frames(segment: SegmentFile, seal
             assert (read.torn == 0) == (whole or size == 0)
 
 
-def test_every_changed_byte_is_found_and_costs_its_own_frame_only(segment: SegmentFile) -> None:
+def test_every_changed_byte_is_noticed_and_costs_only_its_own_frame(segment: SegmentFile) -> None:
     header = parse_header(segment.content)
     assert header
     spans = list(pairwise([header.size, *segment.ends]))
@@ -64,16 +66,16 @@ def test_every_changed_byte_is_found_and_costs_its_own_frame_only(segment: Segme
         events, read = segment.read(content, sealed=True)
         hit = hit_by(position, spans)
         expected = [event for n, frame in enumerate(FRAMES) if n != hit for event in frame]
-        assert [told(event) for event in events] == expected, f"byte {position}"
+        assert [fields_of(event) for event in events] == expected, f"byte {position}"
         assert read.damaged, f"byte {position} was not noticed"
 
 
 def test_a_changed_byte_in_an_open_segment_is_damage_or_a_torn_tail_but_never_an_event(segment: SegmentFile) -> None:
-    """In the last frame it cannot be told from an unfinished write: the journal's watermark decides what is lost."""
+    """In the last frame it looks like an unfinished write: the journal's watermark decides what is lost."""
     end = segment.ends[-1]
     for position, content in flipped(segment.content[:end], range(end)):
         events, read = segment.read(content, sealed=False)
-        assert {told(event) for event in events} <= set(segment.events)
+        assert {fields_of(event) for event in events} <= set(segment.events)
         assert read.damaged or read.torn, f"byte {position} was not noticed"
         if position < segment.ends[1]:
             assert read.damaged, f"byte {position}: only the last frame can be torn"
@@ -81,18 +83,18 @@ def test_a_changed_byte_in_an_open_segment_is_damage_or_a_torn_tail_but_never_an
             assert read.next_sequence == 9
 
 
-def test_garbage_between_frames_is_named_with_offset_and_size(segment: SegmentFile) -> None:
+def test_garbage_between_frames_is_reported_with_offset_and_size(segment: SegmentFile) -> None:
     at = segment.ends[0]
     events, read = segment.read(segment.content[:at] + b"garbage" + segment.content[at:], sealed=True)
-    assert [told(event) for event in events] == segment.events
+    assert [fields_of(event) for event in events] == segment.events
     assert [(damage.start, damage.end) for damage in read.damaged] == [(at, at + 7)]
 
 
 def test_a_missing_frame_is_a_gap(segment: SegmentFile) -> None:
     content = segment.content[: segment.ends[0]] + segment.content[segment.ends[1] :]
     events, read = segment.read(content, sealed=True)
-    assert [told(event) for event in events] == FRAMES[0] + FRAMES[2]
-    assert "sequence number 9 where 5 should be" in str(read.damaged[0])
+    assert [fields_of(event) for event in events] == FRAMES[0] + FRAMES[2]
+    assert "sequence number 9 instead of 5" in str(read.damaged[0])
 
 
 def test_a_frame_of_another_worker_is_damage_not_events(data: DataDirectory, segment: SegmentFile) -> None:
@@ -102,19 +104,19 @@ def test_a_frame_of_another_worker_is_damage_not_events(data: DataDirectory, seg
     foreign = other.content[header.size : other.ends[0]]
     at = segment.ends[0]
     events, read = segment.read(segment.content[:at] + foreign + segment.content[at:], sealed=True)
-    assert [told(event) for event in events] == segment.events
+    assert [fields_of(event) for event in events] == segment.events
     assert [(damage.start, damage.end) for damage in read.damaged] == [(at, at + len(foreign))]
 
 
-def test_a_damaged_header_without_a_telling_name_costs_no_event(segment: SegmentFile, tmp_path: Path) -> None:
+def test_a_damaged_header_in_a_renamed_file_costs_no_event(segment: SegmentFile, tmp_path: Path) -> None:
     renamed = tmp_path / "renamed.lz4"
     renamed.write_bytes(segment.content[:20] + b"?" + segment.content[21:])
     with Segment(renamed, sealed=True) as read:
-        assert [told(event) for event in read.requests()] == segment.events
+        assert [fields_of(event) for event in read.requests()] == segment.events
         assert read.damaged
 
 
-def test_a_later_version_and_foreign_files_are_refused(segment: SegmentFile, tmp_path: Path) -> None:
+def test_later_versions_and_other_files_are_refused(segment: SegmentFile, tmp_path: Path) -> None:
     later = bytearray(segment.content)
     later[12] = 2
     header = parse_header(segment.content)
@@ -133,7 +135,7 @@ def test_a_later_version_and_foreign_files_are_refused(segment: SegmentFile, tmp
 def test_any_bytes_come_back_from_a_segment(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     segment = segment_file(data, [events])
     found, read = segment.read(segment.content, sealed=True)
-    assert [told(event) for event in found] == events
+    assert [fields_of(event) for event in found] == events
     assert read.damaged == []
 
 
@@ -153,7 +155,7 @@ def test_a_prefix_counts_event_types_and_times(data: DataDirectory) -> None:
     queries = [b"eventType=3", b"a=b&eventType=99", b"eventType=3&x", b"none=1", None]
     journal = journal_file(data, [fields(n, query=query or b"") for n, query in enumerate(queries)])
     events, _ = journal.read(journal.content)
-    segment = segment_file(data, [[told(event) for event in events]])
+    segment = segment_file(data, [[fields_of(event) for event in events]])
     with Segment(segment.path, sealed=True) as read:
         (frame,) = read.frames()
         times = [event.received_at for event in frame.requests() or []]
@@ -161,7 +163,7 @@ def test_a_prefix_counts_event_types_and_times(data: DataDirectory) -> None:
     assert (frame.prefix.first_received, frame.prefix.last_received) == (min(times), max(times))
 
 
-def test_a_prefix_is_not_built_for_records_that_are_not_right(data: DataDirectory) -> None:
+def test_no_prefix_is_built_for_invalid_records(data: DataDirectory) -> None:
     journal = journal_file(data, [fields(1), fields(2)])
     worker_id = int(journal.path.stem, 16)
     for content, first in [(b"", 1), (b"x" * 40, 1), (journal.content[4096:4400], 1)]:
@@ -170,7 +172,7 @@ def test_a_prefix_is_not_built_for_records_that_are_not_right(data: DataDirector
 
 
 @pytest.mark.parametrize("host", ["", "web-1.example.org", "x" * 63])
-def test_a_header_comes_back(host: str) -> None:
+def test_a_header_is_parsed_as_it_was_built(host: str) -> None:
     header = parse_header(build_header(2**64 - 1, host, 1, 2**40, 123) + b"what follows")
     assert header
     assert (header.worker_id, header.host, header.ack, header.first_sequence, header.created_at) == (
@@ -185,7 +187,7 @@ def test_a_header_comes_back(host: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_parsers_take_any_bytes(content: bytes) -> None:
+def test_parsers_accept_any_bytes(content: bytes) -> None:
     assert parse_prefix(content) is None
     assert parse_header(b"\x5a\x2a\x4d\x18" + content) is None
     assert read_records(b"KNEV" + content, 1, 1) is None
@@ -197,7 +199,9 @@ def test_parsers_take_any_bytes(content: bytes) -> None:
     st.integers(0, 2**64 - 1),
     st.integers(1, 2**64 - 1),
 )
-def test_names_come_back_and_sort_by_time(created_at: int, host: str, worker_id: int, first_sequence: int) -> None:
+def test_names_are_parsed_as_they_were_built_and_sort_by_time(
+    created_at: int, host: str, worker_id: int, first_sequence: int
+) -> None:
     name = SegmentName(created_at, host, worker_id, first_sequence)
     assert SegmentName.parse(str(name)) == name
     assert str(SegmentName(created_at + 1, host, worker_id, first_sequence)) > str(name)
@@ -218,7 +222,7 @@ def test_coverage_is_a_set_of_numbers(ranges: list[tuple[int, int]], first: int,
     assert covered.missing(8, 1, 5) == [(1, 5)]
 
 
-def test_a_prefix_that_lies_about_types_or_sizes_is_not_believed(segment: SegmentFile) -> None:
+def test_a_prefix_with_wrong_types_or_sizes_is_rejected(segment: SegmentFile) -> None:
     header = parse_header(segment.content)
     assert header
     prefix = parse_prefix(segment.content[header.size :])
@@ -237,12 +241,12 @@ def test_a_prefix_that_lies_about_types_or_sizes_is_not_believed(segment: Segmen
     huge[start + 16 : start + 20] = crc32c(frame).to_bytes(4, "little")
     huge[data - 4 : data] = crc32c(huge[start : data - 4]).to_bytes(4, "little")
     events, read = segment.read(bytes(huge), sealed=True)
-    assert [told(event) for event in events] == FRAMES[1] + FRAMES[2]
-    assert "content is not what its prefix says" in str(read.damaged[0])
+    assert [fields_of(event) for event in events] == FRAMES[1] + FRAMES[2]
+    assert "content does not match its prefix" in str(read.damaged[0])
 
 
 def lz4_header_checksum(descriptor: bytes) -> int:
-    """The second byte of the descriptor's xxHash-32, as the LZ4 frame format has it, for descriptors below 16 bytes."""
+    """The second byte of a frame descriptor's xxHash-32 (LZ4 Frame Format Description), for less than 16 bytes."""
     prime = (2654435761, 2246822519, 3266489917, 668265263, 374761393)
     value = prime[4] + len(descriptor)
     rest = descriptor

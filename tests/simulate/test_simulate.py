@@ -1,4 +1,4 @@
-"""Simulated viewers: the same for the same seed, realistic, and honest about what was acknowledged."""
+"""Simulated viewers: the same for the same seed, realistic, with exact counts of acknowledged events."""
 
 import socket
 from collections import defaultdict
@@ -77,7 +77,7 @@ def test_every_acknowledged_key_is_in_the_file_and_in_the_data(tmp_path: Path) -
     assert len(set(stored)) == 1003
 
 
-def test_what_is_lost_is_counted_and_told_by_the_exit_code(tmp_path: Path) -> None:
+def test_lost_events_are_counted_and_set_the_exit_code(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -89,7 +89,7 @@ def test_what_is_lost_is_counted_and_told_by_the_exit_code(tmp_path: Path) -> No
     assert acked.read_text() == ""
 
 
-def test_an_address_that_is_none_is_told() -> None:
+def test_an_invalid_address_is_reported() -> None:
     for url in ("ftp://example.org", "127.0.0.1:8000", "http://a:99999", "http://"):
         done = run("simulate", "--url", url)
         assert done.returncode == 2

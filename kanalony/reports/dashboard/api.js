@@ -1,21 +1,21 @@
-// Questions to the server, and the three ways in which it can fail to answer.
+// Queries to the server, and the three ways in which they fail.
 
 const KEY = "kanalony.key";
 const TIMEOUT = 60_000;
 const TOGETHER = 2;
 
-/** No answer, or none that makes sense. */
+/** No answer, or one that is not JSON. */
 export class Unreachable extends Error {}
 
-/** The server says why there is no answer. */
+/** The server refuses the query, and says why. */
 export class Refused extends Error {
   constructor(message, hint) {
     super(message);
-    this.inWords = hint ? `The server says: ${message} – ${hint}.` : `The server says: ${message}.`;
+    this.text = hint ? `The server says: ${message} – ${hint}.` : `The server says: ${message}.`;
   }
 }
 
-/** A key is needed; `tried` tells whether one was sent. */
+/** A key is required; `tried` is whether one was sent. */
 export class Unauthorized extends Error {
   constructor(tried) {
     super("unauthorized");
@@ -27,7 +27,7 @@ export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** Asks one question. `query` has the parameters of the query action, or names another action. */
+/** Sends one query: `query` has the parameters of the query action, or names another action. */
 export async function ask(query, signal) {
   const key = sessionStorage.getItem(KEY);
   const parameters = new URLSearchParams({ service: "analytics", action: "query", ...query });
@@ -49,7 +49,7 @@ export async function ask(query, signal) {
   throw new Unreachable(`status ${response.status}`);
 }
 
-/** Runs tasks, which are functions that return promises, a few at a time; resolves to what they resolve to. */
+/** Runs tasks (functions that return promises), a few at a time; resolves to their results, in order. */
 export async function inTurn(tasks) {
   const results = [];
   const waiting = tasks.entries();

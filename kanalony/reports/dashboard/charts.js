@@ -1,4 +1,4 @@
-// Charts over time: panels above one another that share the axis of time, and the same numbers as text.
+// Charts over time: stacked panels that share the time axis, and the same numbers as a table.
 
 import { clock, shortDay, show, stretch } from "./format.js";
 
@@ -17,7 +17,7 @@ function theme() {
   return (name) => style.getPropertyValue(`--${name}`).trim();
 }
 
-/** Which multiple of an hour's minutes or a day's hours a time is; days are counted from the first. */
+/** The minute in its hour, or the hour in its day, of a time; days are counted from the first bucket. */
 function position(time, bucket, index) {
   const date = new Date(time);
   return bucket === "minute" ? date.getMinutes() : bucket === "hour" ? date.getHours() : index;
@@ -38,7 +38,7 @@ function tickLabel({ time }, bucket, isFirst) {
 }
 
 export class TimeChart {
-  /** `details` is the element that has the chart as a table. */
+  /** `details` is the element that holds the chart as a table. */
   constructor(canvas, details) {
     this.canvas = canvas;
     this.details = details;
@@ -52,7 +52,7 @@ export class TimeChart {
     details.addEventListener("toggle", () => this.drawTable());
   }
 
-  /** `panels` are of {label, unit, type, colour, format, values}, from the top; values are those of the buckets. */
+  /** `panels` are {label, unit, type, colour, format, values}, from the top; each value belongs to a bucket. */
   show(buckets, bucket, panels) {
     this.shown = { buckets, bucket, panels };
     this.draw();
@@ -60,7 +60,7 @@ export class TimeChart {
     this.canvas.setAttribute("aria-label", this.summary());
   }
 
-  /** Draws what is shown, in the colours of now. */
+  /** Draws the data with the current colours. */
   draw() {
     if (!this.shown) return;
     const data = { labels: this.shown.buckets.map(({ time }) => time), datasets: this.datasets() };
@@ -126,7 +126,7 @@ export class TimeChart {
     panels.forEach(({ label, unit, format }, number) => {
       scales[`y${number}`] = {
         stack: "panels",
-        // The lightest of a stack is drawn at the bottom, on the axis of time; the others keep a distance.
+        // The panel with the least weight is drawn at the bottom, on the time axis; `offset` keeps the others apart.
         weight: panels.length - number,
         stackWeight: number < panels.length - 1 ? 1.3 : 1,
         offset: number < panels.length - 1,
@@ -179,22 +179,22 @@ export class TimeChart {
   }
 
   name(at, bucket) {
-    return stretch(at, bucket) + (at.partial ? " (in part)" : "");
+    return stretch(at, bucket) + (at.partial ? " (partial)" : "");
   }
 
   summary() {
     const { buckets, bucket, panels } = this.shown;
-    if (!buckets.length) return "Nothing to draw.";
+    if (!buckets.length) return "No data.";
     const span = `from ${stretch(buckets[0], bucket)} to ${stretch(buckets.at(-1), bucket)}`;
     const highest = panels.map(({ label, unit, format, values }) => {
       const most = Math.max(...values);
       const when = stretch(buckets[values.indexOf(most)] ?? buckets[0], bucket);
-      return `${label}: the most ${show(most, format)}${unit ? ` ${unit}` : ""}, ${when}.`;
+      return `${label}: highest ${show(most, format)}${unit ? ` ${unit}` : ""}, ${when}.`;
     });
     return `By ${bucket}, ${span}. ${highest.join(" ")} The same numbers are in the table below.`;
   }
 
-  /** The table costs a thousand elements: it is made only where it is open. */
+  /** The table has up to a thousand elements, so it is created only while it is open. */
   drawTable() {
     if (!this.details.open || !this.shown) {
       this.scroll.replaceChildren();
@@ -222,7 +222,7 @@ export class TimeChart {
   }
 }
 
-/** Charts are painted, and do not follow the page's colours by themselves. */
+/** Redraws charts when the colour scheme changes: a canvas does not follow CSS. */
 export function followTheme(charts) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.draw()));
 }

@@ -1,4 +1,4 @@
-// The page: what is selected, when to ask, and what to say when there is no answer.
+// The page: the selection, when to query, and messages when there is no answer.
 
 import { Refused, Unauthorized, keepKey } from "./api.js";
 import { TimeChart, followTheme } from "./charts.js";
@@ -22,7 +22,7 @@ let timer = 0;
 let paused = false;
 let locked = false;
 
-// What is selected: in the address, and in the controls.
+// The selection: in the address, and in the controls.
 
 function readHash() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -34,8 +34,8 @@ function readHash() {
 }
 
 function writeHash() {
-  const told = Object.entries(selection).filter(([name, value]) => name === "period" || value !== DEFAULTS[name]);
-  history.pushState(null, "", `#${new URLSearchParams(told)}`);
+  const parts = Object.entries(selection).filter(([name, value]) => name === "period" || value !== DEFAULTS[name]);
+  history.pushState(null, "", `#${new URLSearchParams(parts)}`);
 }
 
 function syncControls() {
@@ -58,7 +58,7 @@ function select(part) {
   refresh();
 }
 
-/** After the selection has changed: asks anew, unless it makes no sense. */
+/** Queries after the selection has changed, unless its period is invalid. */
 function refresh() {
   syncControls();
   const problem = periodProblem();
@@ -80,12 +80,12 @@ function periodProblem() {
   const { period, from, to } = selection;
   if (period !== "custom") return "";
   const [start, end] = [from, to].map((text) => (text ? new Date(text).getTime() : null));
-  if (Number.isNaN(start) || Number.isNaN(end)) return "This is not a period: choose its beginning and its end anew.";
+  if (Number.isNaN(start) || Number.isNaN(end)) return "This is not a valid period: choose its start and end again.";
   if (end !== null && end <= (start ?? -Infinity)) return "The period ends before it begins: choose a later end.";
   return "";
 }
 
-// Asking.
+// Queries.
 
 function stop() {
   clearTimeout(timer);
@@ -102,7 +102,7 @@ async function load() {
     const report = await fetchReport(asked, controller.signal);
     if (controller === running) show(report, asked);
   } catch (problem) {
-    // The others of its questions are of no use any more.
+    // The report is incomplete: its other queries are useless.
     if (controller === running) explain(problem);
     controller.abort();
   } finally {
@@ -122,14 +122,14 @@ function schedule() {
   if (!document.hidden && !paused && !locked) timer = setTimeout(load, interval());
 }
 
-/** Asks at once when the last answer has become old meanwhile. */
+/** Queries at once if the last answer has become old meanwhile. */
 function wake() {
   if (running || document.hidden || paused || locked || periodProblem()) return;
   if (!shown || Date.now() - shown.report.now >= interval()) load();
   else schedule();
 }
 
-// Telling.
+// Display.
 
 function setState(name) {
   document.body.dataset.state = name;
@@ -158,18 +158,18 @@ function explain(problem) {
     askForKey(problem.tried);
     return;
   }
-  const what = problem instanceof Refused ? problem.inWords : "The server can't be reached.";
+  const what = problem instanceof Refused ? problem.text : "The server can't be reached.";
   const again = paused ? "" : `Trying again every ${interval() / 1000} seconds.`;
   byId("notice").textContent = [what, age(), again].filter(Boolean).join(" ");
   byId("notice").hidden = false;
 }
 
-/** Which numbers are there, when there are no newer ones. */
+/** How old the numbers on the page are, when newer ones are not available. */
 function age() {
   if (!shown) return "";
   const other = ["period", "partner", "entry", "from", "to"].some((name) => shown.selection[name] !== selection[name]);
   const at = clockWithSeconds(shown.report.now);
-  return other ? `The numbers are those of before, of ${at}.` : `The numbers are those of ${at}.`;
+  return other ? `The numbers are those of the selection before, from ${at}.` : `The numbers are from ${at}.`;
 }
 
 function askForKey(tried) {
@@ -181,7 +181,7 @@ function askForKey(tried) {
   byId("unauthorized").hidden = false;
   byId("key-problem").textContent = tried ? "The server does not know this key." : "";
   byId("key").setAttribute("aria-invalid", String(tried));
-  byId("updated").textContent = "A key is needed";
+  byId("updated").textContent = "A key is required";
   byId("key").focus();
 }
 
@@ -189,7 +189,7 @@ function toggleEntry(entry) {
   select({ entry: entry === selection.entry ? "" : entry });
 }
 
-// What people do.
+// Controls.
 
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 

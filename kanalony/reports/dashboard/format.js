@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Formats of numbers and times.
 
 const LANGUAGE = "en-GB";
 const NOTHING = "–";
@@ -39,7 +39,7 @@ const FORMATS = {
   tick: (value) => tick.format(value),
 };
 
-/** A number in one of the formats above. */
+/** Formats a number by the name of a format above. */
 export function show(value, format) {
   return value === null || value === undefined ? NOTHING : FORMATS[format](value);
 }
@@ -55,10 +55,10 @@ function sameYear(at) {
 export const dayName = (at) => (sameYear(at) ? weekday : fullDay).format(at);
 export const moment = (at) => `${dayName(at)}, ${clock(at)}`;
 
-/** Whether a time is so long ago that its day must be named. */
+/** Whether a time is so long ago that its day is shown too. */
 export const isOld = (at) => Date.now() - at > 12 * 3600_000;
 
-/** A stretch of time: "Mon 23 Nov, 15:00–16:00". */
+/** Formats a bucket of time: "Mon 23 Nov, 15:00–16:00". */
 export function stretch({ time: at, until }, bucket) {
   if (bucket === "day") return dayName(at);
   return bucket === "hour" ? `${moment(at)}–${clock(until)}` : moment(at);

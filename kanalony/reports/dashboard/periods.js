@@ -1,19 +1,19 @@
-// Periods, and the stretches of time ("buckets") that charts divide them into. Times are ms since 1970; the place is
-// the browser's.
+// Periods, and the buckets of time that charts divide them into. Times are ms since 1970; the time zone is the
+// browser's.
 
 export const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 
 export const RELATIVE = {
-  __proto__: null, // names come from the address: none but these is one
+  __proto__: null, // names come from the address, and inherited properties are no periods
   "1h": { length: HOUR, bucket: "minute", every: 10_000 },
   "24h": { length: DAY, bucket: "hour", every: 30_000 },
   "7d": { length: 7 * DAY, bucket: "day", every: 30_000 },
   "30d": { length: 30 * DAY, bucket: "day", every: 30_000 },
 };
 
-/** When the newest event is older than this, events have ceased to come; until then some are still on their way. */
+/** If the newest event is older than this, events no longer arrive; otherwise some may still be on their way. */
 export const SILENCE = 5 * MINUTE;
 
 const MOST_EMPTY = 1000;
@@ -22,14 +22,14 @@ export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 const two = (number) => String(number).padStart(2, "0");
 
-/** As a query has it: MM/dd/yyyy HH:mm. */
+/** Formats a time for a query: MM/dd/yyyy HH:mm. */
 export function forQuery(time) {
   const date = new Date(time);
   const year = String(date.getFullYear()).padStart(4, "0");
   return `${two(date.getMonth() + 1)}/${two(date.getDate())}/${year} ${two(date.getHours())}:${two(date.getMinutes())}`;
 }
 
-/** As an input of type datetime-local has it. */
+/** Formats a time for an input of type datetime-local. */
 export function forInput(time) {
   const date = new Date(time);
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
@@ -44,7 +44,7 @@ function floor(time, bucket) {
   return date.getTime();
 }
 
-/** When the bucket ends that begins at a time. */
+/** The end of the bucket that begins at a time. */
 export function endOf(time, bucket) {
   if (bucket === "minute") return time + MINUTE;
   if (bucket === "hour") return time + HOUR;
@@ -53,7 +53,7 @@ export function endOf(time, bucket) {
   return floor(date, "day");
 }
 
-/** What a selection means at `now`: `start` and `end` are null where it is open. */
+/** The period of a selection at `now`; `start` and `end` are null where the period is open. */
 export function periodOf({ period, from, to }, now) {
   const relative = RELATIVE[period];
   if (relative) {
@@ -67,14 +67,14 @@ export function periodOf({ period, from, to }, now) {
   return { start, end, bucket, every: 30_000 };
 }
 
-/** When the bucket of a row begins. A day has no time, which Date would take for one of UTC. */
+/** The beginning of a row's bucket. Date would parse a day without a time as UTC. */
 export function bucketTime(text) {
   return new Date(text.length === 10 ? `${text}T00:00` : text).getTime();
 }
 
 /**
- * The rows of a period as buckets without gaps: `time`, `until`, `partial` (only some of it is known, or asked for),
- * and `row`, which is undefined where nothing happened and null where events may still be on their way.
+ * The rows of a period as buckets without gaps: `time`, `until`, `partial` (the period or events cover only a part),
+ * and `row`, which is undefined in a bucket without events and null where events may still be on their way.
  */
 export function buckets(rows, period, now, latest) {
   const { bucket, start } = period;
@@ -89,7 +89,7 @@ export function buckets(rows, period, now, latest) {
   });
 }
 
-/** Periods can begin long before the first event; then charts need not. */
+/** Beginnings of buckets. A period that begins long before the first event is drawn from that event on. */
 function times(found, bucket, start, end) {
   const lengths = { minute: MINUTE, hour: HOUR, day: DAY };
   const first = found.size ? Math.min(...found.keys()) : null;

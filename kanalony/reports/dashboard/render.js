@@ -1,4 +1,4 @@
-// Puts a report on the page. Names come from strangers: they are only ever text.
+// Shows a report on the page. Names come from strangers, so they are set as text only, never as HTML.
 
 import { buckets } from "./periods.js";
 import { clock, clockWithSeconds, dayName, isOld, moment, show, stretch } from "./format.js";
@@ -19,7 +19,7 @@ function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Replaces the children unless they are the same, and leaves the focus where it is. */
+/** Replaces the children unless they are the same, and keeps the focus. */
 function setChildren(parent, children) {
   const there = parent.children;
   if (children.length === there.length && children.every((child, at) => child === there[at])) return;
@@ -53,7 +53,7 @@ function drawTiles({ overview, viewers, latest, estimated, series, period }) {
   setText(byId("now-hint"), viewers ? `at ${clockWithSeconds(viewers.time)}` : `no events since ${when(latest)}`);
   setText(byId("play-hint"), `of ${show(overview.playerImpression, "count")} impressions`);
   const each = overview.averageViewDuration;
-  setText(byId("minutes-hint"), each === null ? "" : `${show(each, "minutes")} a play`);
+  setText(byId("minutes-hint"), each === null ? "" : `${show(each, "minutes")} per play`);
   setText(byId("peak-hint"), peakTime(series, period, overview.peakView));
   setText(byId("sessions-hint"), estimated.includes("uniqueSessions") ? "an estimate, within 3 %" : "by session id");
 }
@@ -149,7 +149,7 @@ function bar(name, value, total, className = "bar") {
   return item;
 }
 
-/** The values of a metric; 0 where nothing happened, and null where that is not known yet. */
+/** The values of a metric: 0 without events, null where events may still be on their way. */
 function column(series, metric) {
   return series.map(({ row }) => (row === null ? null : row?.[metric] ?? 0));
 }
@@ -182,13 +182,13 @@ function drawQualityChart({ series, period, now, latest }, chart) {
   ]);
 }
 
-/** What the numbers are of: the period in words. */
+/** The period in words. */
 export function scopeText({ start, end }, zone) {
   const from = start === null ? "The first event" : moment(start);
   return `${from} – ${end === null ? "now" : moment(end)} · ${zone}`;
 }
 
-/** How many requests wait to be compacted, and what to do; nothing when none does, or when that is not shown. */
+/** The number of requests that wait to be compacted, and what to do; empty when none waits, or it is hidden. */
 export function waitingText({ waiting }) {
   if (!waiting) return "";
   const requests = waiting === 1 ? "1 request waits" : `${show(waiting, "count")} requests wait`;
@@ -196,7 +196,7 @@ export function waitingText({ waiting }) {
   return `${requests} to be compacted: ${how}; after a crash, start the collector or run “kanalony recover”.`;
 }
 
-/** Says in words that there is nothing, why, and what might help. */
+/** Explains why there are no numbers, and what might help. */
 export function drawEmpty(report, { partner, entry }) {
   const { latest, period, waiting } = report;
   const [title, what, hint] = latest === null ? neverAny(waiting) : noneHere(latest, period, partner, entry);
@@ -206,23 +206,23 @@ export function drawEmpty(report, { partner, entry }) {
 }
 
 function neverAny(waiting) {
-  if (waiting === null) return ["No events yet", "None of yours have been compacted so far.", ""];
-  if (waiting) return ["No events have been compacted yet", "Events have arrived, and are stored.", ""];
-  return ["No events yet", "Nothing has arrived so far.", "Point players at the collector, or try “kanalony simulate”."];
+  if (waiting === null) return ["No events yet", "None of your events have been compacted yet.", ""];
+  if (waiting) return ["No events have been compacted yet", "Events have arrived and are stored.", ""];
+  return ["No events yet", "Nothing has arrived yet.", "Point players at the collector, or try “kanalony simulate”."];
 }
 
 function noneHere(latest, period, partner, entry) {
   const of = [partner && `partner ${partner}`, entry && `entry ${entry}`].filter(Boolean).join(" and ");
-  const newest = `The newest event came ${dayName(latest)} at ${clock(latest)}.`;
+  const newest = `The newest event was received on ${dayName(latest)} at ${clock(latest)}.`;
   const wanted = latest < (period.start ?? 0) ? "a longer period" : "another period";
   return [
     "No events in this period",
-    of ? `There are none of ${of}. ${newest}` : newest,
+    of ? `No events match ${of}. ${newest}` : newest,
     `Choose ${of ? "another partner or entry, or " : ""}${wanted}.`,
   ];
 }
 
-/** Fills the choices; those that are in use stay, whether or not they are in the report. */
+/** Fills the choices. A selected one stays even if it is not in the report. */
 export function drawChoices({ partners, entries }, selection) {
   const names = new Set(partners.map(({ partner }) => partner));
   if (selection.partner) names.add(selection.partner);
@@ -232,7 +232,7 @@ export function drawChoices({ partners, entries }, selection) {
   setOptions(byId("entries"), entries.map(({ entry }) => [entry, ""]));
 }
 
-/** An open list of choices would close if it were filled anew. */
+/** Fills a list of choices only if they changed: filling closes an open list. */
 function setOptions(list, wanted) {
   const there = [...list.options].map(({ value }) => value);
   if (there.length === wanted.length && there.every((value, at) => value === wanted[at][0])) return;

@@ -1,4 +1,4 @@
-// All questions of one refresh, and their answers together.
+// The queries of one refresh, and their answers together.
 
 import { Refused, ask, inTurn } from "./api.js";
 import { MINUTE, SILENCE, bucketTime, forQuery, periodOf, zone } from "./periods.js";
@@ -15,7 +15,7 @@ const OVERVIEW = [
   ...["averageJoinTime", "joinTimeP95", "rebufferRatio", "averageActualBitrate", "errorRate", "lossRate", "error"],
 ];
 
-/** Parameters of a query that a selection and a period ask for. */
+/** Parameters of a query for a selection and a period. */
 function common({ partner, entry }, { start, end }) {
   const query = { timezone: zone };
   if (start !== null) query.startDate = forQuery(start);
@@ -28,7 +28,7 @@ function common({ partner, entry }, { start, end }) {
   return query;
 }
 
-/** Everything that the page shows for a selection. */
+/** Fetches everything that the page shows for a selection. */
 export async function fetchReport(selection, signal) {
   const now = Date.now();
   const period = periodOf(selection, now);
@@ -69,7 +69,7 @@ export async function fetchReport(selection, signal) {
   };
 }
 
-/** How many requests wait to be compacted; null when that is not shown. Numbers that are there need not wait for it. */
+/** The number of requests that wait to be compacted; null when it is hidden, or fails beside numbers to show. */
 async function waitingRequests(hasNumbers, signal) {
   try {
     return (await ask({ action: "waiting" }, signal)).requests;
@@ -79,7 +79,7 @@ async function waitingRequests(hasNumbers, signal) {
   }
 }
 
-/** How many watch: the views of the last whole ten seconds; null when events have ceased to come. */
+/** The current viewers: views of the last whole ten seconds; null when events no longer arrive. */
 async function watching(selection, latest, now, signal) {
   const newest = latest === null ? null : Date.parse(latest);
   if (newest === null || now - newest > SILENCE) return null;

@@ -1,4 +1,4 @@
-"""A report as people and programs want it: an aligned table, CSV, JSON, Parquet, a chart for the terminal."""
+"""Renders results: an aligned table, a chart for the terminal, CSV, JSON, Parquet."""
 
 import csv
 import io
@@ -15,20 +15,25 @@ from tabulate import tabulate
 from kanalony.errors import WrongUse
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.clock import label
-from kanalony.reports.query import Result
+from kanalony.reports.result import Result
 
-_WIDEST = 60  # characters of a text in a table; the other formats have all of it
-_BARS = 30
+_WIDEST = 60  # characters of a text in a table or chart; the other formats have all of it
+_MOST_BARS = 30
 _CRLF = "\r\n"
 
 
 def explain_nothing(result: Result, waiting: int | None) -> list[str]:
-    """Why there are no rows, line by line. So many requests wait to be compacted; None: nobody knows how many."""
+    """Explains why a result has no rows, line by line.
+
+    Args:
+        result: A result without rows.
+        waiting: Requests that wait to be compacted; None when they could not be counted.
+    """
     if result.count:
-        return [f"There is no such page: there are {result.count:,} rows."]
+        return [f"There is no such page: the report has {result.count:,} rows."]
     if result.latest is not None:
         newest = f"{result.latest:%Y-%m-%d %H:%M:%S} UTC"
-        return ["There are no events that answer this.", f"The newest event was received at {newest}.", *_wait(waiting)]
+        return ["No events match this query.", f"The newest event was received at {newest}.", *_wait(waiting)]
     if waiting != 0:
         return ["No events have been compacted yet.", *_wait(waiting)]
     return ["No events have arrived yet.", "Point players at the collector, or try `kanalony simulate`."]
@@ -45,13 +50,13 @@ def _wait(waiting: int | None) -> list[str]:
 
 
 def _plain(text: str, widest: int) -> str:
-    """Text of an event for a terminal: without signs that steer one, and not too long."""
-    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    """Makes text that strangers sent safe for a terminal: without control characters, and not too long."""
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
 def _texts(values: list[Any]) -> list[str]:
-    """The cells of a column: numbers with as many digits behind the point as suit the largest of them."""
+    """Formats the cells of a column: numbers with as many decimals as fit the largest."""
     largest = max((abs(value) for value in values if isinstance(value, float)), default=0.0)
     digits = 1 if largest >= 100 else 2 if largest >= 1 else 4
     return [_text(value, digits) for value in values]
@@ -67,13 +72,18 @@ def _text(value: Any, digits: int = 0) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _spread(values: Any) -> list[Any]:
-    """Dates and times as text, everything else as it is."""
+def _labelled(values: Any) -> list[Any]:
+    """Formats dates and times, and leaves other values as they are."""
     return [label(value) if isinstance(value, date) else value for value in values]
 
 
 def as_table(result: Result, waiting: int | None) -> str:
-    """For people: aligned, with units and totals. So many requests wait to be compacted."""
+    """Renders a table with units and totals.
+
+    Args:
+        result: The result.
+        waiting: Requests that wait to be compacted; None when they could not be counted.
+    """
     if not result.table.num_rows:
         return "\n".join(explain_nothing(result, waiting))
     titles = list(result.dimensions)
@@ -95,8 +105,9 @@ def as_table(result: Result, waiting: int | None) -> str:
 
 
 class _Lines:
-    """Where a CSV writer puts rows. It must believe that they end in CRLF to quote a value with either character, as
-    RFC 4180 has it; here they end in LF.
+    """The file of a CSV writer: keeps the last row, with LF at its end.
+
+    The writer quotes values that hold CR or LF, as RFC 4180 requires, only if its rows end in CRLF.
     """
 
     def __init__(self) -> None:
@@ -107,7 +118,7 @@ class _Lines:
 
 
 def csv_lines(result: Result) -> Iterator[str]:
-    """A line of names and one for each row; nothing where there is nothing to divide by."""
+    """Yields CSV: the line of names, then a line for each row. Null is an empty field."""
     lines = _Lines()
     writer = csv.writer(lines, lineterminator=_CRLF)
     for row in (result.table.schema.names, *_rows(result)):
@@ -116,12 +127,12 @@ def csv_lines(result: Result) -> Iterator[str]:
 
 
 def as_csv(result: Result) -> str:
-    """All of `csv_lines`."""
+    """Renders CSV."""
     return "".join(csv_lines(result))
 
 
 def _rows(result: Result) -> Iterator[tuple[Any, ...]]:
-    return zip(*(_spread(column.to_pylist()) for column in result.table.columns), strict=True)
+    return zip(*(_labelled(column.to_pylist()) for column in result.table.columns), strict=True)
 
 
 def _objects(result: Result) -> Iterator[dict[str, Any]]:
@@ -141,12 +152,12 @@ def _about(result: Result) -> dict[str, Any]:
 
 
 def as_object(result: Result) -> dict[str, Any]:
-    """For JSON: rows as objects, totals, and how many rows there are on all pages."""
+    """Returns the result as JSON values: rows as objects, totals, and what else docs/reports.md describes."""
     return {"rows": list(_objects(result)), **_about(result)}
 
 
 def json_parts(result: Result) -> Iterator[str]:
-    """`as_object` as JSON without spaces, a row at a time."""
+    """Yields `as_object` as compact JSON, a row at a time."""
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
     before = '{"rows":['
     for row in _objects(result):
@@ -156,23 +167,30 @@ def json_parts(result: Result) -> Iterator[str]:
 
 
 def as_json(result: Result) -> str:
-    """`as_object` as text."""
+    """Renders `as_object` as indented JSON."""
     return json.dumps(as_object(result), indent=1, ensure_ascii=False)
 
 
 def as_parquet(result: Result) -> bytes:
-    """A Parquet file; days are dates, other times have the time zone that was asked for."""
+    """Renders a Parquet file; days are dates, other times have the query's time zone."""
     file = io.BytesIO()
     pq.write_table(result.table, file)
     return file.getvalue()
 
 
 def as_chart(result: Result, width: int, waiting: int | None) -> str:
-    """The first metric over time, or by the other dimensions, drawn with characters. So many requests wait to be
-    compacted. Raises WrongUse when there is nothing to draw it over.
+    """Draws the first metric with characters: a line over time, or bars by other dimensions.
+
+    Args:
+        result: The result.
+        width: Characters of a line.
+        waiting: Requests that wait to be compacted; None when they could not be counted.
+
+    Raises:
+        WrongUse: The result has no dimension.
     """
     if not result.dimensions:
-        raise WrongUse("a chart needs a dimension", "name one with --dimensions, as hour or country")
+        raise WrongUse("a chart needs a dimension", "name one with --dimensions, for example hour or country")
     if not result.table.num_rows:
         return "\n".join(explain_nothing(result, waiting))
     metric = result.metrics[0]
@@ -194,13 +212,13 @@ def as_chart(result: Result, width: int, waiting: int | None) -> str:
         plotext.title(title)
     else:
         names = [" · ".join(map(_text, row)) for row in zip(*columns, strict=True)]
-        plotext.simple_bar(names[:_BARS], values[:_BARS], width=width, title=title)
+        plotext.simple_bar(names[:_MOST_BARS], values[:_MOST_BARS], width=width, title=title)
     drawn = plotext.uncolorize(plotext.build())
     lines = [line.rstrip() for line in drawn.splitlines()]
     if metric.is_count:
         lines = [re.sub(r"(?<=\d)\.00$", "", line) for line in lines]
-    if len(values) > _BARS and not (len(columns) == 1 and result.dimensions[0] in TIME_DIMENSIONS):
-        lines.append(f"the first {_BARS} of {len(values):,}")
+    if len(values) > _MOST_BARS and not (len(columns) == 1 and result.dimensions[0] in TIME_DIMENSIONS):
+        lines.append(f"the first {_MOST_BARS} of {len(values):,}")
     return "\n".join([*lines, *_wait(waiting)])
 
 

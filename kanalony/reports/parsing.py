@@ -1,4 +1,4 @@
-"""Queries as people write them: on the command line, and to the query action."""
+"""Parses queries: options of `kanalony report`, and parameters of the query action."""
 
 import json
 import re
@@ -11,23 +11,26 @@ from kanalony.reports.clock import read_offset, read_period, read_zone
 from kanalony.reports.query import Query
 
 MOST_ROWS = 10_000
-"""Of a page of the query action."""
+"""Rows of a page of the query action."""
+
+_DEFAULT_ROWS = 500
 
 _PARAMETERS = (
     *("metrics", "dimensions", "filters", "partnerId", "startDate", "endDate", "timezoneOffset", "timezone"),
     *("orderBy", "pageSize", "pageIndex"),
 )
 _PAGER = re.compile(r"pager(?:\[(\w+)\]|:(\w+))")
-_IGNORED = ("service", "action", "format", "apiKey", "ks", "clientTag")
+_FILTERS = 'write it like [{"dimension": "entry", "values": ["0_a", "0_b"]}]'
+_IGNORED_PARAMETERS = ("service", "action", "format", "apiKey", "ks", "clientTag")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names that are parted by commas."""
+    """Splits names at commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def read_order(text: str) -> tuple[tuple[str, bool], ...]:
-    """Names to sort by, and whether they descend, which a - in front says; + says the opposite."""
+    """Parses names to sort by, each with whether it descends: `-play` does, `play` and `+play` do not."""
     return tuple((name.lstrip("+-"), name.startswith("-")) for name in names(text))
 
 
@@ -43,25 +46,25 @@ def read_command(
     page: int,
     timezone: str,
 ) -> Query:
-    """The query of `kanalony report`. Raises WrongUse."""
+    """Returns the query of `kanalony report`, from the texts of its options. Raises WrongUse."""
     zone = read_zone(timezone)
     now = datetime.now(UTC)
-    wanted: dict[str, tuple[str, ...]] = {}
+    values: dict[str, tuple[str, ...]] = {}
     for text in filters:
         name, equals, value = text.partition("=")
         if not equals:
             raise WrongUse(f"--filter is {text!r}", "write it like --filter partner=585231")
-        wanted[name] = (*wanted.get(name, ()), value)
+        values[name] = (*values.get(name, ()), value)
     if page > 1 and limit is None:
-        raise WrongUse("--page needs --limit", "say how many rows a page has, as --limit 20")
+        raise WrongUse("--page needs --limit", "set the rows of a page, for example --limit 20")
     first = None if start is None else read_period(start, zone, now)
     last = None if end is None else read_period(end, zone, now)
     if first and last:
-        check_order(first[0], last[0])  # as they are named: the first day ends where the second begins
+        _check_period(first[0], last[0])  # the beginnings: --from 2026-06 --to 2026-06 is the whole month
     return Query(
         metrics=names(metrics),
         dimensions=names(dimensions),
-        filters=wanted,
+        filters=values,
         start=first and first[0],
         end=last and last[1],
         timezone=zone,
@@ -71,7 +74,7 @@ def read_command(
     )
 
 
-def check_order(start: datetime | None, end: datetime | None) -> None:
+def _check_period(start: datetime | None, end: datetime | None) -> None:
     """Raises WrongUse when a period ends before it begins."""
     if start is not None and end is not None and start > end:
         raise WrongUse(
@@ -80,21 +83,28 @@ def check_order(start: datetime | None, end: datetime | None) -> None:
 
 
 def read_action(parameters: Mapping[str, Any]) -> Query:
-    """The query of the query action: texts as in a query string, or values as in a JSON body. Raises WrongUse."""
+    """Returns the query of the query action.
+
+    Args:
+        parameters: Texts as in a query string, or values as in a JSON body.
+
+    Raises:
+        WrongUse: A parameter is unknown or has a wrong value.
+    """
     given: dict[str, Any] = {}
     for name, value in parameters.items():
         if name == "pager":
-            pager = _object(name, value)
+            pager = _json(name, value)
             if not isinstance(pager, dict):
                 raise WrongUse(f"pager is {_short(value)}", 'write it like {"pageSize": 20, "pageIndex": 1}')
             given |= pager
         elif match := _PAGER.fullmatch(name):
             given[match[1] or match[2]] = value
-        elif name not in _IGNORED:
+        elif name not in _IGNORED_PARAMETERS:
             given[name] = value
     for name in given:
         if name not in _PARAMETERS:
-            raise WrongUse(f"there is no parameter {name!r}", f"there are {', '.join(_PARAMETERS)}")
+            raise WrongUse(f"unknown parameter {name!r}", f"choose from {', '.join(_PARAMETERS)}")
     if "timezone" in given and "timezoneOffset" in given:
         raise WrongUse("both timezone and timezoneOffset are given", "leave one out")
     zone = read_offset(str(given.get("timezoneOffset", 0)))
@@ -108,8 +118,8 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
         _minute(name, given[name], zone) if given.get(name) not in (None, "") else None
         for name in ("startDate", "endDate")
     )
-    check_order(start, end)
-    size = _whole("pageSize", given.get("pageSize", 500), MOST_ROWS)
+    _check_period(start, end)
+    size = _whole("pageSize", given.get("pageSize", _DEFAULT_ROWS), MOST_ROWS)
     return Query(
         metrics=_list("metrics", given.get("metrics", "")),
         dimensions=_list("dimensions", given.get("dimensions", "")),
@@ -132,7 +142,7 @@ def _minute(name: str, value: Any, zone: tzinfo) -> datetime:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongUse(f"{name} is {_short(value)}", "it must be a text")
+        raise WrongUse(f"{name} is {_short(value)}", "it must be a string")
     return value
 
 
@@ -149,34 +159,32 @@ def _whole(name: str, value: Any, most: int, *, least: int = 1) -> int:
 
 
 def _short(value: Any) -> str:
-    """A value for a message, not all of it when it is long."""
+    """Quotes a value for a message, shortened when it is long."""
     text = value if isinstance(value, str) else json.dumps(value)
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
-def _object(name: str, value: Any) -> Any:
+def _json(name: str, value: Any) -> Any:
+    """Decodes a value that is JSON text; returns others as they are."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise WrongUse(f"{name} is not JSON: {error}", "see docs/reports.md for its form") from error
+            raise WrongUse(f"{name} is not JSON: {error}", "see docs/reports.md for its format") from error
     return value
 
 
 def _filters(value: Any) -> dict[str, tuple[str, ...]]:
-    """`[{"dimension": "entry", "values": ["0_a"]}]`, as JSON or as a text of it."""
+    """Parses filters: `[{"dimension": "entry", "values": ["0_a"]}]`, as a list or as its JSON text."""
     found: dict[str, tuple[str, ...]] = {}
-    items = [] if value in (None, "") else _object("filters", value)
+    items = [] if value in (None, "") else _json("filters", value)
     if not isinstance(items, list):
-        raise WrongUse("filters are no list", _FILTERS)
+        raise WrongUse("filters is not a list", _FILTERS)
     for item in items:
         values = item.get("values") if isinstance(item, dict) else None
         if not isinstance(values, list) or not isinstance(item.get("dimension"), str):
-            raise WrongUse("filters are not what they should be", _FILTERS)
+            raise WrongUse("filters has an item that is not a dimension with values", _FILTERS)
         if not all(isinstance(text, str | int) and not isinstance(text, bool) for text in values):
-            raise WrongUse("a filter's values are not texts", _FILTERS)
+            raise WrongUse("filters has a value that is not a string", _FILTERS)
         found[item["dimension"]] = (*found.get(item["dimension"], ()), *map(str, values))
     return found
-
-
-_FILTERS = 'write them like [{"dimension": "entry", "values": ["0_a", "0_b"]}]'
