@@ -394,9 +394,9 @@ class _Batches:
             start = span.end
         if any(entry.events != entry.rows + entry.duplicates for entry in self._entries):
             raise RuntimeError("a batch does not hold the events that were read for it")
-        files = self._lake.write(self._enricher.add(events))
-        self._manifest.add(self._entries)
-        self._lake.commit(files, self._entries[0].batch)
+        files = self._lake.write(self._enricher.add(events))  # disk write: durable, and named by no commit
+        self._manifest.add(self._entries)  # disk write: durable, and void until the commit
+        self._lake.commit(files, self._entries[0].batch)  # disk write: the batch takes effect
         self._deduplicator.add(fingerprints, kept, {file.path for file in files})
         for entry in self._entries:
             self.result.requests += entry.read
