@@ -12,7 +12,7 @@ from hypothesis import settings
 
 
 def tool(name: str) -> str:
-    """Returns the path of a command that `make test` does not install. Without it tests are skipped; in CI they fail."""
+    """Returns the path of a command that `make test` does not install. Without it tests skip; in CI they fail."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the {name} command")
