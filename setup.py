@@ -1,4 +1,4 @@
-"""The compiled modules; everything else about the project stands in pyproject.toml."""
+"""The compiled modules; pyproject.toml has the rest of the project's metadata."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def extension(source: Path) -> Extension:
         include_dirs=[str(CORE)],
         depends=sorted(str(path) for pattern in ("*.h", "*.pxd") for path in CORE.glob(pattern)),
         define_macros=[("_GNU_SOURCE", None)],  # memmem
-        # Two pointers that were just stored must not be loaded as one vector: that waits until both are in the cache.
+        # No SLP vectorization: a vector load of two pointers that were just stored waits until both are in the cache.
         extra_compile_args=["-O3", "-fno-tree-slp-vectorize"],
     )
 

@@ -91,7 +91,9 @@ def commands_page() -> str:
 def _command(name: str, command: click.Command) -> str:
     context = click.Context(command, info_name=f"kanalony {name}", terminal_width=200)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    records = [parameter.get_help_record(context) for parameter in command.params]
+    records = [
+        parameter.get_help_record(context) for parameter in command.params if isinstance(parameter, click.Option)
+    ]
     rows = [(f"`{option}`", _escaped(text)) for option, text in filter(None, records)]
     _, _, examples = (command.epilog or "").partition("Examples:\n")
     return "\n".join(

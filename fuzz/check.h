@@ -1,4 +1,4 @@
-/* What every target shares: properties that must hold, whatever the bytes. A broken one aborts, which libFuzzer reports. */
+/* Shared by all targets: properties that must hold for any bytes. A broken one aborts, which libFuzzer reports. */
 #ifndef KANALONY_FUZZ_CHECK_H
 #define KANALONY_FUZZ_CHECK_H
 
@@ -13,7 +13,7 @@
         } \
     } while (0)
 
-/* A copy of exactly the size, so that the address sanitizer sees a read of even one byte beyond. */
+/* Returns a copy of exactly this size, so that the address sanitizer reports even a read of one byte beyond it. */
 static inline uint8_t *exact_copy(const uint8_t *data, size_t size) {
     uint8_t *copy = malloc(size ? size : 1);
     CHECK(copy);

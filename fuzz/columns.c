@@ -1,5 +1,4 @@
-/* event_table.h: whatever events hold, the columns are what Arrow expects: offsets that grow, indices of words that exist, UTF-8.
- */
+/* event_table.h: for any events the columns are valid for Arrow: growing offsets, indices of existing words, UTF-8. */
 #include "event_table.h"
 
 #include <errno.h>
@@ -33,7 +32,7 @@ static void offsets_grow_to(const uint8_t *offsets, size_t count, size_t end) {
     CHECK(last == end);
 }
 
-static void is_as_arrow_has_it(column *c, size_t rows) {
+static void is_valid_for_arrow(column *c, size_t rows) {
     CHECK(c->rows <= rows && c->set <= c->rows);
     CHECK(column_fill(c, rows) && c->rows == rows && c->valid.size == (rows + 7) / 8);
     size_t set = 0;
@@ -56,7 +55,7 @@ static void is_as_arrow_has_it(column *c, size_t rows) {
     }
 }
 
-/* Rows, parted by newlines: JSON objects, or query strings. */
+/* Rows separated by newlines: JSON objects or query strings. */
 static void rows_become_columns(const uint8_t *data, size_t size) {
     static event_table t;
     column columns[COUNT] = {{0}};
@@ -77,15 +76,15 @@ static void rows_become_columns(const uint8_t *data, size_t size) {
         if (length && *row == '{' && json_skip(&c)) CHECK(table_add_members(&t, row, c.p));
         else CHECK(table_add_pairs(&t, row, row + length));
         CHECK(table_end_row(&t));
-        free(row); /* nothing of the table may point there any more */
+        free(row); /* the table must not point there any more */
         p += length + 1;
     }
-    for (int i = 0; i < COUNT; i++) is_as_arrow_has_it(&columns[i], t.row);
+    for (int i = 0; i < COUNT; i++) is_valid_for_arrow(&columns[i], t.row);
     CHECK(t.map_lists.rows == t.row && t.conflicts.rows == t.row && t.map_value_lists.rows == t.map_keys.rows);
     column *lists[] = {&t.map_lists, &t.map_keys, &t.map_values, &t.map_value_lists, &t.conflicts, &t.conflict_names};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         if (lists[i]->data.size) CHECK(utf8_valid(lists[i]->data.data, lists[i]->data.size));
-        is_as_arrow_has_it(lists[i], lists[i]->rows);
+        is_valid_for_arrow(lists[i], lists[i]->rows);
         free_column(lists[i]);
     }
     for (int i = 0; i < COUNT; i++) free_column(&columns[i]);

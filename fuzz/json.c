@@ -1,4 +1,4 @@
-/* json.h: objects and members lie within the body, an object that was accepted is accepted again, and text never grows. */
+/* json.h: objects and members lie within the body, an accepted object is accepted again, and text never grows. */
 #include "json.h"
 
 #include "check.h"

@@ -1,4 +1,4 @@
-/* querystring.h: pairs lie within the string, in order, and decoding is never longer than what was sent. */
+/* querystring.h: pairs lie within the string, in order, and decoding never makes a string longer. */
 #include "querystring.h"
 
 #include "check.h"
@@ -16,6 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (const uint8_t *p = pair.value; p < pair.value_end; p++) CHECK(*p != '&');
         for (const uint8_t *p = last; p < pair.name; p++) CHECK(*p == '&');
         CHECK(pair.value == pair.name_end || pair.value == pair.name_end + 1);
+        CHECK(sent_name_prefix(pair.name, (size_t)(pair.name_end - pair.name)) <= (size_t)(pair.name_end - pair.name));
         last = pair.value_end;
     }
     for (const uint8_t *p = last; p < end; p++) CHECK(*p == '&');

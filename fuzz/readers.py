@@ -1,8 +1,7 @@
 """Mutated segments, journals and bodies through the compiled readers, which `make fuzz-readers` builds with sanitizers.
 
-Damaged files must be read without a memory error, and nothing that is returned may differ from what was written.
-Forged records get valid checksums, so that their bytes reach the code behind the checksums; what is read from those
-may be anything.
+Reading a damaged file must cause no memory error and return no request that was not written. Forged records get valid
+checksums, so that their bytes reach the code behind the checksums; reading them may return anything.
 """
 
 import argparse
@@ -38,7 +37,7 @@ _BODIES = (
 
 
 def mutated(rng: random.Random, content: bytes) -> bytes:
-    """The content with one to eight changes: bits, ranges cut, doubled, zeroed or exchanged, interesting numbers."""
+    """The content with one to eight changes: flipped bits, ranges cut, doubled, zeroed or copied, boundary numbers."""
     data = bytearray(content)
     for _ in range(rng.randrange(1, 9)):
         if not data:
@@ -62,12 +61,12 @@ def mutated(rng: random.Random, content: bytes) -> bytes:
 
 
 def exactly(content: bytes) -> "ctypes.Array[ctypes.c_ubyte]":
-    """The content without the zero byte that Python keeps behind bytes, so that reading one too many is seen."""
+    """The content without the zero byte that Python keeps behind bytes, so that a read of one byte more is reported."""
     return (ctypes.c_ubyte * len(content)).from_buffer_copy(content)
 
 
 def forged(rng: random.Random, record: bytes, worker: int) -> bytes:
-    """A record with other fields and the length and checksum that fit them: docs/segment-format.md, section 2."""
+    """A record with other fields and a length and checksum to match: docs/segment-format.md, section 2."""
     record = record[:28] + mutated(rng, record[28:])
     covered = len(record).to_bytes(4, "little") + record[12:]
     checksum = crc32c(covered, crc32c(worker.to_bytes(8, "little")))
@@ -75,7 +74,7 @@ def forged(rng: random.Random, record: bytes, worker: int) -> bytes:
 
 
 class Readers:
-    """Reads mutations of one segment, one journal and some bodies. `read` counts what was read, by kind."""
+    """Reads mutations of one segment, one journal and some bodies. `read` counts successful reads by kind."""
 
     def __init__(self, directory: Path, rng: random.Random) -> None:
         data = DataDirectory.writable(directory / "data")
@@ -91,7 +90,9 @@ class Readers:
     def segment(self) -> None:
         """A damaged segment."""
         requests, segment = self._segment.read(mutated(self._rng, self._segment.content), sealed=True)
-        assert {request.fields for request in requests} <= self._written, "a segment returned what was never written"
+        assert {request.fields for request in requests} <= self._written, (
+            "a segment returned a request that was never written"
+        )
         self.read["requests of damaged segments"] += len(requests)
         for request in requests:
             self._events(request)
@@ -103,7 +104,9 @@ class Readers:
             requests, _ = self._journal.read(mutated(self._rng, self._journal.content))
         except FormatError:
             return  # its header
-        assert {request.fields for request in requests} <= self._journaled, "a journal returned what was never written"
+        assert {request.fields for request in requests} <= self._journaled, (
+            "a journal returned a request that was never written"
+        )
         self.read["requests of damaged journals"] += len(requests)
 
     def records(self) -> None:
@@ -121,7 +124,7 @@ class Readers:
         self.read["mutated requests"] += 1
 
     def forged(self) -> None:
-        """Records that only somebody who knows the format could have written."""
+        """Records with valid checksums and mutated fields."""
         worker = int(self._journal.path.stem, 16)
         for start, end in record_bounds(self._journal):
             record = forged(self._rng, self._journal.content[start:end], worker)
@@ -143,7 +146,7 @@ class Readers:
             assert decode_records(records, worker, first) is not None
             build_prefix(records, worker, first, compress(records))
             added = self._columns.add(records, worker, first, count, first, first + count)
-            assert added, "records that were found are no records"
+            assert added, "scan_block returned records that are not valid"
             wrong = self._columns.add(mutated(self._rng, records), worker, first, count, first, first + count)
             self.read["events in columns"] += added.events + (wrong.events if wrong else 0)
         if self._columns.rows > 200:
@@ -151,7 +154,7 @@ class Readers:
             batch.validate(full=True)
 
     def bodies(self) -> None:
-        """Bodies and queries that no file holds."""
+        """Bodies and queries outside of files."""
         rng = self._rng
         text = mutated(rng, rng.choice((*_BODIES, COLLECT_QUERY)))
         body = read_body(text, b"", b"")

@@ -1,11 +1,11 @@
-/* record.h and crc32c.h: written records are read back whole, cut or changed ones never, and any bytes may be searched. */
+/* record.h and crc32c.h: written records are read back whole, cut or changed records never, and any bytes can be searched. */
 #include "record.h"
 
 #include "check.h"
 
 #define WORKER 0x0123456789abcdefu
 
-/* The input in as many fields as a record has, the first bytes being their sizes; 0xFF is a field that is not there. */
+/* Splits the input into the fields of a record. The first bytes are their sizes; 0xFF is an absent field. */
 static size_t split_fields(const uint8_t *data, size_t size, span fields[FIELD_COUNT]) {
     size_t left = size < FIELD_COUNT ? 0 : size - FIELD_COUNT;
     const uint8_t *p = data + FIELD_COUNT;
@@ -20,8 +20,8 @@ static size_t split_fields(const uint8_t *data, size_t size, span fields[FIELD_C
     return record_size(fields);
 }
 
-/* The search finds what reading at every offset finds first: `written` or, since the fuzzer learns to forge checksums, one before
- * it. */
+/* The search finds the same first record as reading at every offset: the written one or, since the fuzzer learns to forge
+ * checksums, one before it. */
 static void first_valid_is_found(const uint8_t *block, size_t size, size_t written, uint32_t seed) {
     record r;
     size_t budget = 64 * size, first = 0;
@@ -55,15 +55,15 @@ static void written_is_read_back(const uint8_t *data, size_t size) {
     free(block);
 }
 
-/* Bytes of the input as a record whose checksum is right: what somebody who knows the format could put on the disk. */
+/* The input as a record with a valid checksum: anyone who knows the format and the worker id can write such bytes. */
 static void forged_is_split_within_bounds(const uint8_t *data, size_t size) {
     if (size < RECORD_HEADER) return;
     record r;
     uint32_t seed = record_seed(WORKER);
     uint8_t *forged = exact_copy(data, size);
     put_u32(forged, RECORD_MARK);
-    put_u32(forged + 8, (uint32_t)size);
-    put_u32(forged + 4, crc32c(seed, forged + 8, size - 8));
+    put_u32(forged + RECORD_LENGTH, (uint32_t)size);
+    put_u32(forged + RECORD_CHECKSUM, crc32c(seed, forged + RECORD_LENGTH, size - RECORD_LENGTH));
     if (record_read(forged, size, seed, &r))
         for (int i = 0; i < FIELD_COUNT; i++)
             CHECK(!r.fields[i].data || (r.fields[i].data > forged && r.fields[i].data + r.fields[i].size <= forged + size));

@@ -1,4 +1,4 @@
-/* redact.h: what is replaced lies within the text, in order, and a parameter of the secret name is always found. */
+/* redact.h: replaced ranges lie within the text, in order, and a parameter of a secret name is always found. */
 #include "redact.h"
 
 #include "check.h"

@@ -1,7 +1,7 @@
 """The events of a request, each with its parameters: docs/requests.md describes them.
 
 A GET is one event. A body may hold several: a JSON object, an array of objects, NDJSON, form-encoded pairs. Each event
-has the parameters of the query first, then its own. Every request is at least one event, whatever its body.
+has the parameters of the query first, then its own. Every request is at least one event.
 `read_body` finds the events for `cat` and `verify`, for `compact` and for redaction.
 """
 
@@ -28,7 +28,7 @@ _TOO_LARGE = f"more than {MAX_EVENT:,} bytes in one event"
 _FIRST_PAIR = re.compile(rb"[\w.:~%*\[\]{}-]+=")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _BOM = b"\xef\xbb\xbf"
-_NOTHING = [(0, 0)]
+_NOTHING = [(0, 0)]  # the events of a body without parameters
 
 
 class UnreadableError(ValueError):
@@ -134,7 +134,7 @@ def _form(text: bytes, content: bytes) -> Body:
 
 
 def is_plain_form(content: bytes) -> bool:
-    """Whether that looks like form-encoded pairs whatever its type says: one line that begins with a name and `=`."""
+    """Whether content of any type looks like form-encoded pairs: one line that begins with a name and `=`."""
     return _FIRST_PAIR.match(content) is not None and not _CONTROL.search(content)
 
 
@@ -143,8 +143,11 @@ def _is_form(content_type: bytes) -> bool:
 
 
 def _decompress(body: bytes, content_encoding: bytes, limit: int, max_compressed: int) -> bytes:
-    """Undo the content codings. Raises UnreadableError for damage, for what decompresses to more than `limit` bytes or
-    is more than `max_compressed` of them before, and for codings other than gzip and deflate.
+    """Undoes the content codings; the only place that does.
+
+    Raises:
+        UnreadableError: the body is damaged, decompresses to more than `limit` bytes, takes decompressing more than
+            `max_compressed` bytes, or has codings other than gzip and deflate.
     """
     codings = [coding.strip().lower() for coding in content_encoding.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
@@ -155,15 +158,15 @@ def _decompress(body: bytes, content_encoding: bytes, limit: int, max_compressed
             break
         max_compressed -= len(body)
         if max_compressed < 0:
-            raise UnreadableError("more bytes than are decompressed")
+            raise UnreadableError("more compressed bytes than allowed")
         if coding in (b"gzip", b"x-gzip"):
             body = _inflate(body, zlib.MAX_WBITS | 16, limit)
         elif coding == b"deflate":
-            # Some clients leave the zlib header out (RFC 9110, section 8.4.1.2); RFC 1950 says what it looks like.
+            # Some clients leave out the zlib header (RFC 9110, section 8.4.1.2). RFC 1950 has its format.
             has_header = body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
             body = _inflate(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, limit)
         else:
-            raise UnreadableError(f"content coding {coding.decode(errors='replace')!r} is not known")
+            raise UnreadableError(f"unknown content coding {coding.decode(errors='replace')!r}")
     return body
 
 
@@ -175,15 +178,15 @@ def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
         try:
             parts.append(decompressor.decompress(body, room + 1))
         except zlib.error as error:
-            raise UnreadableError("not what its Content-Encoding says") from error
+            raise UnreadableError("does not match its Content-Encoding") from error
         room -= len(parts[-1])
         if room < 0:
             raise UnreadableError(f"more than {limit:,} bytes when decompressed")
         if not decompressor.eof:
-            raise UnreadableError("ends before its Content-Encoding does")
+            raise UnreadableError("compressed data ends early")
         body = decompressor.unused_data
         if not body:
             return b"".join(parts)
         if window_bits < zlib.MAX_WBITS | 16:  # deflate is one stream
-            raise UnreadableError("goes on behind what its Content-Encoding says")
+            raise UnreadableError("more bytes behind the compressed data")
     raise UnreadableError(f"more than {_MAX_MEMBERS} gzip members")

@@ -44,6 +44,12 @@ def test_a_published_file_is_durable_before_its_name(tmp_path: Path, synced: lis
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"new")]
 
 
+def test_a_published_file_has_its_mode_and_all_parts_of_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    durable.publish(path, (b"%d" % number for number in range(3)), mode=0o600)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"012", 0o600)
+
+
 def test_a_published_link_never_replaces_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     durable.publish(path, b"first", rename=os.link)

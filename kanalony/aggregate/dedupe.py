@@ -1,7 +1,7 @@
 """Finds duplicates: events with the fingerprint of an event that was kept, received within ten minutes of it.
 
-A fingerprint is 128 bits of everything that a player sent: partner, session, event index, type and payload (see the
-core's columns). Here 84 of its bits are compared, and times in whole milliseconds: 16 bytes for each event that lies
+A fingerprint is 128 bits of everything that a player sent: partner, session, event index, type and payload (see
+kanalony/core/hash.h). Here 84 of its bits are compared, and times in whole milliseconds: 16 bytes for each event that lies
 within the window.
 """
 

@@ -341,7 +341,7 @@ def _reason(error: Exception) -> str:
 def _no_table(root: Path, error: Exception, remedy: str) -> FormatError:
     return FormatError(
         f"{root} cannot be read as a Delta table: {_reason(error)}",
-        f"`kanalony compact` repairs what a power loss tore; else {remedy}",
+        f"`kanalony compact` repairs the damage of a power loss; else {remedy}",
     )
 
 

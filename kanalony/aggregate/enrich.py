@@ -65,6 +65,7 @@ _NOTHING = {"", "null", "undefined", "none", "about:blank"}
 _ENCODED_URL = re.compile(r"[a-z][a-z0-9+.-]*%(25)*3a", re.I)
 _BASE64_URL = re.compile(r"(aHR0c|SFRUU)[A-Za-z0-9+/_-]*={0,2}")  # begins with http or HTTP
 _BARE_HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?(/|$)")
+_KS_PARTNER, _KS_USER = 0, 5  # fields of version 1: partner;pattern;expiry;type;random;user;privileges
 _KS_OVERHEAD = 36  # bytes of random and hash before the fields of version 2
 
 
@@ -190,10 +191,10 @@ def read_ks(ks: str | None, secrets: Secrets | None) -> Session:
         return _read_encrypted(content, secrets or {})
     signature, _, info = content.partition(b"|")
     fields = info.decode(errors="replace").split(";")
-    if not re.fullmatch(r"[0-9]{1,18}", fields[0]):
+    if not re.fullmatch(r"[0-9]{1,18}", fields[_KS_PARTNER]):
         return Session(None, None)
-    partner = int(fields[0])
-    user = fields[5] if len(fields) > 5 else ""
+    partner = int(fields[_KS_PARTNER])
+    user = fields[_KS_USER] if len(fields) > _KS_USER else ""
     if secrets is not None:
         signed = hashlib.sha1(secrets.get(partner, "").encode() + info).hexdigest().encode()
         user = user if partner in secrets and signed == signature.lower() else ""

@@ -1,4 +1,4 @@
-"""The ledger: what became of every request, segment by segment.
+"""The ledger: the balance of all requests and events, segment by segment.
 
 accepted = read + repeated + quarantined; events = rows + duplicates; rows = the rows counted in the lake's files.
 """

@@ -13,8 +13,8 @@ _ROLLUP_BASE = 224 << 20  # bytes that a refresh of the rollups takes without an
 class Limits:
     """Sizes of batches, files and parts of hours, beside `--memory`.
 
-    The defaults suit every amount of memory that can be set, so there are no settings for them. Tests make them small,
-    to reach with little data what takes much.
+    The defaults suit every amount of memory that can be set, so there are no settings for them. Tests make them small:
+    then a little data makes many batches, files and parts.
     """
 
     batch_share: int = 4
@@ -32,7 +32,7 @@ class Limits:
     """Small files of a day that are merged into one. Fewer leave fewer files to read, and write each row more often."""
 
     row_group_rows: int = 64 << 10
-    """Rows of a row group in a file of events: what a reader decompresses at a time."""
+    """Rows of a row group in a file of events. A reader decompresses that many at a time."""
 
     checkpoint_commits: int = 50
     """Commits of a Delta table between checkpoints: those that a reader of the log has to read one by one."""

@@ -34,6 +34,13 @@ Range = tuple[int, int]
 """Sequence numbers [first, end)."""
 
 
+class Part(NamedTuple):
+    """The place of an entry in its batch: number, from 1, of how many."""
+
+    number: int
+    total: int
+
+
 class Identity(NamedTuple):
     """Which file a segment is: name, size in bytes, time of its last change in ns since 1970.
 
@@ -86,7 +93,7 @@ class Entry:
         touched: Hours since 1970 whose sums in rollups the rows can change.
         version: Version of the entry.
         table: Id of the Delta table; None in version 1.
-        part: (which, of how many): place among the entries of the batch; None in version 1.
+        part: Place among the entries of the batch; None in version 1.
     """
 
     batch: int
@@ -111,7 +118,7 @@ class Entry:
     touched: list[int] = field(default_factory=list)
     version: int = 1
     table: str | None = None
-    part: Range | None = None
+    part: Part | None = None
 
     @property
     def identity(self) -> Identity:
@@ -126,7 +133,7 @@ class Entry:
     @property
     def is_last_part(self) -> bool:
         """Whether no further entry of its batch must follow, as far as its version shows."""
-        return self.part is None or self.part[0] >= self.part[1]
+        return self.part is None or self.part.number >= self.part.total
 
 
 _ENTRY = TypeAdapter(Entry)
@@ -240,7 +247,7 @@ class Manifest:
             OSError: The disk refuses.
         """
         for number, entry in enumerate(entries, 1):
-            entry.version, entry.table, entry.part = _VERSION, self._table, (number, len(entries))
+            entry.version, entry.table, entry.part = _VERSION, self._table, Part(number, len(entries))
         with durable.opened(self._path, "ab") as file:
             file.writelines(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries)
         for entry in entries:
@@ -299,7 +306,7 @@ def _last_entry(path: Path) -> Entry | None:
             while start and len(lines) < 2:  # the first may have been cut off
                 start = max(0, 2 * start - size - _TAIL)
                 file.seek(start)
-                lines = file.read(size - start).split(b"\n")[:-1]  # what follows the last line feed is not finished
+                lines = file.read(size - start).split(b"\n")[:-1]  # the last part is empty, or an unfinished line
     except FileNotFoundError:
         return None
     try:
@@ -335,10 +342,10 @@ def checked_entries(path: Path, lake: ReadOnlyLake) -> Iterator[tuple[Entry, int
 def _follows(entry: Entry, last: Entry | None) -> bool:
     """Returns whether no entry is missing between two, or before the first."""
     if last and last.part and not last.is_last_part:
-        return (entry.batch, entry.part) == (last.batch, (last.part[0] + 1, last.part[1]))
+        return (entry.batch, entry.part) == (last.batch, (last.part.number + 1, last.part.total))
     if last and not last.part and not entry.part and entry.batch == last.batch:
         return True
-    return entry.batch == (last.batch if last else 0) + 1 and (not entry.part or entry.part[0] == 1)
+    return entry.batch == (last.batch if last else 0) + 1 and (not entry.part or entry.part.number == 1)
 
 
 def _check_table(path: Path, lake: ReadOnlyLake, entry: Entry) -> None:

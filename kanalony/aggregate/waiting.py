@@ -15,7 +15,7 @@ from kanalony.segments.reader import Segment
 
 
 class Waiting:
-    """Counts the requests that wait, with the results of `kanalony ledger`, and without reading what is in the lake.
+    """Counts the requests that wait, with the result of `kanalony ledger`, at a lower cost.
 
     A count examines name, size and time of each compacted segment, and the trailer of each other sealed one. It reads
     the manifest's entries that are new since the last count, open segments, and journals.

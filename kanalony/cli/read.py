@@ -40,8 +40,8 @@ def cat(paths: tuple[Path, ...], data: Path | None) -> None:
     """Print events as NDJSON, one object a line.
 
     Without PATHS: every event in the data directory that was acknowledged before the call, once, also while the
-    collector writes. With PATHS: the events of these segments, journals and directories. Exits with 1 when a file is
-    damaged, after printing all events that are not.
+    collector writes. With PATHS: the events of these segments, journals and directories; a data directory is read as
+    with --data. Exits with 1 when a file is damaged, after printing all events that are not.
     """
     from kanalony.cli.ndjson import event_objects
 
@@ -70,8 +70,9 @@ def _requests(source: DataDirectory | list[Path], on_damage: "Callable[[Damage],
 def verify(paths: tuple[Path, ...], data: Path | None) -> None:
     """Check every byte of segments and journals.
 
-    Lengths, checksums, order and sums. Without PATHS: everything in the data directory. Exits with 0 when all is sound,
-    and with 1 when there is damage, after naming each place.
+    Lengths, checksums, order and sums must be right. Without PATHS: everything in the data directory. With PATHS: these
+    segments, journals and directories; a data directory is read as with --data. Exits with 0 when all is sound, and
+    with 1 when there is damage, after naming each place.
     """
     from kanalony.segments.check import check_data, check_paths
 

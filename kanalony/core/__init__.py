@@ -1,1 +1,1 @@
-"""The compiled core: records, frames, journals, query strings, JSON, redaction, columns."""
+"""The compiled modules: records, frames, journals, query strings, JSON, redaction, columns."""

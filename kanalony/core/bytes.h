@@ -1,4 +1,4 @@
-/* Little-endian helpers and a bounded cursor: the only ways this extension reads and writes integers. */
+/* Little-endian integers and a bounded cursor: the only way in which this extension reads and writes integers. */
 #ifndef KANALONY_BYTES_H
 #define KANALONY_BYTES_H
 
@@ -35,14 +35,14 @@ static inline void put_u64(uint8_t *p, uint64_t v) {
     memcpy(p, &v, 8);
 }
 
-/* Up to eight bytes, as a number. */
+/* Up to eight bytes as a number. For equal sizes, equal numbers mean equal bytes. */
 static inline uint64_t get_up_to_8(const uint8_t *p, size_t size) {
     if (size == 8) return get_u64(p);
     if (size >= 4) return get_u32(p) | (uint64_t)get_u32(p + size - 4) << 8 * (size - 4);
     return size ? p[0] | (uint64_t)p[size / 2] << 8 * (size / 2) | (uint64_t)p[size - 1] << 8 * (size - 1) : 0;
 }
 
-/* memcmp is a call, and most of what is compared here is short. */
+/* Faster than memcmp for short ranges, which most are: memcmp is a call. */
 static inline int bytes_equal(const uint8_t *a, const uint8_t *b, size_t size) {
     if (size > 32) return !memcmp(a, b, size);
     for (; size > 8; a += 8, b += 8, size -= 8)
@@ -50,15 +50,15 @@ static inline int bytes_equal(const uint8_t *a, const uint8_t *b, size_t size) {
     return get_up_to_8(a, size) == get_up_to_8(b, size);
 }
 
-/* A store that no later store may overtake: what was written before it is in memory when it is seen. */
+/* A store with release order: memory has everything written before it when another process sees it. */
 static inline void put_u32_release(uint8_t *p, uint32_t v) {
     __atomic_thread_fence(__ATOMIC_RELEASE);
     put_u32(p, v);
     __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-/* What is left of a buffer. Taking more than there is fails (0) and leaves the cursor at the end: a failed cursor stays failed.
- */
+/* The rest of a buffer. Taking more bytes than are left fails (0) and moves the cursor to the end: a failed cursor
+ * stays failed. */
 typedef struct {
     const uint8_t *p;
     const uint8_t *end;
@@ -74,7 +74,7 @@ static inline int cursor_take(cursor *c, size_t n, const uint8_t **out) {
     return 1;
 }
 
-/* Unsigned LEB128 below 2^32, at most five bytes. */
+/* Reads an unsigned LEB128 number below 2^32, at most five bytes. */
 static inline int cursor_varint(cursor *c, uint32_t *out) {
     uint64_t v = 0;
     const uint8_t *b;

@@ -1,7 +1,7 @@
-/* One Arrow column, in the making.
+/* One Arrow column while it is built.
  *
- * A column is laid out as the Arrow columnar format has it: validity bitmap, 64-bit values, 32-bit indices or 32-bit offsets,
- * bytes. Rows that were not set are null, and cost nothing until the next value is. Functions that may run out of memory answer
+ * The buffers are laid out as in the Arrow columnar format: validity bitmap, 64-bit values, 32-bit indices or 32-bit offsets,
+ * bytes. Rows that were not set are null, and take no time until the next value. Functions that may run out of memory return
  * 0 then. */
 #ifndef KANALONY_COLUMN_H
 #define KANALONY_COLUMN_H
@@ -27,22 +27,22 @@ static inline uint8_t *buffer_extend(bytes_buffer *b, size_t more) {
     return b->data + b->size;
 }
 
-/* In order of their layout: 64-bit values, then indices, then offsets. COLUMN_WORDS is text, each value once, and for each row
- * which one it is, as Arrow's dictionary arrays have it; COLUMN_TEXT that of lists, one after another. */
+/* Ordered by layout: 64-bit values, then indices, then offsets. COLUMN_WORDS is text as in Arrow's dictionary arrays: each
+ * value once, and its number for each row. COLUMN_TEXT is the text of lists. */
 enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_WORDS, COLUMN_BINARY, COLUMN_TEXT };
 
 typedef struct {
     int kind;
-    size_t rows;      /* filled so far, nulls included */
-    size_t set;       /* that are not null */
+    size_t rows;      /* filled so far, with nulls */
+    size_t set;       /* rows that are not null */
     uint64_t misfits; /* values that did not fit the kind */
     bytes_buffer valid, fixed, data;
-    uint32_t words;     /* in `data`, one after another */
-    bytes_buffer ends;  /* 0, and where each of them ends */
-    bytes_buffer slots; /* word_slot, a power of two of them, at most half full */
+    uint32_t words;     /* number of words in `data` */
+    bytes_buffer ends;  /* 0 and the end of each word in `data` */
+    bytes_buffer slots; /* word_slot: a power of two of them, at most half full */
 } column;
 
-/* Nulls up to `rows`. */
+/* Fills the column with nulls up to `rows`. */
 static inline int column_fill(column *c, size_t rows) {
     int has_offsets = c->kind >= COLUMN_BINARY;
     size_t width = c->kind >= COLUMN_WORDS ? 4 : 8;
@@ -65,7 +65,7 @@ static inline int column_fill(column *c, size_t rows) {
     return 1;
 }
 
-/* The row after those filled exists and is not null; its value comes next. */
+/* Starts a row that is not null. The caller appends its value. */
 static inline int column_begin(column *c, size_t row) {
     if (c->rows < row && !column_fill(c, row)) return 0;
     if (c->kind >= COLUMN_BINARY && c->fixed.size == 0) { /* the first offset */
@@ -94,7 +94,7 @@ static inline int column_put_u64(column *c, size_t row, uint64_t value) {
     return 1;
 }
 
-/* The bytes that were written behind the column's data, `size` of them, are the row's value. */
+/* Ends a row whose `size` bytes the caller has written behind the column's data. */
 static inline int column_end_bytes(column *c, size_t size) {
     c->data.size += size;
     uint8_t *p = buffer_extend(&c->fixed, 4);
@@ -112,7 +112,7 @@ static inline int column_put_bytes(column *c, size_t row, const uint8_t *p, size
     return column_end_bytes(c, size);
 }
 
-/* Give back what was freed: batch after batch of large buffers would leave half of it in the allocator's hands. */
+/* Gives freed memory back to the system: the allocator keeps half of it otherwise, batch after batch of large buffers. */
 static inline void give_back_memory(void) {
 #ifdef __GLIBC__
     malloc_trim(0);

@@ -28,8 +28,8 @@ class EventColumn(NamedTuple):
 class EventLists(NamedTuple):
     """The columns that lists are made of.
 
-    `key_ends` has for each row where its keys end in `keys`, `value_ends` for each key where its values end in `values`;
-    `conflict_ends` has for each row where the names of its conflicting parameters end in `conflicts`.
+    `key_ends` has for each row where its keys end in `keys`, `value_ends` for each key where its values end in
+    `values`; `conflict_ends` has for each row where the names of its conflicting parameters end in `conflicts`.
     """
 
     key_ends: EventColumn
@@ -40,7 +40,7 @@ class EventLists(NamedTuple):
     conflicts: EventColumn
 
 def release_memory() -> None:
-    """Gives freed memory back to the system: the allocator keeps half of a batch's, and the next batch does not find it."""
+    """Gives freed memory back to the system: the next batch does not always find what the allocator keeps."""
 
 @disjoint_base
 class EventTable:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Turns records into Arrow columns of events, one frame at a time. event_table.h has the columns of the parameters."""
+"""Turns records into Arrow columns of events, one frame at a time; event_table.h fills the columns of parameters."""
 
 from os import urandom
 from typing import NamedTuple
@@ -42,9 +42,9 @@ cdef enum:
     _REQUEST_COLUMNS = _FIELDS + FIELD_COUNT
 
 cdef enum:
-    _EVENT_WEIGHT = 600  # bytes that an event takes beyond what was sent: 8 for each of most columns
+    _EVENT_WEIGHT = 600  # bytes of an event beyond those that were sent: 8 for each of most columns
     _MAP_ENTRY_WEIGHT = 48
-    _WORD_WEIGHT = 64  # up to four slots, and where it ends
+    _WORD_WEIGHT = 64  # up to four slots, and the end
 
 
 def _column_of(int tag):
@@ -96,9 +96,12 @@ cdef inline void _free(column *c) noexcept nogil:
 
 @cython.no_gc
 cdef class _Buffer:
-    """Memory taken from a column, without a copy. With the last array that uses it, it goes back to the column: to touch
-    memory that is new costs as much as all that is done with it here. Unless most of it was not used: what one batch needed,
-    the next ones may not. That array is to be dropped by the thread that adds events, which may have let go of the GIL."""
+    """Memory taken from a column, without a copy.
+
+    It returns to the column together with the last array that uses it: touching new memory takes as long as all the work
+    on it here. It does not when most of it was unused, since later batches may need less. Only the thread that adds events
+    may drop that array: the column must not change while this thread adds without the GIL.
+    """
     cdef EventTable _table
     cdef bytes_buffer *_home
     cdef bytes_buffer _taken
@@ -119,7 +122,7 @@ cdef _taken(EventTable table, bytes_buffer *b):
     if b.size == 0:
         free(b.data)
         memset(b, 0, sizeof(bytes_buffer))
-        return b""  # Arrow takes no buffer at no address
+        return b""  # Arrow rejects a buffer at address 0
     taken = _Buffer()
     taken._table = table
     taken._home = b
@@ -220,7 +223,7 @@ cdef class EventTable:
         return self._weight + _MAP_ENTRY_WEIGHT * self._table.kept + _WORD_WEIGHT * self._table.stock.count
 
     cdef int _end_event(self, record *r, uint64_t worker, uint64_t index, const uint8_t *payload, size_t size) noexcept nogil:
-        """Everything of an event but its parameters, which are in; 0 when out of memory."""
+        """Completes an event whose parameters are in the table. Returns 0 when out of memory."""
         cdef size_t row = self._table.row
         cdef span *field
         cdef const uint8_t *data
@@ -232,7 +235,7 @@ cdef class EventTable:
                 and column_put_u64(&self._request[_SEQUENCE], row, r.sequence)
                 and column_put_u64(&self._request[_INDEX], row, index)):
             return 0
-        # Some players send an empty session: such events are never each other's duplicates.
+        # Some players send an empty session; without a fingerprint such events never count as duplicates.
         if not column_has_no_word(&self._table.columns[self._session], row):
             lanes[0] = lanes[1] = 0
             field = &r.fields[FIELD_QUERY - 1]
@@ -340,7 +343,7 @@ cdef class EventTable:
                     raise MemoryError
                 self._weight += _EVENT_WEIGHT + common + size + 2 * count_high(payload, size)
                 if size == 0:
-                    # The body holds no parameters, so all of it is the payload: two of those are the same only byte for byte.
+                    # A body without parameters is the payload itself: such bodies are equal only byte for byte.
                     payload = r.fields[FIELD_BODY - 1].data
                     size = r.fields[FIELD_BODY - 1].size
                 if not self._end_event(&r, worker, index, payload, size):

@@ -1,4 +1,4 @@
-/* CRC-32C (Castagnoli, RFC 3720 appendix B.4): by instruction where the processor has one, else by table. */
+/* CRC-32C (Castagnoli, RFC 3720 appendix B.4): by processor instruction if there is one, else by table. */
 #ifndef KANALONY_CRC32C_H
 #define KANALONY_CRC32C_H
 
@@ -10,7 +10,7 @@
 
 static uint32_t crc32c_table[8][256];
 
-/* Slicing by eight: eight bytes a step, one table for each. */
+/* Slicing by eight: eight bytes a step, with a table for each. */
 static inline uint32_t crc32c_by_table(uint32_t crc, const uint8_t *p, size_t n) {
     for (; n >= 8; n -= 8, p += 8) {
         uint32_t low = get_u32(p) ^ crc, high = get_u32(p + 4);
@@ -45,7 +45,7 @@ static inline int crc32c_has_instruction(void) { return 0; }
 
 static uint32_t (*crc32c_update)(uint32_t, const uint8_t *, size_t) = crc32c_by_table;
 
-/* Call once before any other: fills the table and picks the implementation. */
+/* Fills the table and chooses the implementation. Call it before any other function. */
 static inline void crc32c_setup(void) {
     for (int i = 0; i < 256; i++) {
         uint32_t crc = (uint32_t)i;
@@ -58,7 +58,7 @@ static inline void crc32c_setup(void) {
     if (crc32c_has_instruction()) crc32c_update = crc32c_by_instruction;
 }
 
-/* The CRC of n bytes, or with a `previous` CRC other than 0 that of the bytes before and these. */
+/* Returns the CRC of n bytes that continue those of the CRC `previous`; 0 starts a CRC. */
 static inline uint32_t crc32c(uint32_t previous, const uint8_t *p, size_t n) { return ~crc32c_update(~previous, p, n); }
 
 #endif

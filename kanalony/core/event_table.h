@@ -1,4 +1,4 @@
-/* Events as columns: names are looked up, values decoded and typed, straight into the columns' own buffers. */
+/* Events as columns: looks names up, decodes values and converts them, straight into the columns' buffers. */
 #ifndef KANALONY_EVENT_TABLE_H
 #define KANALONY_EVENT_TABLE_H
 
@@ -11,7 +11,7 @@
 #include "utf8.h"
 #include "words.h"
 
-/* A value as it was sent: percent-encoded, or a JSON value. Decoded it is never longer. */
+/* A value as it was sent: percent-encoded or JSON. Decoding never makes it longer. */
 typedef struct {
     const uint8_t *p, *end;
     int is_json;
@@ -21,7 +21,7 @@ static inline size_t value_decode(const sent_value *v, uint8_t *dst) {
     return v->is_json ? json_text(v->p, v->end, dst) : query_decode(v->p, v->end, dst);
 }
 
-/* A value's text behind a column's data, as UTF-8. */
+/* Appends a value's text, as UTF-8, to a column. */
 static inline int column_put_text(column *c, size_t row, const sent_value *v, bytes_buffer *scratch) {
     if (!column_begin(c, row)) return 0;
     uint8_t *dst = buffer_extend(&c->data, (size_t)(v->end - v->p));
@@ -39,9 +39,9 @@ static inline int column_put_text(column *c, size_t row, const sent_value *v, by
     return column_end_bytes(c, size);
 }
 
-/* A parameter without a column, or a further value of one that has: where its decoded name and its value are. */
+/* A parameter without a column, or a further value of a parameter with one. */
 typedef struct {
-    size_t name; /* offset in `names` */
+    size_t name; /* offset of the decoded name in `names` */
     uint32_t name_size;
     uint32_t order;
     sent_value value;
@@ -56,20 +56,20 @@ typedef struct {
 } name_slot;
 
 typedef struct {
-    int count; /* parameters with a column */
+    int count; /* number of parameters with a column */
     column *columns;
-    uint64_t *seen;    /* row + 1 in which a parameter was met last */
-    uint64_t *clashed; /* row + 1 in which it had two values last */
-    uint64_t kept;     /* entries of the map */
-    sent_value *first; /* and its value */
+    uint64_t *seen;    /* row + 1 of the last row with this parameter */
+    uint64_t *clashed; /* row + 1 of the last row with two values for it */
+    uint64_t kept;     /* number of map entries */
+    sent_value *first; /* the parameter's first value in that row */
     name_slot slots[NAME_SLOTS];
     word_stock stock;
     size_t row;
-    column map_lists, map_keys, map_values, map_value_lists, conflicts, conflict_names; /* of lists: where each ends */
+    column map_lists, map_keys, map_values, map_value_lists, conflicts, conflict_names; /* for lists, where each ends */
     bytes_buffer extras, names, scratch, name;
 } event_table;
 
-/* Of both ends of a name, whatever is between: most events have two dozen names. */
+/* Hashes only both ends of a name: most events have two dozen names. */
 static inline uint32_t name_hash(const uint8_t *p, size_t size) {
     uint64_t a = 0, b = 0;
     if (size >= 8) a = get_u64(p), b = get_u64(p + size - 8);
@@ -97,7 +97,7 @@ static inline int table_keep(event_table *t, const uint8_t *name, size_t size, c
     uint8_t *dst = buffer_extend(&t->names, valid ? size : 3 * size);
     uint8_t *slot = buffer_extend(&t->extras, sizeof(extra));
     if (!dst || !slot) return 0;
-    /* Repaired before they are compared: a map has each name once. */
+    /* Repairs a name before names are compared: a map has each name once. */
     if (valid) memcpy(dst, name, size);
     else size = utf8_repair(name, size, dst);
     extra e = {t->names.size, (uint32_t)size, (uint32_t)(t->extras.size / sizeof(extra)), *value};
@@ -116,12 +116,12 @@ static inline int values_equal(event_table *t, const sent_value *a, const sent_v
     return size == value_decode(b, right) && !memcmp(left, right, size);
 }
 
-/* One parameter of the row, with the column of its name, as table_find tells it. `name` is decoded. */
+/* Stores one parameter of the row. `name` is decoded, and i is its column as table_find returns it. */
 static inline int table_put(event_table *t, const uint8_t *name, size_t size, int i, const sent_value *value) {
     if (i < 0) return table_keep(t, name, size, value);
     column *c = &t->columns[i];
     if (t->seen[i] == t->row + 1) {
-        /* Told once; and values that are equal are about as long, so this takes no longer than what was sent. */
+        /* A conflict is noted once. Equal values are about equally long, so comparing takes time in proportion to the request. */
         if (t->clashed[i] != t->row + 1) {
             int equal = values_equal(t, &t->first[i], value);
             if (equal < 0) return 0;
@@ -133,7 +133,7 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, in
         return table_keep(t, name, size, value);
     }
     t->seen[i] = t->row + 1;
-    t->first[i].p = value->p; /* one by one: see setup.py */
+    t->first[i].p = value->p; /* one by one: setup.py explains why */
     t->first[i].end = value->end;
     t->first[i].is_json = value->is_json;
     const uint8_t *text = value->p;
@@ -146,7 +146,7 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, in
         text = decoded;
     }
     if (c->kind == COLUMN_WORDS) return column_put_word(c, t->row, text, n, &t->stock);
-    if (!n) return 1; /* sent without a value */
+    if (!n) return 1; /* no value was sent */
     int64_t whole;
     double real;
     if (c->kind == COLUMN_INT && parse_int(text, n, &whole)) return column_put_u64(c, t->row, (uint64_t)whole);
@@ -168,7 +168,7 @@ static inline int extra_compare(const void *left, const void *right, void *names
     return a->order < b->order ? -1 : a->order > b->order;
 }
 
-/* The row is complete: what has no column goes to the map, by name, values in the order they came. */
+/* Ends the row: parameters without a column become map entries, sorted by name, values in the order of arrival. */
 static inline int table_end_row(event_table *t) {
     size_t count = t->extras.size / sizeof(extra);
     extra *extras = (extra *)t->extras.data;
@@ -177,7 +177,7 @@ static inline int table_end_row(event_table *t) {
         const uint8_t *name = t->names.data + extras[i].name;
         if (i == 0 || extras[i].name_size != extras[i - 1].name_size ||
             memcmp(name, t->names.data + extras[i - 1].name, extras[i].name_size)) {
-            /* a new key: its list begins with this value */
+            /* a new key, whose list begins with this value */
             if (!column_put_bytes(&t->map_keys, t->map_keys.rows, name, extras[i].name_size)) return 0;
             if (i && !column_put_u64(&t->map_value_lists, t->map_value_lists.rows, t->map_values.rows)) return 0;
         }
@@ -191,7 +191,7 @@ static inline int table_end_row(event_table *t) {
            column_put_u64(&t->conflicts, t->conflicts.rows, t->conflict_names.rows);
 }
 
-/* One parameter of the row as it was sent: its name may have escapes, which those of columns have not. */
+/* Stores one parameter as it was sent. Its name may have escapes; names of columns have none. */
 static inline int table_put_sent(event_table *t, const query_pair *pair, int is_json) {
     const uint8_t *name = pair->name;
     size_t size = (size_t)(pair->name_end - name), prefix = name_prefix(name, size);

@@ -1,5 +1,4 @@
-/* How many events a request may hold. kanalony/bodies.py says which: it reads the body, for `cat` and `verify` as for `compact`.
- */
+/* The most events that a request may hold. kanalony/bodies.py finds the events, for every command. */
 #ifndef KANALONY_EVENTS_H
 #define KANALONY_EVENTS_H
 
@@ -7,12 +6,12 @@
 #include "record.h"
 
 enum {
-    EVENTS_MAX_EXPANDED = 16 << 20, /* bytes: a body decompressed, and what its events have in common times their number */
-    EVENTS_COST = 256,              /* bytes that an event counts for beyond what it repeats */
-    EVENTS_PAIR_COST = 64,          /* the same for each parameter of the query */
+    EVENTS_MAX_EXPANDED = 16 << 20, /* bytes of a decompressed body, and of what its events have in common times their number */
+    EVENTS_COST = 256,              /* bytes that each event counts for besides */
+    EVENTS_PAIR_COST = 64,          /* bytes that each parameter of the query counts for, in each event */
 };
 
-/* Bytes of the fields that each event of a request repeats: all but the body. */
+/* Returns the bytes of the fields that every event of a request repeats: all but the body. */
 static inline size_t repeated_size(const span fields[FIELD_COUNT]) {
     size_t size = 0;
     for (int i = 0; i < FIELD_COUNT; i++)
@@ -20,7 +19,7 @@ static inline size_t repeated_size(const span fields[FIELD_COUNT]) {
     return size;
 }
 
-/* Without a limit a small request could become any amount of data. */
+/* Returns the limit for a request. Without one a small request could become any amount of data. */
 static inline uint64_t events_limit(const span fields[FIELD_COUNT]) {
     const span *query = &fields[FIELD_QUERY - 1];
     size_t parameters = query->data ? query_count(query->data, query->size) : 0;

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Segment building blocks: header, prefix and trailer built and parsed, records decoded, prefixes found after damage.
+"""Builds and parses the parts of segments: header, prefix, trailer and records.
 
-The layout is docs/segment-format.md, sections 2 and 3. Parsers answer None for bytes that are not what they look for:
-what to do about damage is their caller's business.
+docs/segment-format.md, sections 2 and 3, has the layout. Parsers return None for bytes that are not valid; the caller
+decides what to do about damage.
 """
 
 from typing import NamedTuple
@@ -102,7 +102,7 @@ cdef bytes _finish_skippable(bytes frame):
 
 
 cdef size_t _check_skippable(const uint8_t *p, size_t room, const char *kind, size_t minimum) noexcept nogil:
-    """Size of the skippable frame of this kind at p, or 0 when none is complete and right there."""
+    """Returns the size of the skippable frame of this kind at p, or 0 when it is not complete and valid."""
     cdef size_t size
     if room < minimum or get_u32(p) != SEGMENT_MAGIC or memcmp(p + SEGMENT_KIND, kind, 4) != 0:
         return 0

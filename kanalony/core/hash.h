@@ -1,4 +1,4 @@
-/* Hashes: the fingerprints of events, and what they and the dictionaries of words are made of. */
+/* The multiply-and-fold step of wyhash, and the fingerprints of events. */
 #ifndef KANALONY_HASH_H
 #define KANALONY_HASH_H
 
@@ -6,8 +6,8 @@
 
 static inline uint64_t fold(uint64_t a, uint64_t b) { return a * b ^ (uint64_t)((__uint128_t)a * b >> 64); }
 
-/* 128 bits that tell one payload from another, for finding what was sent twice: two lanes of multiply and fold, as wyhash has
- * them. Not for secrets. Stored, so never to be changed. */
+/* Continues a 128-bit fingerprint of a payload, which identifies events that were sent twice: two lanes of multiply and
+ * fold, as in wyhash. Not cryptographic. Fingerprints are stored: never change this function. */
 static inline void fingerprint(const uint8_t *p, size_t size, uint64_t lanes[2]) {
     uint64_t a = lanes[0] ^ fold(size ^ 0xa0761d6478bd642full, 0xe7037ed1a0b428dbull);
     uint64_t b = lanes[1] ^ fold(size ^ 0x8ebc6af09c88c6e3ull, 0x589965cc75374cc3ull);

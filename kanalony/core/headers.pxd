@@ -1,4 +1,4 @@
-# What the compiled modules share: the declarations of the C headers beside this file, and nothing else.
+# The declarations of the C headers beside this file, for all compiled modules.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -64,7 +64,7 @@ cdef extern from "layout.h":
         TRAILER_LAST_RECEIVED
         TRAILER_SIZE
 
-# Of the fields only those that the compiled modules use by name: record.h has the table.
+# record.h has the table of fields; here are only those that compiled modules use by name.
 cdef extern from "record.h":
     enum:
         RECORD_LENGTH

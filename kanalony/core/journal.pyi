@@ -76,20 +76,20 @@ class Blocks:
         A str is a WSGI string: latin-1, one character a byte. None and empty are the same.
 
         Args:
-            method: the first field.
-            path: the second, and so on.
-            remote_addr: 4 or 16 bytes, network order.
+            method: `GET` or another.
+            path: the path, as the server passes it on.
+            remote_addr: the client's address: 4 or 16 bytes, network order.
             forwarded_for: the X-Forwarded-For header.
             user_agent: the User-Agent header.
             referer: the Referer header.
-            query: the query string.
-            body: the body.
+            query: the query string, undecoded.
+            body: the body, undecoded.
             content_type: the Content-Type header.
             content_encoding: the Content-Encoding header.
             others: the fields behind these.
 
         Returns:
-            The time of receipt in µs since 1970. 0 when no block is free or `refuse` was called: nothing is stored then.
+            The time of receipt in µs since 1970; 0, with nothing stored, when no block is free or after `refuse`.
 
         Raises:
             ValueError: a str is not latin-1.

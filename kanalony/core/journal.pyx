@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Journal blocks in a shared mapping: append, hand over, free; and the scan that finds what a crash left.
+"""Journal blocks in a shared mapping: append, hand over, free; and the scan for records that a crash left.
 
-The layout is docs/segment-format.md, section 4. Every method runs to its end under the GIL: that is the one lock
-between the serving threads, which append, and the sealer thread, which takes full blocks and frees them. The exceptions are at the
-end of a method: waking the sealer, and syncing, when everything about the event is done.
+docs/segment-format.md, section 4, has the layout. Every method runs to its end under the GIL: the GIL is the only lock
+between the serving threads, which append, and the sealer thread, which takes full blocks and frees them. Two steps may
+let go of it, and both come last, when the record is complete: waking the sealer and syncing.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -44,24 +44,24 @@ assert (ACK_WRITTEN, ACK_SYNCED) == (0, 1)  # their places in ACK_LEVELS
 
 
 cdef inline int _take_span(object value, span *out) except -1:
-    """Point at a value's own bytes; the caller holds a reference to it for as long as they are needed."""
+    """Points a span at the value's own bytes. The caller must hold a reference to the value while the span is in use."""
     if value is None:
         out.data = NULL
         return 0
     if type(value) is str:
         if PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND:
-            raise ValueError("a WSGI string holds characters beyond latin-1; the server breaks PEP 3333")
+            raise ValueError("a WSGI string has characters beyond latin-1; the server breaks PEP 3333")
         out.data = <const uint8_t *>PyUnicode_DATA(value)
         length = PyUnicode_GET_LENGTH(value)
     elif type(value) is bytes:
         out.data = <const uint8_t *>PyBytes_AS_STRING(value)
         length = PyBytes_GET_SIZE(value)
     else:
-        raise TypeError(f"a request's part is str, bytes or None, not {type(value).__name__}")
+        raise TypeError(f"a field of a request is str, bytes or None, not {type(value).__name__}")
     if length == 0:
         out.data = NULL
     elif length > 0x7FFFFFFF:
-        raise ValueError(f"a request's part of {length:,} bytes exceeds 2^31 - 1")
+        raise ValueError(f"a field of {length:,} bytes exceeds 2^31 - 1")
     else:
         out.size = <uint32_t>length
     return 0
@@ -98,8 +98,8 @@ cdef class Blocks:
     cdef uint32_t _block_size, _block_count, _seed
     cdef uint64_t _next_sequence
     cdef block _blocks[JOURNAL_MAX_BLOCKS]
-    # A stack of free blocks, so that the one used last, still in the processor's cache, is used next; a queue of full
-    # ones.
+    # A stack of free blocks, so that the block used last, which is still in the processor's cache, is used next. A queue
+    # of full blocks.
     cdef uint32_t _free[JOURNAL_MAX_BLOCKS]
     cdef uint32_t _full[JOURNAL_MAX_BLOCKS]
     cdef int _free_count, _full_first, _full_count
@@ -138,14 +138,16 @@ cdef class Blocks:
         return self._base + JOURNAL_HEADER + <size_t>index * self._block_size
 
     cdef void _queue_active(self) noexcept:
-        """Queue the active block for the sealer. Whoever calls wakes it afterwards: that runs Python code, so other threads
-        may run then, and nothing that was looked at before may be relied on."""
+        """Queues the active block for the sealer.
+
+        The caller calls `_on_full` afterwards. That runs Python code, so other threads may change everything meanwhile.
+        """
         self._full[(self._full_first + self._full_count) % self._block_count] = self._active
         self._full_count += 1
         self._active = -1
 
     cdef bint _open_block(self) noexcept:
-        """Make a free block the active one; false when there is none."""
+        """Makes a free block the active one. False when no block is free."""
         if self._free_count == 0:
             return False
         self._free_count -= 1
@@ -239,7 +241,7 @@ cdef class Blocks:
         if not 0 < count <= self._full_count:
             raise IndexError(f"{count} blocks to free, {self._full_count} full")
         index = self._full[(self._full_first + count - 1) % self._block_count]
-        # Between the two stores this slot is invalid; the other one still holds the watermark before.
+        # Between the two stores this slot is invalid; the other slot still has the previous watermark.
         put_u64(slot, self._blocks[index].first_sequence + self._blocks[index].count - 1)
         put_u32(slot + 8, extend_crc32c(0, slot, 8))
         self._watermark_slot ^= 1
@@ -283,7 +285,7 @@ def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t wa
     cdef record r
     cdef bint valid
     cdef list runs = [], damaged = []
-    # A client can send what makes the search look at the same bytes again and again: this bounds it to milliseconds.
+    # Bytes made for the purpose make the search read the same bytes again and again; this bounds it to milliseconds.
     cdef size_t budget = 64 * (end - start)
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
@@ -292,7 +294,7 @@ def scan_block(buffer, size_t start, size_t end, uint64_t worker_id, uint64_t wa
         base = <const uint8_t *>view.buf
         position = start
         while position < end:
-            # A run: valid records one behind the other, all stale or all pending with consecutive numbers.
+            # A run: adjacent valid records, all stale or all pending with consecutive numbers.
             run_start = position
             run_first = run_count = 0
             with nogil:

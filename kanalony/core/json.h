@@ -1,11 +1,11 @@
-/* JSON (RFC 8259) as request bodies hold it: checked spans over the body's own bytes, nothing copied, no recursion. */
+/* JSON (RFC 8259) in request bodies: validated spans over the body's own bytes, without copies or recursion. */
 #ifndef KANALONY_JSON_H
 #define KANALONY_JSON_H
 
 #include "bytes.h"
 #include "querystring.h"
 
-#define JSON_DEPTH 64 /* deeper is called a mistake: one bit of a word remembers what each level is */
+#define JSON_DEPTH 64 /* deeper nesting is a mistake: json_skip has one bit for each level */
 
 static inline void json_space(cursor *c) {
     while (c->p < c->end && (*c->p == ' ' || *c->p == '\n' || *c->p == '\r' || *c->p == '\t')) c->p++;
@@ -65,9 +65,9 @@ static inline int json_name(cursor *c) {
     return json_take(c, ':');
 }
 
-/* Pass over the value that comes next: 1 when it is valid. */
+/* Skips the next value. Returns 1 when it is valid. */
 static inline int json_skip(cursor *c) {
-    uint64_t objects = 0; /* a bit a level, the lowest is the innermost: 1 in an object, 0 in an array */
+    uint64_t objects = 0; /* a bit for each level, the lowest for the innermost: 1 in an object, 0 in an array */
     int depth = 0;
     for (;;) {
         json_space(c);
@@ -78,7 +78,7 @@ static inline int json_skip(cursor *c) {
             if (depth++ == JSON_DEPTH) return 0;
             objects = objects << 1 | (*c->p++ == '{');
             json_space(c);
-            if (c->p < c->end && *c->p == (objects & 1 ? '}' : ']')) break; /* empty: closed below */
+            if (c->p < c->end && *c->p == (objects & 1 ? '}' : ']')) break; /* empty: the loop below closes it */
             if (objects & 1 && !json_name(c)) return 0;
             continue;
         case '"':
@@ -110,13 +110,13 @@ static inline int json_skip(cursor *c) {
     }
 }
 
-/* The objects of a body: single ones and arrays of them, one behind another, as on the lines of NDJSON. */
+/* The objects of a body: objects and arrays of objects one after another, as on the lines of NDJSON. */
 typedef struct {
     cursor c;
     enum { JSON_OUTSIDE, JSON_ARRAY_START, JSON_BEFORE_ELEMENT, JSON_AFTER_ELEMENT } place;
-    const uint8_t *top; /* where what stands outside of everything else began */
-    int lines;          /* something stood whole on a line of its own */
-    int mistakes;       /* lines passed over, and 1 for a rest that was given up */
+    const uint8_t *top; /* start of the current outermost value */
+    int lines;          /* an object or array has ended its line, so the body is NDJSON */
+    int mistakes;       /* lines skipped, and 1 for a rest that was given up */
 } json_objects;
 
 static inline int json_ends_line(const cursor *c) {
@@ -125,8 +125,10 @@ static inline int json_ends_line(const cursor *c) {
     return p < c->end && *p == '\n';
 }
 
-/* 1 and the next valid object, or 0 at the end. At a mistake the rest is given up, unless this is NDJSON and the mistake was
- * found within its line: that is passed over then. What spans lines is never resumed: the next line may be inside of it. */
+/* Finds the next valid object. Returns 0 at the end.
+ *
+ * After a mistake the rest is given up. In NDJSON only the line is skipped, when the mistake is within it. A value that spans
+ * lines is never resumed: the next line may be inside of it. */
 static inline int json_next_object(json_objects *o, const uint8_t **start, const uint8_t **end) {
     cursor *c = &o->c;
     const uint8_t *begin;
@@ -161,8 +163,8 @@ static inline int json_next_object(json_objects *o, const uint8_t **start, const
     }
 }
 
-/* 1 and the next member of a valid object, or 0 at its end. The cursor begins behind the brace. The name has no quotes; the
- * value is as it stands. */
+/* Finds the next member of a valid object; the cursor starts behind the brace. Returns 0 at the end. The name is without
+ * quotes, the value as it is in the body. */
 static inline int json_next_member(cursor *c, query_pair *out) {
     json_space(c);
     json_take(c, ',');
@@ -183,8 +185,8 @@ static inline uint32_t json_hex4(const uint8_t *p) {
     return (uint32_t)(hex_digit(p[0]) << 12 | hex_digit(p[1]) << 8 | hex_digit(p[2]) << 4 | hex_digit(p[3]));
 }
 
-/* Undo the escapes of a valid string's inside [p, end), to dst, which has room for as many bytes; how many came out. Half
- * of a surrogate pair becomes U+FFFD, since UTF-8 has no place for it. */
+/* Undoes the escapes in the inside [p, end) of a valid string, and returns the size of the result. dst has room for as many
+ * bytes. Half of a surrogate pair becomes U+FFFD, since UTF-8 cannot encode it. */
 static inline size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *dst) {
     static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
     uint8_t *out = dst;
@@ -230,7 +232,8 @@ static inline size_t json_unescape(const uint8_t *p, const uint8_t *end, uint8_t
     return (size_t)(out - dst);
 }
 
-/* A value as the text of a parameter: a string's text, nothing for null, else as it stands. dst has room for all of it. */
+/* Writes a value as the text of a parameter: a string without quotes and escapes, nothing for null, else the value itself.
+ * dst has room for as many bytes. */
 static inline size_t json_text(const uint8_t *p, const uint8_t *end, uint8_t *dst) {
     if (*p == '"') return json_unescape(p + 1, end - 1, dst);
     if (*p == 'n') return 0;

@@ -1,5 +1,5 @@
-/* Layout of journals and segments: docs/segment-format.md, sections 3 and 4. The C and Cython code uses these constants, and
- * Python reads them from kanalony.core.frames and kanalony.core.journal.
+/* The layout of journals and segments: docs/segment-format.md, sections 3 and 4. Python reads these constants from
+ * kanalony.core.journal and kanalony.core.frames.
  *
  * Stored in files: never change, renumber or reuse one of these numbers. */
 #ifndef KANALONY_LAYOUT_H
@@ -17,17 +17,17 @@ enum {
     JOURNAL_HEADER = 4096,
     JOURNAL_WATERMARK_A = 128,
     JOURNAL_WATERMARK_B = 192,
-    JOURNAL_BLOCK_UNIT = 4096, /* the size of a block is a multiple of a page */
+    JOURNAL_BLOCK_UNIT = 4096, /* block sizes are multiples of a page */
     JOURNAL_MAX_BLOCKS = 1024,
 };
 
-/* Segments: offsets and sizes of the skippable LZ4 frames that stand around the data. The sizes of header and prefix are those
- * without a host name and without counts by event type. */
+/* Offsets and sizes of header, prefix and trailer, which are skippable LZ4 frames. HEADER_SIZE is without the host name,
+ * PREFIX_SIZE without the counts by event type. */
 enum {
     SEGMENT_MAGIC = 0x184D2A5A,
     SEGMENT_KIND = 4 + 4, /* behind magic number and size */
     SEGMENT_FIELDS = SEGMENT_KIND + 4,
-    SEGMENT_CRC = 4, /* bytes, at the end */
+    SEGMENT_CRC = 4, /* size, at the end of each frame */
 
     HEADER_VERSION = SEGMENT_FIELDS,
     HEADER_ACK = HEADER_VERSION + 2,
@@ -50,7 +50,7 @@ enum {
     PREFIX_LAST_RECEIVED = PREFIX_FIRST_RECEIVED + 8,
     PREFIX_TYPES = PREFIX_LAST_RECEIVED + 8,
     PREFIX_SIZE = PREFIX_TYPES + SEGMENT_CRC,
-    PREFIX_TYPE_SIZE = 2 + 4, /* an event type and how many requests are of it */
+    PREFIX_TYPE_SIZE = 2 + 4, /* an event type and its number of requests */
 
     TRAILER_FRAME_COUNT = SEGMENT_FIELDS,
     TRAILER_WORKER = TRAILER_FRAME_COUNT + 4,

@@ -1,4 +1,4 @@
-/* Numbers and addresses, from text and to text. */
+/* Conversions between numbers, addresses and text. */
 #ifndef KANALONY_NUMBERS_H
 #define KANALONY_NUMBERS_H
 
@@ -6,7 +6,7 @@
 
 #include "bytes.h"
 
-/* 1 when all of it is a decimal integer of at most 18 digits: any of those fits. */
+/* Parses a decimal integer of at most 18 digits, all of which fit. Returns 0 for any other text. */
 static inline int parse_int(const uint8_t *p, size_t size, int64_t *out) {
     const uint8_t *end = p + size;
     int negative = size && *p == '-';
@@ -21,7 +21,8 @@ static inline int parse_int(const uint8_t *p, size_t size, int64_t *out) {
     return 1;
 }
 
-/* 1 when all of it is a decimal number: digits with a point among or after them, maybe an exponent. Correctly rounded. */
+/* Parses a decimal number: digits, which may have a point among or after them, and an exponent. The result is correctly
+ * rounded. Returns 0 for any other text. */
 static inline int parse_float(const uint8_t *p, size_t size, double *out) {
     static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
@@ -44,7 +45,7 @@ static inline int parse_float(const uint8_t *p, size_t size, double *out) {
         if (p == exponent) return 0;
     }
     if (p != end) return 0;
-    if (simple && digits <= 15 && after <= 22) { /* both are exact, so one rounding only (Clinger 1990) */
+    if (simple && digits <= 15 && after <= 22) { /* both operands are exact, so there is one rounding only (Clinger 1990) */
         double value = (double)mantissa / powers[after];
         *out = negative ? -value : value;
         return 1;
@@ -57,7 +58,7 @@ static inline int parse_float(const uint8_t *p, size_t size, double *out) {
     return *out <= 1.7976931348623157e308 && *out >= -1.7976931348623157e308;
 }
 
-/* An IPv4 address as text: inet_ntop prints it by way of sprintf, which shows. */
+/* Writes an IPv4 address as text: inet_ntop uses sprintf, which takes noticeably longer. */
 static inline size_t ipv4_text(const uint8_t address[4], char *dst) {
     char *out = dst;
     for (int i = 0; i < 4; i++) {

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Who is at the other end of a request's connection."""
+"""The address of the other end of a request's connection."""
 
 from ipaddress import ip_address
 
@@ -51,5 +51,5 @@ def remote_address(environ):
     try:
         address = ip_address(environ.get("REMOTE_ADDR", ""))
     except ValueError:
-        return None  # a Unix socket, say
+        return None  # for example a Unix socket
     return (getattr(address, "ipv4_mapped", None) or address).packed

@@ -1,5 +1,5 @@
-/* The query-string tokenizer: spans over the string's own bytes, nothing copied. Splits as the URL standard's
- * application/x-www-form-urlencoded parser does: pairs end at '&', a name ends at the first '=', empty pairs are passed over. */
+/* The query-string tokenizer: spans over the string's own bytes, without copies. It splits as the URL standard's
+ * application/x-www-form-urlencoded parser: pairs end at '&', a name ends at the first '=', empty pairs are left out. */
 #ifndef KANALONY_QUERYSTRING_H
 #define KANALONY_QUERYSTRING_H
 
@@ -8,14 +8,14 @@
 
 typedef struct {
     const uint8_t *name, *name_end;
-    const uint8_t *value, *value_end; /* without '=': empty, at name_end */
+    const uint8_t *value, *value_end; /* without '=' empty, at name_end */
 } query_pair;
 
-/* 1 and the next pair, or 0 at the end. */
+/* Finds the next pair. Returns 0 at the end. */
 static inline int query_next(cursor *c, query_pair *out) {
     while (c->p < c->end && *c->p == '&') c->p++;
     if (c->p == c->end) return 0;
-    const uint8_t *p = c->p; /* names are short: byte by byte is faster than a call */
+    const uint8_t *p = c->p; /* byte by byte: names are short, and a call takes longer */
     while (p < c->end && *p != '=' && *p != '&') p++;
     out->name = c->p;
     out->name_end = p;
@@ -37,7 +37,7 @@ static inline int hex_digit(uint8_t c) {
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* 1 when query_decode would change something of [p, end). */
+/* Returns 1 when query_decode would change [p, end). */
 static inline int query_is_escaped(const uint8_t *p, const uint8_t *end) {
     const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
     for (; end - p >= 8; p += 8) { /* a byte is zero where the subtraction borrows from its high bit */
@@ -49,8 +49,8 @@ static inline int query_is_escaped(const uint8_t *p, const uint8_t *end) {
     return 0;
 }
 
-/* Percent-decode [p, end) to dst, which has room for as many bytes, and return how many came out. '+' is a space; an
- * escape that is none stays as it is, as urllib.parse.unquote_plus has it. */
+/* Percent-decodes [p, end) and returns the size of the result. dst has room for as many bytes. '+' is a space; an invalid
+ * escape stays as it is, as in urllib.parse.unquote_plus. */
 static inline size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t *dst) {
     uint8_t *out = dst;
     while (p < end) {
@@ -69,17 +69,18 @@ static inline size_t query_decode(const uint8_t *p, const uint8_t *end, uint8_t 
     return (size_t)(out - dst);
 }
 
-/* The rule for `event:`: players may send a parameter as `x` or as `event:x`, and both are x. Bytes of the prefix of a
- * decoded name; "event:" alone is a name. */
+/* The rule for `event:`: players may send parameter x as `x` or as `event:x`. Returns the size of the prefix of a decoded
+ * name. "event:" alone is a name. */
 static inline size_t name_prefix(const uint8_t *name, size_t size) { return size > 6 && !memcmp(name, "event:", 6) ? 6 : 0; }
 
-/* The same for a name as it was sent, in the spellings that frame prefixes count: `event:` and `event%3A`. */
+/* The same for a name before it is decoded, in the two spellings that frame prefixes know: `event:` and `event%3A`. */
 static inline size_t sent_name_prefix(const uint8_t *name, size_t size) {
     if (size > 8 && (!memcmp(name, "event%3A", 8) || !memcmp(name, "event%3a", 8))) return 8;
     return name_prefix(name, size);
 }
 
-/* Statistics, not validation: the type of the first eventType parameter, when it is 0 to 254 in one to three digits. */
+/* Returns the event type that frame prefixes count a query as: the first eventType when it is 0 to 254 in one to three
+ * digits. Statistics, not validation. */
 static inline int query_event_type(const uint8_t *p, size_t size) {
     cursor c = {p, p + size};
     query_pair pair;
@@ -98,7 +99,7 @@ static inline int query_event_type(const uint8_t *p, size_t size) {
     return EVENT_TYPE_OTHER;
 }
 
-/* Pairs in a query. */
+/* Returns the number of pairs in a query. */
 static inline size_t query_count(const uint8_t *p, size_t size) {
     cursor c = {p, p + size};
     query_pair pair;

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The query-string tokenizer for Python callers; the code is querystring.h, shared with everything compiled."""
+"""Query strings for Python callers: querystring.h, which all compiled modules share."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

@@ -1,4 +1,4 @@
-/* A record is one request: docs/segment-format.md, section 2. Written, checked and found here and nowhere else. */
+/* A record is one request: docs/segment-format.md, section 2. This file alone writes, checks and finds records. */
 #ifndef KANALONY_RECORD_H
 #define KANALONY_RECORD_H
 
@@ -13,17 +13,19 @@ enum {
     RECORD_LENGTH = RECORD_CHECKSUM + 4,
     RECORD_SEQUENCE = RECORD_LENGTH + 4,
     RECORD_RECEIVED_AT = RECORD_SEQUENCE + 8,
-    RECORD_HEADER = RECORD_RECEIVED_AT + 8, /* where the fields begin */
+    RECORD_HEADER = RECORD_RECEIVED_AT + 8, /* size; the fields follow */
 };
 
+/* Kinds of fields: text and IP addresses become columns of text, the others columns of bytes. */
 enum { FIELD_TEXT, FIELD_BINARY, FIELD_ADDRESS };
 
-/* The fields of a request, once for the whole project: X(tag, NAME, name, kind, column).
+/* The fields of a request: X(tag, NAME, name, kind, column). This table is their only list.
  *
- * `name` is the name in Python (FIELD_NAMES) and, in camelCase, of the column in the lake; `column` is the position of that
- * column among those of the fields, which stays as it is because lakes exist. Tags count from 1 without a gap: `append` takes the
- * values in this order. To add a field, append a row with the next tag and the next column, and pass its value to `append` in
- * kanalony/collector. tests/core/test_fields.py names what has to list the field as well. */
+ * `name` is the name in Python, and in camelCase that of the column in the lake. Tags count from 1 without a gap, and `append`
+ * takes the values in this order. `column` is the position among the columns of fields; it never changes, since lakes exist.
+ *
+ * To add a field, append a row with the next tag and the next column, and pass the value to `append` in kanalony/collector.
+ * tests/core/test_fields.py fails until segments/reader.py (Request) and docs/segment-format.md have the field, too. */
 #define REQUEST_FIELDS(X) \
     X(1, METHOD, method, FIELD_TEXT, 1) \
     X(2, PATH, path, FIELD_TEXT, 2) \
@@ -48,18 +50,18 @@ enum { FIELD_TEXT, FIELD_BINARY, FIELD_ADDRESS };
 enum { REQUEST_FIELDS(FIELD_TAG_OF) FIELD_COUNT = REQUEST_FIELDS(FIELD_ONE) };
 static const char *const FIELD_NAMES[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_NAME_OF)};
 static const uint8_t FIELD_KINDS[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_KIND_OF)};
-static const uint8_t FIELD_OF_COLUMN[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_COLUMN_OF)}; /* the tag of each column */
+static const uint8_t FIELD_OF_COLUMN[FIELD_COUNT] = {REQUEST_FIELDS(FIELD_COLUMN_OF)}; /* tag by column */
 
 _Static_assert((0u REQUEST_FIELDS(FIELD_TAG_BIT)) == (1u << FIELD_COUNT) - 1, "each tag from 1 on once");
 _Static_assert((0u REQUEST_FIELDS(FIELD_COLUMN_BIT)) == (1u << FIELD_COUNT) - 1, "each column from 0 on once");
 
-/* One part of a request; data is NULL when the request had none. */
+/* The bytes of one field; data is NULL when the request does not have it. */
 typedef struct {
     const uint8_t *data;
     uint32_t size;
 } span;
 
-/* A checked record. fields[tag - 1] belongs to tag. */
+/* A valid record. fields[tag - 1] has the value of the field. */
 typedef struct {
     uint32_t length;
     uint64_t sequence;
@@ -67,7 +69,7 @@ typedef struct {
     span fields[FIELD_COUNT];
 } record;
 
-/* What every checksum of a worker's records begins with: see "Forgery" in the format. */
+/* Returns the start of every checksum of a worker's records: "Forgery" in the format explains why. */
 static inline uint32_t record_seed(uint64_t worker_id) {
     uint8_t id[8];
     put_u64(id, worker_id);
@@ -81,7 +83,7 @@ static inline size_t record_size(const span fields[FIELD_COUNT]) {
     return size;
 }
 
-/* Write all of a record but its mark. `size` is record_size(fields); dst has room for it. */
+/* Writes all of a record except its mark. `size` is record_size(fields), and dst has room for it. */
 static inline void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64_t sequence, uint64_t received_at,
                                 const span fields[FIELD_COUNT]) {
     put_u32(dst + RECORD_LENGTH, (uint32_t)size);
@@ -98,15 +100,15 @@ static inline void record_write(uint8_t *dst, size_t size, uint32_t seed, uint64
     put_u32(dst + RECORD_CHECKSUM, crc32c(seed, dst + RECORD_LENGTH, size - RECORD_LENGTH));
 }
 
-/* The acknowledgement: the record counts from this store on. */
+/* Acknowledges the record: from this store on it counts. */
 static inline void record_commit(uint8_t *dst) { put_u32_release(dst, RECORD_MARK); }
 
-/* The record at p filled in, when its fields are valid; its length and checksum are known to be. */
+/* Fills in the record at p, whose length and checksum are valid. Returns 0 when its fields are not. */
 static inline int record_split(const uint8_t *p, record *out) {
     out->length = get_u32(p + RECORD_LENGTH);
     out->sequence = get_u64(p + RECORD_SEQUENCE);
     out->received_at = get_u64(p + RECORD_RECEIVED_AT);
-    for (int i = 0; i < FIELD_COUNT; i++) { /* as memset it would become an instruction that is slow to start */
+    for (int i = 0; i < FIELD_COUNT; i++) { /* not memset: it would become an instruction that is slow to start */
         out->fields[i].data = NULL;
         out->fields[i].size = 0;
     }
@@ -123,8 +125,8 @@ static inline int record_split(const uint8_t *p, record *out) {
     return 1;
 }
 
-/* 1 and the record filled in when a valid one stands at p; `room` bytes may be looked at. The caller checks the sequence number.
- */
+/* Fills in the record at p, of whose bytes `room` may be read. Returns 0 when it is not valid. The caller checks the sequence
+ * number. */
 static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, record *out) {
     if (room < RECORD_HEADER || get_u32(p) != RECORD_MARK) return 0;
     uint32_t length = get_u32(p + RECORD_LENGTH);
@@ -132,8 +134,8 @@ static inline int record_read(const uint8_t *p, size_t room, uint32_t seed, reco
     return get_u32(p + RECORD_CHECKSUM) == crc32c(seed, p + RECORD_LENGTH, length - RECORD_LENGTH) && record_split(p, out);
 }
 
-/* The offset in [from, size) of the next valid record with a sequence number above `after`; `size` when there is none, or
- * when more than `budget` bytes of would-be records had to be looked at, which only bytes made for it bring about. */
+/* Returns the offset in [from, size) of the next valid record with a sequence number above `after`, or `size` when there is
+ * none. Gives up after more than `budget` bytes of candidates, which only happens with bytes made for this purpose. */
 static inline size_t record_find(const uint8_t *base, size_t from, size_t size, uint32_t seed, uint64_t after, size_t *budget,
                                  record *out) {
     static const uint8_t mark[4] = {'K', 'N', 'E', 'V'};

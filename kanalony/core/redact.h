@@ -1,4 +1,4 @@
-/* Secret parameters: names are compared without their spellings, values are marked for replacement. */
+/* Redaction: compares decoded names with the secret ones, and marks the values to replace. */
 #ifndef KANALONY_REDACT_H
 #define KANALONY_REDACT_H
 
@@ -8,7 +8,7 @@
 #include "json.h"
 #include "querystring.h"
 
-/* Where a text is replaced, in order: [start, end). */
+/* A range [start, end) of a text to replace. Ranges are in order. */
 typedef struct {
     size_t start, end;
 } redact_span;
@@ -18,7 +18,7 @@ typedef struct {
     size_t count, room;
 } redact_spans;
 
-/* 1, or 0 without memory. */
+/* Returns 0 when out of memory. */
 static inline int redact_mark(redact_spans *spans, size_t start, size_t end) {
     if (spans->count == spans->room) {
         size_t room = spans->room ? 2 * spans->room : 64;
@@ -33,8 +33,8 @@ static inline int redact_mark(redact_spans *spans, size_t start, size_t end) {
 
 static inline uint8_t redact_lower(uint8_t c) { return c >= 'A' && c <= 'Z' ? c | 0x20 : c; }
 
-/* Percent-decode [p, end) as often as it was encoded, and lower its letters: to dst, which has room for as many bytes and may
- * be p. How many came out. Each escape takes two bytes away, so the time grows with the length only. */
+/* Percent-decodes [p, end) repeatedly, until no escape is left, makes ASCII letters lower-case, and returns the size of the
+ * result. dst has room for as many bytes and may be p. Each escape takes two bytes away, so time is linear in the length. */
 static inline size_t redact_plain(const uint8_t *p, const uint8_t *end, uint8_t *dst) {
     uint8_t *out = dst;
     while (p < end) {
@@ -51,8 +51,8 @@ static inline size_t redact_plain(const uint8_t *p, const uint8_t *end, uint8_t 
 
 static inline int redact_is_word(uint8_t c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-'; }
 
-/* 1 when a secret name is a word of a plain one: ks of event:ks, 1:ks, event[ks], ks[0]. `names` holds the secret ones, each
- * behind its length (two bytes). */
+/* Returns 1 when a secret name is a word of a decoded one: ks of event:ks, 1:ks, event[ks], ks[0]. `names` has the secret
+ * names, each behind its size (two bytes). */
 static inline int redact_is_secret(cursor names, const uint8_t *p, size_t size) {
     for (size_t i = 0; i < size; i++) {
         if (i && redact_is_word(p[i - 1])) continue;
@@ -65,8 +65,8 @@ static inline int redact_is_secret(cursor names, const uint8_t *p, size_t size) 
     return 0;
 }
 
-/* Mark every value in pairs [p, end) whose name is secret. A name ends at any '=', so that pairs within a value are met that
- * something else than '&' parts; a value ends at '&'. `scratch` has room for the longest name. 1, or 0 without memory. */
+/* Marks every value in pairs [p, end) whose name is secret. A name ends at any '=', so names are also found in pairs with
+ * another separator than '&'; a value ends at '&'. `scratch` has room for the longest name. Returns 0 when out of memory. */
 static inline int redact_query(const uint8_t *base, const uint8_t *p, const uint8_t *end, cursor names, uint8_t *scratch,
                                redact_spans *spans) {
     const uint8_t *name = p;
@@ -86,12 +86,13 @@ static inline int redact_query(const uint8_t *base, const uint8_t *p, const uint
     return 1;
 }
 
-/* The same for every member of the valid objects in [p, end), at any depth; not for null and "". -1 when one is not valid. */
+/* The same for every member of the valid objects in [p, end), at any depth, except null and "". Returns -1 when an object is
+ * not valid. */
 static inline int redact_json(const uint8_t *base, const uint8_t *p, const uint8_t *end, cursor names, uint8_t *scratch,
                               redact_spans *spans) {
     cursor c = {p, end};
     while (c.p < c.end) {
-        /* In a valid object a quote that is met outside of strings begins one, and only a name has a colon behind it. */
+        /* In a valid object a quote outside of strings begins a string, and only a name has a colon behind it. */
         if (*c.p != '"') {
             c.p++;
             continue;

@@ -7,8 +7,8 @@ class Redactor:
     """Replaces the values of secret parameters.
 
     A parameter is secret when one of `names` is a word of its name, after all percent-encoding is undone (repeatedly)
-    and ASCII letters are made lower-case. ASCII letters, digits, `_` and `-` make up words: `ks` is a word of `event:ks`,
-    `1:ks`, `ks[0]` and `KS`, not of `ksx` or `my_ks`.
+    and ASCII letters are made lower-case. ASCII letters, digits, `_` and `-` make up words: `ks` is a word of
+    `event:ks`, `1:ks`, `ks[0]` and `KS`, not of `ksx` or `my_ks`.
     """
 
     def __init__(self, names: Iterable[str], replacement: bytes) -> None:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Redaction for Python callers; the code is redact.h."""
+"""Redaction for Python callers: redact.h."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
@@ -10,7 +10,7 @@ from kanalony.core.headers cimport cursor, redact_json, redact_query, redact_spa
 
 
 cdef bytes _replaced(bytes text, size_t start, size_t end, redact_spans *spans, bytes replacement):
-    """The part [start, end) of a text with a replacement for each span."""
+    """Returns the part [start, end) of a text with a replacement for each span."""
     cdef size_t n = len(replacement)
     cdef size_t size = end - start
     cdef size_t i

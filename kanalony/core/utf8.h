@@ -1,11 +1,11 @@
-/* Text of any sender becomes UTF-8. */
+/* UTF-8: validation and repair of bytes from any sender. */
 #ifndef KANALONY_UTF8_H
 #define KANALONY_UTF8_H
 
 #include "bytes.h"
 
-/* Bytes of the UTF-8 character at p: 1 to 4; or 0, and *bad is how many bytes one U+FFFD stands for: the longest beginning of
- * a character that is there (the Unicode standard, section 3.9, as Python and browsers do it). */
+/* Returns the size of the UTF-8 character at p, 1 to 4. Returns 0 for no character: *bad is the number of bytes that one U+FFFD
+ * stands for then, the longest beginning of a character (the Unicode standard, section 3.9; Python and browsers do the same). */
 static inline int utf8_length(const uint8_t *p, const uint8_t *end, int *bad) {
     uint8_t low = 0x80, high = 0xBF, b = *p;
     int more;
@@ -41,7 +41,7 @@ static inline int utf8_valid(const uint8_t *p, size_t size) {
     return 1;
 }
 
-/* Copy with U+FFFD for what is no character; dst has room for 3 times as much. How many bytes came out. */
+/* Copies text with U+FFFD for invalid bytes, and returns the size of the copy. dst has room for 3 times as many bytes. */
 static inline size_t utf8_repair(const uint8_t *p, size_t size, uint8_t *dst) {
     const uint8_t *end = p + size;
     uint8_t *out = dst;
@@ -60,11 +60,11 @@ static inline size_t utf8_repair(const uint8_t *p, size_t size, uint8_t *dst) {
     return (size_t)(out - dst);
 }
 
-/* How many bytes are no ASCII: as many times two more may it take when they are no UTF-8 either. */
+/* Returns the number of bytes that are not ASCII. Repaired text is longer by at most twice this number. */
 static inline size_t count_high(const uint8_t *p, size_t size) {
     size_t count = 0;
     while (size >= 8) {
-        uint64_t counts = 0; /* of eight columns of bytes, each below 256 */
+        uint64_t counts = 0; /* one count for each of eight bytes, below 256 */
         size_t words = size / 8 < 255 ? size / 8 : 255;
         for (size_t i = 0; i < words; i++) counts += get_u64(p + 8 * i) >> 7 & 0x0101010101010101u;
         for (; counts; counts >>= 8) count += counts & 0xFF;

@@ -1,4 +1,4 @@
-/* Columns of text as Arrow's dictionary arrays: each word once, and for each row its number. */
+/* Columns of text as Arrow's dictionary arrays: each word once, and its number for each row. */
 #ifndef KANALONY_WORDS_H
 #define KANALONY_WORDS_H
 
@@ -6,15 +6,15 @@
 #include "hash.h"
 #include "utf8.h"
 
-/* Where in the data a word stands, and which one it is; found by a hash that nobody outside can foresee. */
+/* A word's place in `data` and its number. Senders cannot predict the hash, so they cannot make collisions. */
 typedef struct {
-    uint32_t hash, start, size, number; /* number + 1; 0 in a slot that is free */
+    uint32_t hash, start, size, number; /* number + 1; 0 in a free slot */
 } word_slot;
 
-/* Of all columns of words. */
+/* All columns of words together. */
 typedef struct {
-    uint64_t seed;  /* of their hashes */
-    uint64_t count; /* of the words they have */
+    uint64_t seed;  /* of the hashes */
+    uint64_t count; /* number of words */
 } word_stock;
 
 static inline uint32_t word_hash(const uint8_t *p, size_t size, uint64_t seed) {
@@ -40,7 +40,7 @@ static inline int words_grow(column *c) {
     return 1;
 }
 
-/* The slot of a word, or the free one where it belongs. */
+/* Returns the slot of a word, or the free slot for it. */
 static inline word_slot *words_find(column *c, const uint8_t *p, size_t size, uint32_t hash) {
     word_slot *slots = (word_slot *)c->slots.data;
     size_t mask = c->slots.size / sizeof(word_slot) - 1;
@@ -55,7 +55,7 @@ static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_
     uint32_t hash = word_hash(p, size, stock->seed);
     word_slot *slot = words_find(c, p, size, hash);
     if (!slot->number) {
-        /* All that are in are UTF-8, so only new ones have to be looked at. */
+        /* Stored words are UTF-8, so only a new one needs a check. */
         int valid = utf8_valid(p, size);
         uint8_t *dst = buffer_extend(&c->data, valid ? size : 3 * size);
         if (!dst) return 0;
@@ -90,7 +90,7 @@ static inline int column_put_word(column *c, size_t row, const uint8_t *p, size_
     return 1;
 }
 
-/* 1 when the row has no word, or an empty one. */
+/* Returns 1 when the row has no word or an empty one. */
 static inline int column_has_no_word(const column *c, size_t row) {
     if (c->rows <= row) return 1;
     const uint8_t *end = c->ends.data + 4 * get_u32(c->fixed.data + 4 * row);

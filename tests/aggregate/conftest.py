@@ -1,4 +1,4 @@
-"""What the tests of aggregation begin with."""
+"""Fixtures of the tests of the offline half."""
 
 from pathlib import Path
 

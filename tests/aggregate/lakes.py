@@ -1,4 +1,4 @@
-"""A small language for tests of the lake: segments with chosen times, compactions, rows read back."""
+"""A small language for tests of the lake: seal segments with chosen times, compact them, read rows back."""
 
 import struct
 from collections import Counter
@@ -28,7 +28,7 @@ TAGS = {name: tag for tag, name in enumerate(FIELD_NAMES, 1)}
 
 @dataclass(frozen=True)
 class Sent:
-    """A request, as a player sent it and when it was received (µs since 1970)."""
+    """A request of a player, and its time of receipt in µs since 1970."""
 
     at: int
     query: bytes
@@ -38,7 +38,7 @@ class Sent:
     content_encoding: bytes = b""
 
     def record(self, worker: int, sequence: int) -> bytes:
-        """As docs/segment-format.md has it."""
+        """Encodes the request as a record of docs/segment-format.md."""
         parts = {"method": b"POST" if self.body else b"GET", "path": b"/collect", "remote_addr": self.address}
         parts |= {"user_agent": self.user_agent, "query": self.query, "body": self.body}
         parts |= {"content_encoding": self.content_encoding}
@@ -48,7 +48,7 @@ class Sent:
 
 
 class Killed(BaseException):
-    """Raised where a run is to die: nothing catches it."""
+    """Stands for the death of a process: no code under test catches it."""
 
 
 def varint(number: int) -> bytes:
@@ -59,7 +59,7 @@ def varint(number: int) -> bytes:
 
 
 def seal(data: DataDirectory, frames: Iterable[Iterable[Sent]], *, worker: int = 0xA1, first: int = 1) -> Path:
-    """A sealed segment of one worker, with its requests from sequence number `first` on."""
+    """Seals a segment of one worker, whose requests have the sequence numbers from `first` on."""
     writer = SegmentWriter(data, "test", worker, 0, first)
     for frame in map(list, frames):
         records = b"".join(sent.record(worker, first + number) for number, sent in enumerate(frame))
@@ -93,7 +93,7 @@ def roll_up(
     geoip: Any = None,
     limits: Limits = DEFAULT,
 ) -> int:
-    """Compact, and refresh the rollups; how many hours were computed."""
+    """Compacts, and refreshes the rollups. Returns the number of hours that were recomputed."""
     enricher = Enricher(None, geoip)
     with Compaction(data, memory=memory, keep_segments=float("inf"), enricher=enricher, limits=limits) as compaction:
         rollups = RollupWriter(data.lake, compaction.lake, memory=memory, keep=keep, limits=limits)
@@ -102,7 +102,7 @@ def roll_up(
 
 
 def rows(data: DataDirectory) -> list[dict[str, Any]]:
-    """The rows of the lake, in order of receipt, as polars reads them."""
+    """Reads the rows of the lake with polars, in order of receipt."""
     table = polars.read_delta(str(data.lake / "events")).sort("worker", "sequence", "index")
     return table.sort("receivedAt", maintain_order=True).to_dicts()
 
@@ -116,7 +116,7 @@ def sent(number: int, *, at: int = 0, session: str = "s") -> Sent:
 
 
 def assert_balanced(data: DataDirectory, **expected: int) -> None:
-    """The ledger balances, and its sum is as expected."""
+    """Asserts that the ledger balances, with these sums."""
     ledger = read_ledger(data)
     assert [account for account in ledger.accounts if not account.balanced] == []
     assert ledger.balanced
@@ -124,6 +124,6 @@ def assert_balanced(data: DataDirectory, **expected: int) -> None:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """All files of a directory, without the lock."""
+    """Reads all files of a directory, except the lock."""
     paths = [path for path in root.rglob("*") if path.is_file() and path.name != "compact.lock"]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}

@@ -1,4 +1,4 @@
-"""What columns must hold, worked out the slow way with Python's own parsers: no code is shared with the product."""
+"""The expected contents of columns, computed slowly with Python's own parsers. Shares no code with kanalony."""
 
 import json
 import re
@@ -77,13 +77,13 @@ SPELLINGS = {"uiconfId": "uiConfId", "socialNetwrok": "socialNetwork"}
 
 
 class _Raw(str):
-    """A number as it stood."""
+    """A number as it was written."""
 
 
 def json_pairs(text: str) -> list[tuple[str, str]]:
-    """The members of an object as parameters. Nested values are compared as JSON."""
+    """Returns the members of a JSON object as parameters. Nested values are compared as JSON."""
 
-    def told(value: Any) -> str:
+    def text_of(value: Any) -> str:
         if value is None:
             return ""
         if isinstance(value, bool):
@@ -91,7 +91,7 @@ def json_pairs(text: str) -> list[tuple[str, str]]:
         return value if isinstance(value, str) else json.dumps(value)
 
     pairs = json.loads(text, parse_int=_Raw, parse_float=_Raw, object_pairs_hook=lambda members: members)
-    return [(name, told(value)) for name, value in pairs]
+    return [(name, text_of(value)) for name, value in pairs]
 
 
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
@@ -102,11 +102,11 @@ def query_pairs(query: bytes) -> list[tuple[str, str]]:
 
 
 def row(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[str]], list[str], list[str]]:
-    """(typed columns that are not null, the map, names that conflict, names of values that did not fit)."""
+    """Returns (typed columns that are not null, the map, names that conflict, names of cast failures)."""
     typed: dict[str, Any] = {}
     rest: dict[str, list[str]] = {}
     first: dict[str, str] = {}
-    conflicts, misfits = [], []
+    conflicts, cast_failures = [], []
     clashed = set()
     for sent, value in pairs:
         name = sent[6:] if sent.startswith("event:") and len(sent) > 6 else sent
@@ -129,6 +129,6 @@ def row(pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[st
             if fits is not None:
                 typed[canonical] = fits
             elif value:
-                misfits.append(canonical)
+                cast_failures.append(canonical)
                 rest.setdefault(name, []).append(value)
-    return typed, rest, conflicts, misfits
+    return typed, rest, conflicts, cast_failures

@@ -1,4 +1,4 @@
-"""Requests become columns: every value where the vocabulary wants it, and nothing lost that has no place there."""
+"""Requests become columns: every value in the column of its parameter, all others in the map, none lost."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ def get(query: bytes | None) -> Fields:
 
 
 def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.RecordBatch, Counter[str], int]:
-    """(the events of requests, misfits, bodies that could not be read)."""
+    """Returns (events of the requests, cast failures, bodies that could not be read)."""
     journal = new_journal(data, block_size=1 << 20, block_count=2)
     requests = list(requests)
     for request in requests:
@@ -78,29 +78,29 @@ def batch_of(data: DataDirectory, requests: Iterable[Fields]) -> tuple[pa.Record
         content = bytes(records)
         added = columns.add(content, journal.worker_id, 1, len(requests), 0, 1 << 62)
     assert added
-    batch, misfits = columns.finish()
+    batch, cast_failures = columns.finish()
     batch.validate(full=True)
     assert batch.num_rows == added.events
     for column in batch.columns:
         if pa.types.is_dictionary(column.type):
-            assert len(column.dictionary.unique()) == len(column.dictionary), "each text is told once"
+            assert len(column.dictionary.unique()) == len(column.dictionary), "each text is in the dictionary once"
     journal.remove()
-    return batch, misfits, added.unread
+    return batch, cast_failures, added.unread
 
 
-def assert_row(told: dict[str, Any], pairs: list[tuple[str, str]]) -> list[str]:
-    """A row is what the reference makes of its parameters; the names of its misfits."""
-    typed, rest, conflicts, misfits = reference.row(pairs)
-    assert {name: told[name] for name in reference.KINDS if told[name] is not None} == typed
-    assert {name: list(map(nested, values)) for name, values in told["parameters"]} == {
+def assert_row(row: dict[str, Any], pairs: list[tuple[str, str]]) -> list[str]:
+    """Asserts that a row has the reference's columns. Returns the names of its cast failures."""
+    typed, rest, conflicts, cast_failures = reference.row(pairs)
+    assert {name: row[name] for name in reference.KINDS if row[name] is not None} == typed
+    assert {name: list(map(nested, values)) for name, values in row["parameters"]} == {
         name: list(map(nested, values)) for name, values in rest.items()
     }
-    assert told["conflicts"] == conflicts
-    return misfits
+    assert row["conflicts"] == conflicts
+    return cast_failures
 
 
 def nested(value: str) -> Any:
-    """Values nested in JSON are the same whatever white space is in them."""
+    """Parses values nested in JSON, so that white space in them does not count."""
     try:
         return json.loads(value) if value[:1] in "[{" else value
     except ValueError:
@@ -135,9 +135,9 @@ def test_queries_and_json_bodies_become_the_columns_of_the_reference(
         else:
             requests.append(post(query or b"a", None, b"application/x-www-form-urlencoded"))
             expected.append(reference.query_pairs(query or b"a"))
-    batch, misfits, unread = batch_of(data, requests)
-    told = [name for row, pairs in zip(batch.to_pylist(), expected, strict=True) for name in assert_row(row, pairs)]
-    assert misfits == Counter(told)
+    batch, cast_failures, unread = batch_of(data, requests)
+    failed = [name for row, pairs in zip(batch.to_pylist(), expected, strict=True) for name in assert_row(row, pairs)]
+    assert cast_failures == Counter(failed)
     assert unread == 0
 
 
@@ -156,14 +156,14 @@ def test_names_that_are_the_same_once_repaired_are_one_key(data: DataDirectory) 
     assert batch.to_pylist()[0]["parameters"] == [("a", ["3"]), ("\ufffd", ["1", "2"])]
 
 
-def test_a_conflict_is_told_once_however_often_it_is_sent(data: DataDirectory) -> None:
+def test_a_conflict_is_listed_once_however_often_it_is_sent(data: DataDirectory) -> None:
     batch, _, _ = batch_of(data, [get(b"partnerId=1&partnerId=1&partnerId=2&partnerId=3&event:partnerId=4&entryId=x")])
     row = batch.to_pylist()[0]
     assert (row["conflicts"], row["partnerId"]) == (["partnerId"], 1)
     assert row["parameters"] == [("partnerId", ["1", "2", "3", "4"])]
 
 
-def test_text_is_told_once_however_it_was_spelled(data: DataDirectory) -> None:
+def test_text_is_in_the_dictionary_once_however_it_was_encoded(data: DataDirectory) -> None:
     spellings = [
         b"entryId=a%20b",
         b"entryId=a+b",
@@ -174,9 +174,9 @@ def test_text_is_told_once_however_it_was_spelled(data: DataDirectory) -> None:
         b"x",
     ]
     batch, _, _ = batch_of(data, [*map(get, spellings), post(b'{"entryId":"a\\u0020b"}'), post(b'{"entryId":""}')])
-    told = batch.column("entryId")
-    assert told.dictionary.to_pylist() == ["a b", "a\ufffd", ""]
-    assert told.to_pylist() == ["a b", "a b", "a b", "a\ufffd", "a\ufffd", "", None, "a b", ""]
+    entries = batch.column("entryId")
+    assert entries.dictionary.to_pylist() == ["a b", "a\ufffd", ""]
+    assert entries.to_pylist() == ["a b", "a b", "a b", "a\ufffd", "a\ufffd", "", None, "a b", ""]
 
 
 @pytest.mark.parametrize("size", range(0, 40))
@@ -193,7 +193,7 @@ def test_an_escape_is_seen_wherever_in_a_value_it_stands(data: DataDirectory, es
     assert batch.column("entryId").to_pylist() == [value.replace(escape, b" ").decode() for value in values]
 
 
-def test_batches_stay_what_they_are_while_others_are_made_in_memory_that_is_used_again() -> None:
+def test_batches_stay_unchanged_while_others_reuse_freed_memory() -> None:
     def batch(columns: Columns, number: int) -> pa.RecordBatch:
         for at in range(1, 301):
             query = f"entryId=e{number * at}&userId=u{number}&eventIndex={at}&x={'y' * (at * number % 50)}"
@@ -211,8 +211,8 @@ def test_batches_stay_what_they_are_while_others_are_made_in_memory_that_is_used
             del kept[number - 1], kept[number - 2]
     del columns
     assert set(kept) == {3, 6, 7, 8}
-    for number, told in kept.items():
-        assert told.to_pylist() == (expected[number - 1][100:200] if number % 2 else expected[number - 1])
+    for number, batch_kept in kept.items():
+        assert batch_kept.to_pylist() == (expected[number - 1][100:200] if number % 2 else expected[number - 1])
 
 
 def test_memory_that_one_batch_needed_and_the_next_does_not_is_given_back() -> None:
@@ -238,7 +238,7 @@ def test_a_request_from_a_clock_that_is_far_off_is_a_row(data: DataDirectory) ->
     assert str(batch["receivedAt"][0].as_py()).startswith("9999-12-31 23:59:59")
 
 
-def test_what_a_batch_weighs_is_about_what_its_columns_take(data: DataDirectory) -> None:
+def test_the_weight_of_a_batch_is_about_the_size_of_its_columns(data: DataDirectory) -> None:
     kinds = {
         "plain": Sent(NOON, b"eventType=3&partnerId=5&entryId=0_abc&x=" + b"y" * 400),
         "no UTF-8": Sent(NOON, b"entryId=" + b"\xff" * 4000 + b"&" + b"\xfe" * 2000, user_agent=b"\xff" * 8000),
@@ -309,13 +309,13 @@ def test_the_same_payload_has_the_same_fingerprint_and_no_session_has_none(data:
 
 def test_fingerprints_never_change_since_they_are_stored(data: DataDirectory) -> None:
     batch, _, _ = batch_of(data, [get(b"sessionId=s&eventIndex=1"), post(b'{"a":"0123456789"}', b"sessionId=s")])
-    told = [value.hex() for value in batch.column("fingerprint").to_pylist()]
-    assert told == ["b333c4b2fae5e1276d2e917c762e6a9c", "8968783ff76b0256eec1969bb7e135b5"]
+    found = [value.hex() for value in batch.column("fingerprint").to_pylist()]
+    assert found == ["b333c4b2fae5e1276d2e917c762e6a9c", "8968783ff76b0256eec1969bb7e135b5"]
 
 
 def test_simulated_traffic_is_decoded_as_by_hand(data: DataDirectory) -> None:
     events = list(itertools.islice(simulate(50, "7"), 1000))
-    batch, misfits, _ = batch_of(data, [get(event.query.encode()) for event in events])
-    assert misfits == Counter()
+    batch, cast_failures, _ = batch_of(data, [get(event.query.encode()) for event in events])
+    assert cast_failures == Counter()
     for row, event in zip(batch.to_pylist(), events, strict=True):
         assert_row(row, reference.query_pairs(event.query.encode()))

@@ -1,4 +1,4 @@
-"""Segments become a lake: its rows, files and versions, and the command."""
+"""Segments become a lake: its rows, files and versions, and `kanalony compact`."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_a_run_of_many_batches_merges_its_files_and_keeps_every_row(data: DataDi
     assert max(file.rows for file in lake.files) > 400
     assert [row["eventIndex"] for row in rows(data)] == list(range(1200))
     seal(data, [[sent(n, at=n) for n in range(1200)]], worker=2)
-    assert compact(data, limits=limits).duplicates == 1200, "they are found in merged files as well"
+    assert compact(data, limits=limits).duplicates == 1200, "duplicates are found in merged files as well"
     assert_balanced(data, read=2400, rows=1200, duplicates=1200)
 
 
@@ -119,7 +119,7 @@ def test_one_request_of_many_events_does_not_exceed_a_batch_by_more_than_itself(
     seal(data, [[Sent(NOON + n, b"sessionId=%d" % n, body) for n in range(5)]])
     result = compact(data, limits=SMALL_BATCHES)
     assert (result.requests, result.events, result.rows) == (5, 2500, 2500)
-    assert ReadOnlyLake(data.lake / "events").batch == 6  # and one that says the segment is complete
+    assert ReadOnlyLake(data.lake / "events").batch == 6  # and one whose entry completes the segment
     assert_balanced(data, accepted=5, read=5, events=2500, rows=2500)
 
 
@@ -149,7 +149,7 @@ def process(data: DataDirectory) -> Iterator[subprocess.Popen[str]]:
 
 def test_every_goes_on_until_sigterm_and_drains(data: DataDirectory, process: subprocess.Popen[str]) -> None:
     assert process.stderr
-    killer = threading.Timer(60, process.kill)  # so that a run that hangs is a failure
+    killer = threading.Timer(60, process.kill)  # a run that hangs fails
     killer.start()
     assert "1 rows" in process.stderr.readline()
     seal(data, [[sent(2), sent(3)]], worker=2)
@@ -160,7 +160,7 @@ def test_every_goes_on_until_sigterm_and_drains(data: DataDirectory, process: su
     assert len(rows(data)) == 3
 
 
-def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirectory) -> None:
+def test_the_command_logs_its_result_and_the_ledger_shows_it(data: DataDirectory) -> None:
     path = seal(data, [[sent(1), sent(1), Sent(NOON, b"partnerId=x", b"{")]])
     done = run("compact", "--data", data.root)
     assert done.returncode == 0, done.stderr
@@ -176,7 +176,7 @@ def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirecto
     assert done.returncode == 1
     assert "the file ends without a trailer" in done.stderr
     done = run("ledger", "--data", data.root, "--format", "json")
-    assert done.returncode == 1, "nobody knows how much a segment without its end has lost"
+    assert done.returncode == 1, "the loss of a segment without its end is unknown"
     assert json.loads(done.stdout)["balanced"] is False
     shutil.rmtree(data.lake / "events")
     done = run("ledger", "--data", data.root)
@@ -185,7 +185,7 @@ def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirecto
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--every", "soon"], "--every is 'soon': must be a length of time like 60s"),
         (["--every", "forever"], "--every is 'forever': must be more than 0 s and less than 115 days"),
@@ -197,11 +197,11 @@ def test_the_command_tells_what_it_did_and_the_ledger_shows_it(data: DataDirecto
         (["--data", "nowhere"], "nowhere is not a kanalony data directory"),
     ],
 )
-def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], told: str) -> None:
+def test_wrong_use_is_one_clear_line(data: DataDirectory, arguments: list[str], message: str) -> None:
     done = run("compact", "--data", data.root, *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory) -> None:
@@ -226,7 +226,7 @@ def test_old_versions_are_vacuumed_once_a_day(data: DataDirectory) -> None:
 
 
 def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(data: DataDirectory) -> None:
-    """lake-1 was written by a version that knew no places, no ks, no customVar3, and sent no such columns."""
+    """lake-1 was written by a version without columns of places, ks and customVar3."""
     shutil.copytree(Path(__file__).parent / "lake-1", data.lake)
     before = rows(data)
     assert len(before) == 20
@@ -237,7 +237,7 @@ def test_a_lake_of_an_older_version_is_read_and_gets_the_columns_it_lacks(data: 
     again = Sent(NOON + 30 * SECOND, b"eventType=3&partnerId=1&entryId=0_abc&sessionId=s&eventIndex=7&customVar2=old")
     seal(data, [[new, again]], worker=2)
     result = compact(data, limits=limits)
-    assert (result.rows, result.duplicates) == (1, 1), "its duplicates are found as well"
+    assert (result.rows, result.duplicates) == (1, 1), "duplicates of old rows are found as well"
     after = rows(data)
     assert after[-1]["customVar3"] == "new"
     assert [{name: row[name] for name in before[0]} for row in after[:20]] == before

@@ -1,4 +1,4 @@
-"""What is damaged, copied, missing or not in order: the good of it is in the lake, and the ledger tells the rest."""
+"""Damaged, copied, missing and disordered segments: sound requests are in the lake, the ledger shows the others."""
 
 import json
 import os
@@ -44,18 +44,18 @@ from tests.files import journal_file, new_journal
 from tests.reports.conftest import dashboard
 
 
-def test_what_is_damaged_goes_to_quarantine_and_the_rest_to_the_lake(data: DataDirectory) -> None:
+def test_damaged_ranges_go_to_quarantine_and_sound_requests_to_the_lake(data: DataDirectory) -> None:
     path = seal(data, [[sent(n) for n in range(k, k + 10)] for k in range(0, 50, 10)])
     content = path.read_bytes()
     at = content.index(b"KFRM", content.index(b"KFRM") + 4) + 200  # in the second frame
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     result = compact(data)
-    assert (result.rows, result.quarantined, len(result.damaged)) == (40, 10, 2)  # the range, and what is missing
+    assert (result.rows, result.quarantined, len(result.damaged)) == (40, 10, 2)  # the range, and the missing requests
     (kept,) = data.quarantine.iterdir()
     assert kept.read_bytes() in path.read_bytes()
     assert compact(data).segments == 0
     assert_balanced(data, accepted=50, framed=40, read=40, quarantined=10, rows=40)
-    # A sound copy brings back what was lost, and only that.
+    # A sound copy brings the lost requests back, and no others.
     (data.sealed / f"{path.name[:-4]}0.lz4".replace("_test_", "_copy_")).write_bytes(content)
     result = compact(data)
     assert (result.rows, result.repeated) == (10, 40)
@@ -82,7 +82,7 @@ def test_of_a_segment_that_ends_within_a_frame_the_frames_requests_are_quarantin
     result = compact(data)
     assert (result.rows, result.quarantined) == (20, 10)
     ledger = read_ledger(data)
-    assert (ledger.total.accepted, ledger.balanced) == (30, False), "what came behind that frame is not known"
+    assert (ledger.total.accepted, ledger.balanced) == (30, False), "how many requests followed that frame is unknown"
     done = run("ledger", "--data", data.root)
     assert done.returncode == 1
     assert "ends too early" in done.stdout
@@ -136,7 +136,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_was_read(
     assert queries(data) == Counter(sent(n).query for n in range(30))
 
 
-def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
+def test_an_error_of_the_lake_ends_the_run_and_loses_nothing(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for worker in (1, 2, 3):
@@ -161,7 +161,7 @@ def test_an_error_of_the_lakes_ends_the_run_and_costs_nothing(
     assert_balanced(data, accepted=900, read=900, rows=900)
 
 
-def test_what_cannot_be_opened_is_told_and_the_rest_is_taken(data: DataDirectory) -> None:
+def test_a_segment_that_cannot_be_opened_is_reported_and_the_others_are_taken(data: DataDirectory) -> None:
     seal(data, [[sent(1)]])
     (data.sealed / "directory.lz4").mkdir()
     path = seal(data, [[sent(2)]], worker=2)
@@ -185,7 +185,7 @@ def test_a_copy_under_another_name_adds_nothing(data: DataDirectory) -> None:
     assert_balanced(data, accepted=60, read=20, repeated=40, rows=20)
 
 
-def test_a_file_that_is_no_segment_is_told_and_left_alone(data: DataDirectory) -> None:
+def test_a_file_that_is_no_segment_is_reported_and_left_alone(data: DataDirectory) -> None:
     seal(data, [[sent(1)]])
     alien = data.sealed / "alien.lz4"
     alien.write_bytes(b"not a segment at all")
@@ -203,7 +203,7 @@ def test_spool_directories_are_compacted_too(data: DataDirectory, tmp_path: Path
     assert compact(data).rows == 2
 
 
-def test_what_is_not_sealed_is_pending_in_the_ledger_and_what_is_nowhere_unbalances_it(data: DataDirectory) -> None:
+def test_unsealed_requests_are_pending_in_the_ledger_and_missing_ones_unbalance_it(data: DataDirectory) -> None:
     gone = seal(data, [[sent(1), sent(2)]])
     seal(data, [[sent(3)]], first=3)
     journal_file(data, [(b"GET", b"/collect", *[None] * 9)] * 4)
@@ -215,12 +215,12 @@ def test_what_is_not_sealed_is_pending_in_the_ledger_and_what_is_nowhere_unbalan
     assert (ledger.pending, ledger.missing, ledger.balanced) == (4, 2, False)
 
 
-def test_what_a_running_collector_has_sealed_and_is_gone_is_missing(data: DataDirectory) -> None:
+def test_a_segment_that_a_running_collector_sealed_and_that_is_gone_is_missing(data: DataDirectory) -> None:
     journal = new_journal(data)
     for _ in range(3):
         assert journal.blocks.append(b"GET", b"/collect", *[None] * 9)
     journal.blocks.hand_over(0)
-    journal.blocks.free(1)  # durable in a segment, it says
+    journal.blocks.free(1)  # durable in a segment, by its watermark
     ledger = read_ledger(data)
     assert (ledger.pending, ledger.missing, ledger.balanced) == (0, 3, False)
     journal.remove()
@@ -313,7 +313,7 @@ def test_rows_that_vanish_from_the_lake_unbalance_the_ledger(data: DataDirectory
         "plain",
     ],
 )
-def test_what_decompresses_for_the_collector_does_so_for_the_lake(
+def test_a_frame_that_decompresses_for_the_collector_does_so_for_the_lake(
     data: DataDirectory, change: Callable[[bytes, bytes], bytes], is_sound: bool
 ) -> None:
     with Segment(seal(data, [[sent(n) for n in range(100)]]), sealed=True) as segment:
@@ -322,15 +322,15 @@ def test_what_decompresses_for_the_collector_does_so_for_the_lake(
     assert content
     changed = replace(frame, compressed=change(frame.compressed, content))
     assert changed.records() == (content if is_sound else None)
-    told = decompress(changed)
-    assert (told and told.to_pybytes()) == (content if is_sound else None)
+    decompressed = decompress(changed)
+    assert (decompressed and decompressed.to_pybytes()) == (content if is_sound else None)
 
 
-# The table or its record is lost, or of another time: nothing is changed, and nobody says that all is well.
+# The table or its manifest is lost, or from another time: nothing is changed, and no command reports success.
 
 
 def lose(pattern: str) -> Callable[[Path, Path], None]:
-    """Delete files of the log."""
+    """Deletes files of the log."""
 
     def damage(lake: Path, _: Path) -> None:
         paths = list((lake / "events" / "_delta_log").glob(pattern))
@@ -345,7 +345,7 @@ def lose_the_whole_log(lake: Path, _: Path) -> None:
     shutil.rmtree(lake / "events" / "_delta_log")
 
 
-def lose_the_log_and_the_record(lake: Path, _: Path) -> None:
+def lose_the_log_and_the_manifest(lake: Path, _: Path) -> None:
     lose_the_whole_log(lake, _)
     (lake / "segments.ndjson").unlink()
 
@@ -361,29 +361,29 @@ def replace_the_table(lake: Path, spare: Path) -> None:
     shutil.copytree(other.lake / "events", lake / "events")
 
 
-def replace_the_record(lake: Path, spare: Path) -> None:
+def replace_the_manifest(lake: Path, spare: Path) -> None:
     other = DataDirectory.writable(spare)
     three_batches(other)
     shutil.copy(other.lake / "segments.ndjson", lake)
 
 
 def keep_lines(*numbers: int) -> Callable[[Path, Path], None]:
-    """Keep these lines of the record."""
+    """Keeps these lines of the manifest."""
 
     def damage(lake: Path, _: Path) -> None:
-        record = lake / "segments.ndjson"
-        lines = record.read_bytes().splitlines(keepends=True)
-        record.write_bytes(b"".join(lines[number] for number in numbers))
+        manifest = lake / "segments.ndjson"
+        lines = manifest.read_bytes().splitlines(keepends=True)
+        manifest.write_bytes(b"".join(lines[number] for number in numbers))
 
     return damage
 
 
-def lose_the_record(lake: Path, _: Path) -> None:
+def lose_the_manifest(lake: Path, _: Path) -> None:
     (lake / "segments.ndjson").unlink()
 
 
 def three_batches(data: DataDirectory) -> None:
-    """A lake whose record has five lines: of batches 1, 2, 2, 3 and 3."""
+    """Makes a lake whose manifest has five lines: of batches 1, 2, 2, 3 and 3."""
     for workers in ((1,), (1, 2), (1, 2)):
         for worker in workers:
             first = 1 + 10 * sum(f"_{worker:016x}_" in path.name for path in data.sealed.iterdir())
@@ -396,12 +396,12 @@ def three_batches(data: DataDirectory) -> None:
     [
         (lose_the_whole_log, "no table any more", False),
         (lose("*"), "no table any more", False),
-        (lose_the_log_and_the_record, "no table any more", False),
+        (lose_the_log_and_the_manifest, "no table any more", False),
         (lose_the_table, "no table any more", False),
         (lose("*0[2-9].json"), "holds batch 3", False),
         (replace_the_table, "is the manifest of table", False),
-        (replace_the_record, "is the manifest of table", False),
-        (lose_the_record, "does not hold batch 3", True),
+        (replace_the_manifest, "is the manifest of table", False),
+        (lose_the_manifest, "does not hold batch 3", True),
         (keep_lines(), "does not hold batch 3", True),
         (keep_lines(0, 1, 2), "does not hold batch 3", True),
         (keep_lines(0, 1, 2, 3), "does not hold batch 3", True),
@@ -413,19 +413,19 @@ def three_batches(data: DataDirectory) -> None:
     ids=[
         "log",
         "commits",
-        "log-and-record",
+        "log-and-manifest",
         "table",
         "last-commits",
         "other-table",
-        "other-record",
-        "record",
-        "record-empty",
-        "record-cut",
-        "record-cut-in-a-batch",
-        "record-without-its-first",
-        "record-without-the-first-of-a-batch",
-        "record-without-the-last-of-a-batch",
-        "record-without-a-batch",
+        "other-manifest",
+        "manifest",
+        "manifest-empty",
+        "manifest-cut",
+        "manifest-cut-in-a-batch",
+        "manifest-without-its-first",
+        "manifest-without-the-first-of-a-batch",
+        "manifest-without-the-last-of-a-batch",
+        "manifest-without-a-batch",
     ],
 )
 def test_a_lake_that_has_lost_a_part_is_refused_and_left_as_it_is(
@@ -457,13 +457,13 @@ def test_a_lake_that_has_lost_a_part_is_refused_and_left_as_it_is(
         with pytest.raises(FormatError, match=reason):
             Reports(data).run(Query(("events",)))
     assert tree(data.root) == before
-    # As the remedy has it.
+    # The remedy of the message.
     data.lake.rename(tmp_path / "away")
     compact(data)
     assert_balanced(data, read=51, rows=51)
 
 
-def test_report_and_dashboard_say_that_the_table_is_lost(data: DataDirectory) -> None:
+def test_report_and_dashboard_report_that_the_table_is_lost(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(10)]])
     roll_up(data)
     lose_the_whole_log(data.lake, data.lake)
@@ -480,7 +480,7 @@ def test_report_and_dashboard_say_that_the_table_is_lost(data: DataDirectory) ->
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_the_last_commit_may_be_lost_as_long_as_its_segments_are_there(data: DataDirectory, kept: int) -> None:
-    """A run that died before the commit has left the same; but never without the segments."""
+    """A run that died before the commit leaves the same files, and never without the segments."""
     for number in range(1, 4):
         seal(data, [[sent(number * 10 + n, session="") for n in range(10)]], first=number * 10 - 9)
         compact(data, keep_segments=float("inf") if number - 1 in range(kept) or number == 3 else 0)
@@ -533,26 +533,26 @@ def test_a_log_of_which_only_a_checkpoint_is_left_can_be_read_and_not_written(da
     assert_balanced(data, read=50, rows=50)
 
 
-def test_a_record_of_version_1_is_read_on_and_one_of_a_later_version_is_refused(data: DataDirectory) -> None:
+def test_a_manifest_of_version_1_is_still_read_and_one_of_a_later_version_is_refused(data: DataDirectory) -> None:
     three_batches(data)
-    record = data.lake / "segments.ndjson"
-    entries = [json.loads(line) for line in record.read_text().splitlines()]
+    manifest = data.lake / "segments.ndjson"
+    entries = [json.loads(line) for line in manifest.read_text().splitlines()]
     for entry in entries:
         assert entry["version"] == 2
         del entry["version"], entry["table"], entry["part"]
-    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert_balanced(data, read=50, rows=50)
     seal(data, [[sent(99)]], worker=9)
     assert compact(data).rows == 1
     assert_balanced(data, read=51, rows=51)
-    record.write_text(record.read_text().replace('"version": 2', '"version": 3'))
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 3'))
     for read in (compact, read_ledger, lambda data: Reports(data).run(Query(("events",)))):
         with pytest.raises(FormatError, match="version 3") as caught:
             read(data)
         assert caught.value.hint == "use the version of kanalony that wrote it"
 
 
-# A damaged file of a table is named, and what is said to do about it loses nothing more.
+# A damaged file of a table is named, and the remedy in the message loses nothing more.
 
 
 def cut_off(path: Path) -> None:
@@ -595,7 +595,7 @@ def test_a_damaged_file_of_events_is_named_and_the_rollups_are_to_be_kept(
         assert f"{file} cannot be read" in str(caught.value)
         assert "put it back from a backup" in caught.value.hint
         assert "keep the rollups" in caught.value.hint
-    assert not caplog.records, "nothing is said of rollups"
+    assert not caplog.records, "no rollup is blamed"
 
 
 @DAMAGES
@@ -662,7 +662,7 @@ def test_when_events_and_rollups_are_damaged_nothing_is_to_be_deleted(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 2 MB."""
+    """Mounts a file system of 2 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
@@ -673,7 +673,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def compacted(data: DataDirectory, capsys: pytest.CaptureFixture[str]) -> str | None:
-    """The one line of error of `kanalony compact`; None when it did not fail."""
+    """Runs `kanalony compact`. Returns its one error line; None when it did not fail."""
     with pytest.raises(SystemExit) as caught:
         main(["compact", "--data", str(data.root)])
     lines = capsys.readouterr().err.splitlines()
@@ -711,7 +711,7 @@ def test_a_disk_that_is_full_when_the_tables_are_made_stops_no_later_run(
         successes += line is None
         if successes == 2:
             break
-    # Of one step each: the lock and others, the tables, and what is written to them.
+    # Each step has failed once: the lock and the manifest, the tables, and the files in them.
     assert set(failed) == {"lake", "events", "hour", "minute", "tenSeconds"}, failed
 
 

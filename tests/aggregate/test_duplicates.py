@@ -1,4 +1,4 @@
-"""What was sent twice is a row once."""
+"""Events that were sent twice become one row."""
 
 from collections import Counter
 
@@ -73,8 +73,8 @@ def test_the_body_of_a_batch_stands_with_its_first_event_that_is_kept(data: Data
     bodies = [b'[{"e":1},{"e":2}]', b'[{"e":1},{"e":2},{"e":3},{"e":4}]', b'[{"e":1},{"e":4}]', b'[{"e":5}]']
     seal(data, [[Sent(NOON + n, b"sessionId=s", body) for n, body in enumerate(bodies)]])
     assert compact(data).duplicates == 4
-    told = [(row["sequence"], row["index"], row["body"]) for row in rows(data)]
-    assert told == [(1, 0, bodies[0]), (1, 1, None), (2, 2, bodies[1]), (2, 3, None), (4, 0, bodies[3])]
+    found = [(row["sequence"], row["index"], row["body"]) for row in rows(data)]
+    assert found == [(1, 0, bodies[0]), (1, 1, None), (2, 2, bodies[1]), (2, 3, None), (4, 0, bodies[3])]
 
 
 def test_a_late_event_does_not_bring_back_all_that_was_received_since(data: DataDirectory) -> None:

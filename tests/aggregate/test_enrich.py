@@ -1,4 +1,4 @@
-"""What events say between the lines: never an error, whatever they hold."""
+"""Derived columns: correct for known values, and never an error for any value."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ PAGE = Page("news.example", "news.example:8080/path/a")
 
 
 @pytest.mark.parametrize(
-    ("user_agent", "told"),
+    ("user_agent", "expected"),
     [
         (
             "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 Version/17.5 Mobile/15E148 "
@@ -60,13 +60,13 @@ PAGE = Page("news.example", "news.example:8080/path/a")
         ("\x00 nonsense", Agent(None, None, None, None)),
     ],
 )
-def test_user_agents(user_agent: str | None, told: Agent) -> None:
-    assert read_agent(user_agent) == told
+def test_user_agents(user_agent: str | None, expected: Agent) -> None:
+    assert read_agent(user_agent) == expected
 
 
 def test_a_headless_browser_is_a_bot() -> None:
-    told = read_agent("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/120.0.0.0 Safari/537.36")
-    assert (told.operating_system, told.bot_reason) == ("Linux", "headless browser")
+    agent = read_agent("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/120.0.0.0 Safari/537.36")
+    assert (agent.operating_system, agent.bot_reason) == ("Linux", "headless browser")
 
 
 APPS_AND_BROWSERS = [
@@ -231,7 +231,7 @@ def test_flat_databases_of_places_are_read_as_well(tmp_path: Path) -> None:
         assert read_place("198.51.100.9", reader) == Place(None, None, None)
 
 
-def test_what_is_remembered_of_distinct_values_is_bounded() -> None:
+def test_the_lookup_cache_is_bounded() -> None:
     cache = Enricher(None, None)._referrer
     for number in range(100_000):
         cache[f"http://{number}.example/{'é' * (number % 400)}"]
@@ -270,7 +270,7 @@ def test_nothing_that_can_be_sent_is_an_error(text: str) -> None:
     read_ks(base64.b64encode(b"v2|585231|" + text.encode("utf-8", "replace")).decode(), SECRETS)
 
 
-def test_secrets_come_from_a_file_and_are_never_told(tmp_path: Path) -> None:
+def test_secrets_come_from_a_file_and_are_never_printed(tmp_path: Path) -> None:
     path = tmp_path / "secrets"
     path.write_text("# partners\n585231 abc # ours\n\n7\tdef\n")
     assert read_secrets(path) == {585231: "abc", 7: "def"}
@@ -304,13 +304,13 @@ def test_places_of_addresses(database: Path) -> None:
 
 
 def test_columns_are_added_for_every_event_and_unknown_is_null(database: Path) -> None:
-    told = {
+    values = {
         "userAgent": ["curl/7.88.1", None, "curl/7.88.1"],
         "referrer": [None, "null", URL],
         "ks": [ks_1(INFO), None, "x"],
         "remoteAddr": [None, "203.0.113.9", "192.0.2.1"],
     }
-    columns = [pa.array(told.get(field.name, [None] * 3), field.type) for field in COLUMNS]
+    columns = [pa.array(values.get(field.name, [None] * 3), field.type) for field in COLUMNS]
     with open_geoip(database) as reader:
         enriched = Enricher(SECRETS, reader).add(pa.table(columns, schema=COLUMNS))
     assert enriched.schema.names == [*COLUMNS.names, *SCHEMA.names]

@@ -1,4 +1,4 @@
-"""A lake of 10,000 simulated events, sent in every way there is: each column is what Python's parsers make of it."""
+"""A lake of 10,000 simulated events, sent in all formats: each column has the value that Python's parsers find."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ AGENTS = {  # by a part of the user agent: browser, operating system, device, wh
 
 
 def requests() -> Iterator[tuple[Sent, list[list[tuple[str, str]]]]]:
-    """(request, names and values of each of its events): as GETs mostly, else as JSON, forms and batches."""
+    """Yields (request, names and values of each of its events): mostly GETs; also JSON, forms and batches."""
     rng = random.Random(1)
     events = iter(list(itertools.islice(simulate(300, "7"), EVENTS)))
     at = NOON
@@ -55,7 +55,7 @@ def requests() -> Iterator[tuple[Sent, list[list[tuple[str, str]]]]]:
 
 
 def enriched(sent: Sent, typed: dict[str, Any]) -> dict[str, Any]:
-    (agent,) = [told for part, told in AGENTS.items() if part in sent.user_agent.decode()]
+    (agent,) = [agent for part, agent in AGENTS.items() if part in sent.user_agent.decode()]
     url = typed.get("referrer")
     while url and "%3A" in url[:12]:
         url = unquote(url)
@@ -68,16 +68,17 @@ def enriched(sent: Sent, typed: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_every_column_of_every_row_is_what_was_sent(tmp_path: Path) -> None:
+def test_every_column_of_every_row_has_the_value_that_was_sent(tmp_path: Path) -> None:
     data = DataDirectory.writable(tmp_path / "data")
-    told = list(requests())
-    seal(data, [[sent for sent, _ in told[start : start + 700]] for start in range(0, len(told), 700)], worker=0xB0B)
+    all_sent = list(requests())
+    frames = [[sent for sent, _ in all_sent[start : start + 700]] for start in range(0, len(all_sent), 700)]
+    seal(data, frames, worker=0xB0B)
     assert compact(data).events == EVENTS
     expected: list[dict[str, Any]] = []
-    for sequence, (sent, events) in enumerate(told, 1):
+    for sequence, (sent, events) in enumerate(all_sent, 1):
         for index, pairs in enumerate(events):
-            typed, rest, conflicts, misfits = reference.row(pairs)
-            assert misfits == []
+            typed, rest, conflicts, cast_failures = reference.row(pairs)
+            assert cast_failures == []
             row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
             row |= typed | enriched(sent, typed)
             row |= {"worker": f"{0xB0B:016x}", "sequence": sequence, "index": index, "remoteAddr": "203.0.113.7"}

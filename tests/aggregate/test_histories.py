@@ -1,4 +1,4 @@
-"""Random histories of a lake against a model: whatever comes, late, twice, damaged, copied, and wherever a run dies."""
+"""Random histories of a lake against a model: late, damaged and copied segments, and runs that die anywhere."""
 
 import json
 import shutil
@@ -37,8 +37,14 @@ STEPS: list[tuple[Any, str]] = [(Lake, "_write_file"), (Manifest, "add"), (Table
 
 @dataclass
 class Segment:
-    """What is in a segment: (sequence number, request) of each frame. `damaged` is the frame that is, if one is; of one
-    that a run may have `begun` with nobody can tell any more what was read of it before.
+    """A segment, and its expected contents.
+
+    Attributes:
+        path: The file.
+        worker: The worker that wrote it.
+        frames: (sequence number, request) of each frame.
+        damaged: Number of the damaged frame; None when all are sound.
+        begun: Whether a run that died may have read a part of it, so that damaging it has no certain result.
     """
 
     path: Path
@@ -50,7 +56,7 @@ class Segment:
 
 @dataclass
 class Model:
-    """What must be in the lake, and in the segments still to come."""
+    """The expected contents of the lake, and of the segments that wait."""
 
     data: DataDirectory
     waiting: list[Segment] = field(default_factory=list)
@@ -60,7 +66,7 @@ class Model:
 
     def append(self, worker: int, minutes: list[int], payloads: list[int]) -> None:
         requests = [
-            # Few payloads, so that many are duplicates; payload 0 has no session, and is never one.
+            # Few payloads, so that many are duplicates; payload 0 has no session, and is never a duplicate.
             Sent(NOON + minute * MINUTE, b"sessionId=%b&eventIndex=1" % (b"s%d" % payload if payload else b""))
             for minute, payload in zip(minutes, payloads, strict=False)
         ]
@@ -93,27 +99,27 @@ class Model:
             self.waiting.append(Segment(path, segment.worker, segment.frames, segment.damaged))
 
     def lose(self, what: str, number: int) -> None:
-        """Lose a part of the lake, see that it is refused and left as it is, and put the lake back."""
-        lake, record = self.data.lake, self.data.lake / "segments.ndjson"
-        lines = record.read_bytes().splitlines(keepends=True) if record.exists() else []
+        """Loses a part of the lake, asserts that the lake is refused and left as it is, and puts it back."""
+        lake, manifest = self.data.lake, self.data.lake / "segments.ndjson"
+        lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
         batches = [json.loads(line)["batch"] for line in lines]
         committed = [at for at, batch in enumerate(batches) if batch <= committed_batch(lake)]
         if not committed:
             return
         backup = shutil.copytree(lake, lake.with_name("backup"))
         log = lake / "events" / "_delta_log"
-        if what == "record":
-            record.unlink()
+        if what == "manifest":
+            manifest.unlink()
         elif what == "line":
             del lines[committed[number % len(committed)]]
-            record.write_bytes(b"".join(lines))
+            manifest.write_bytes(b"".join(lines))
         elif what == "log":
             shutil.rmtree(log)
         else:
             commits = sorted(log.glob("*.json"))
             for path in commits[1 + number % (len(commits) - 1) :]:
                 path.unlink()
-        # A run that died, too, may leave the record one batch ahead.
+        # A run that died leaves the manifest one batch ahead as well: that is not refused.
         if what != "commits" or batches[-1] > committed_batch(lake) + 1:
             before = tree(self.data.root)
             with pytest.raises(FormatError):
@@ -132,7 +138,7 @@ class Model:
         self.waiting = []
 
     def check(self) -> None:
-        """The lake against the model: rows are some of what was read, and what is missing is a duplicate of a row."""
+        """Compares the lake with the model: each request that was read is a row, or a duplicate of one."""
         kept = {(int(row["worker"], 16), row["sequence"]) for row in rows(self.data)}
         assert len(kept) == len(rows(self.data))
         assert kept <= set(self.read)
@@ -141,7 +147,7 @@ class Model:
             times[self.read[key].query].append(self.read[key].at)
         for key in set(self.read) - kept:
             sent = self.read[key]
-            assert sent.query[10:11] == b"s", "without a session it is no duplicate"
+            assert sent.query[10:11] == b"s", "without a session it is not a duplicate"
             assert any(abs(sent.at - time) <= WINDOW * 1000 for time in times[sent.query])
         for query, met in times.items():
             apart = np.diff(sorted(met))
@@ -165,7 +171,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("damage"), st.integers(0, 9), st.integers(0, 9)),
         st.tuples(st.just("copy"), st.integers(0, 9)),
         st.tuples(st.just("compact")),
-        st.tuples(st.just("lose"), st.sampled_from(("record", "line", "log", "commits")), st.integers(0, 99)),
+        st.tuples(st.just("lose"), st.sampled_from(("manifest", "line", "log", "commits")), st.integers(0, 99)),
         st.tuples(st.just("kill"), st.sampled_from(STEPS), st.integers(1, 4), st.booleans()),
     ),
     min_size=3,
@@ -175,7 +181,7 @@ OPERATIONS = st.lists(
 
 @given(OPERATIONS)
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -> None:
+def test_a_lake_holds_the_rows_of_its_history(operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model = Model(DataDirectory.writable(Path(temporary) / "data"))
         waiting = Waiting(model.data)
@@ -194,7 +200,7 @@ def test_a_lake_holds_what_its_history_says(operations: list[tuple[Any, ...]]) -
 
 
 def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> None:
-    """Compact, and die at the nth time that a step is taken, before or after it."""
+    """Compacts, and dies at the nth time that a step is taken, before or after it."""
     owner, name = step
     real = getattr(owner, name)
     calls = 0
@@ -204,10 +210,10 @@ def kill(data: DataDirectory, step: tuple[Any, str], nth: int, after: bool) -> N
         calls += 1
         if calls == nth and not after:
             raise Killed
-        told = real(*arguments, **options)
+        result = real(*arguments, **options)
         if calls == nth:
             raise Killed
-        return told
+        return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, dying)
@@ -233,7 +239,7 @@ class FakeLake:
 
 
 def fingerprint(kind: int) -> bytes | None:
-    """Kinds 1 to 3 and 4 to 6 have the same first half, and differ in the other only; 0 has none."""
+    """Returns a fingerprint. Kinds 1 to 3 and 4 to 6 share first halves, and differ in the other; 0 has none."""
     return struct.pack("<QQ", kind % 3, kind // 4 << 60) if kind else None
 
 
@@ -244,20 +250,22 @@ TIMES = st.builds(int.__add__, st.integers(0, 4 * WINDOW), st.sampled_from((0, 1
 @settings(deadline=None)
 def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, int]]]) -> None:
     lake = FakeLake()
-    duplicates = Deduplicator(lake)  # type: ignore[arg-type]
+    deduplicator = Deduplicator(lake)  # type: ignore[arg-type]
     kept_before: list[tuple[int, int]] = []
     base = (1 << 44) - 2 * WINDOW  # in 2527, where the bits of a time wrap
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kanalony.aggregate.dedupe.read_file", lambda path, columns: lake.tables[path].select(columns))
         for number, batch in enumerate(batches):
-            told = pa.table(
+            events = pa.table(
                 {
                     "fingerprint": pa.array([fingerprint(kind) for kind, _ in batch], pa.binary()),
                     "receivedAt": pa.array([(base + time) * 1000 for _, time in batch], pa.timestamp("us", "UTC")),
                 }
             )
-            fingerprints = Fingerprints.of(told["fingerprint"].combine_chunks(), told["receivedAt"].combine_chunks())
-            found = set(duplicates.find(fingerprints).tolist())
+            fingerprints = Fingerprints.of(
+                events["fingerprint"].combine_chunks(), events["receivedAt"].combine_chunks()
+            )
+            found = set(deduplicator.find(fingerprints).tolist())
             expected = set()
             for row in sorted(range(len(batch)), key=lambda row: (batch[row][1], row)):
                 kind, time = batch[row]
@@ -269,5 +277,5 @@ def test_duplicates_are_those_a_simple_loop_finds(batches: list[list[tuple[int, 
             kept = np.array([row not in expected for row in range(len(batch))])
             path = Path(str(number))
             if kept.any():
-                lake.tables[path] = told.filter(pa.array(kept))
-            duplicates.add(fingerprints, kept, {path})
+                lake.tables[path] = events.filter(pa.array(kept))
+            deduplicator.add(fingerprints, kept, {path})

@@ -1,4 +1,4 @@
-"""A compaction that dies anywhere, or finds what another one left: nothing twice, nothing lost."""
+"""A compaction dies anywhere, or finds the remains of another one: no event is doubled or lost."""
 
 import json
 import os
@@ -63,10 +63,10 @@ def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
             calls += 1
             if calls == death and not after:
                 raise Killed
-            told = real(*arguments, **options)
+            result = real(*arguments, **options)
             if calls == death:
                 raise Killed
-            return told
+            return result
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, dying)
@@ -82,7 +82,7 @@ def test_a_run_that_dies_at_any_step_has_stored_nothing_twice_and_lost_nothing(
 
 
 def killed(data: DataDirectory, nth: int) -> None:
-    """Compact, and die when the nth batch is written."""
+    """Compacts, and dies when the nth batch is written."""
     real = Lake.write
     calls = 0
 
@@ -134,7 +134,7 @@ def test_a_run_that_dies_in_a_frame_that_was_known_in_part_counts_that_part_once
     assert path.exists()
 
 
-def test_a_segment_that_changes_when_it_was_half_taken_is_read_anew(data: DataDirectory) -> None:
+def test_a_segment_that_changes_when_it_was_half_taken_is_read_again(data: DataDirectory) -> None:
     path = seal(data, [[sent(n) for n in range(500)]])
     killed(data, 3)
     os.utime(path, (10, 10))
@@ -184,7 +184,7 @@ def test_a_name_that_is_no_text_is_a_segment_like_any_other(data: DataDirectory)
     assert run("ledger", "--data", data.root).returncode == 0
 
 
-def test_a_segment_that_the_disk_does_not_give_is_told_and_tried_again(
+def test_a_segment_that_the_disk_does_not_return_is_reported_and_tried_again(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = seal(data, [[sent(n) for n in range(k, k + 10)] for k in (0, 10, 20)], worker=1)
@@ -258,16 +258,16 @@ def test_a_checkpoint_that_a_power_loss_tore_is_done_without(data: DataDirectory
         DeltaTable(data.lake / "events").create_checkpoint()
 
 
-def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data: DataDirectory) -> None:
+def test_a_manifest_that_is_cut_off_is_repaired_and_one_that_is_lost_is_refused(data: DataDirectory) -> None:
     seal(data, [[sent(n) for n in range(10)]])
     compact(data)
-    record = data.lake / "segments.ndjson"
-    whole = record.read_bytes()
-    record.write_bytes(whole + b'{"batch": 2, "segm')
+    manifest = data.lake / "segments.ndjson"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole + b'{"batch": 2, "segm')
     assert compact(data).segments == 0
-    assert record.read_bytes() == whole
+    assert manifest.read_bytes() == whole
     assert_balanced(data, rows=10)
-    record.unlink()
+    manifest.unlink()
     with pytest.raises(FormatError, match="does not hold batch 1"):
         compact(data)
     entry = json.loads(whole)
@@ -279,7 +279,7 @@ def test_a_record_that_is_cut_off_is_mended_and_one_that_is_lost_is_refused(data
             for wrong in ({"ranges": None}, {"ranges": [[1]]}, {"batch": "x"}, {"worker": "zz"}, {"segment": 3})
         ),
     ):
-        record.write_bytes(whole + line + b"\n")
+        manifest.write_bytes(whole + line + b"\n")
         with pytest.raises(FormatError, match="line 2"):
             compact(data)
         with pytest.raises(FormatError, match="line 2"):

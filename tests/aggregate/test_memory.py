@@ -1,4 +1,4 @@
-"""Whatever strangers send, `kanalony compact` keeps to `--memory`, and every hour gets its rollups."""
+"""`kanalony compact` keeps to `--memory` for hostile values, and every hour gets its rollups."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from tests.aggregate.lakes import NOON, SECOND, Sent, assert_balanced, seal
 from tests.reports.asking import ask
 
 MEMORY = 512 << 20
-"""The least that can be set."""
+"""The minimum of `--memory`."""
 
 HUGE = 2_000_000  # characters of a value: an event may have 2 MiB
 DIMENSIONS = ("entryId", "userId", "application", "playbackContext", "customVar1", "customVar2", "customVar3")
@@ -29,7 +29,7 @@ sys.exit(code)
 
 
 def batch(number: int, events: int, **values: str) -> Sent:
-    """A POST of gzip with events whose values are as long, and end in a number of their own."""
+    """Returns a gzipped POST of events whose values have a suffix of their own."""
     sent = [
         {"eventType": 99, "partnerId": 5, "sessionId": f"{number}-{k}", "eventIndex": 1}
         | {name: f"{value}{number}-{k}" for name, value in values.items()}
@@ -61,7 +61,7 @@ def huge_agents(requests: int) -> Iterator[Sent]:
 
 
 def types_of_their_own(requests: int) -> Iterator[Sent]:
-    """Small events, each of a type that no other has and that has no name."""
+    """Yields small events, each of a type of its own without a name."""
     for number in range(requests):
         types = range(number * 30_000 + 1000, (number + 1) * 30_000 + 1000)
         body = gzip.compress(json.dumps([{"eventType": kind} for kind in types]).encode(), 1)
@@ -93,7 +93,7 @@ LOADS: dict[str, Callable[[], Iterator[Sent]]] = {
 
 
 def compact(data: DataDirectory) -> tuple[int, str]:
-    """Bytes that `kanalony compact` took at the most, and what it logged."""
+    """Runs `kanalony compact`. Returns its peak memory in bytes, and its log."""
     command = [*KANALONY, "compact", "--data", str(data.root), "--memory", f"{MEMORY >> 20}MiB"]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")

@@ -1,4 +1,4 @@
-"""How many requests wait to be compacted: what the count reads, and what it must not miss."""
+"""The count of requests that wait to be compacted: the files that it reads, and the requests that it must not miss."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from kanalony.segments.reader import Segment
 from tests.aggregate.lakes import MEMORY, compact, seal, sent
 
 
-def test_what_a_compacted_segment_claims_waits_nowhere_else(data: DataDirectory) -> None:
+def test_requests_that_a_compacted_segment_claims_wait_nowhere_else(data: DataDirectory) -> None:
     path = seal(data, [[sent(1), sent(2)], [sent(3), sent(4)]])
     time, _, worker, first = path.name.split("_")
     shutil.copy(path, path.with_name(f"{time}_copy_{worker}_{first}"))
@@ -27,7 +27,7 @@ def test_what_a_compacted_segment_claims_waits_nowhere_else(data: DataDirectory)
     assert Waiting(data).count() == read_ledger(data).pending == 0
 
 
-def test_a_count_reads_of_the_record_only_what_is_new(data: DataDirectory) -> None:
+def test_a_count_reads_only_new_entries_of_the_manifest(data: DataDirectory) -> None:
     seal(data, [[sent(1), sent(2)]])
     compact(data)
     waiting = Waiting(data)

@@ -1,4 +1,4 @@
-"""What a request says: which events a body holds, and what of it cannot be read."""
+"""The events of a request: those that a body holds, and the problem of a body that cannot be read."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded; charset=UTF-8"
 PLAIN = b"text/plain;charset=UTF-8"
 
-# What a page may send: other scripts, the characters that mean something, an emoji beyond the first plane.
+# Values that a page may send: other scripts, reserved characters, an emoji beyond the first plane.
 VALUES = {"title": "Ελληνικά 日本語 é", "signs": "a&b=c%d+e f;g#h", "emoji": "👩\u200d🚀", "empty": "", "quote": '"\\/'}
 
 
@@ -42,38 +42,38 @@ def request(
     )
 
 
-def events(told: Request) -> tuple[list[list[tuple[str, str]]], str | None]:
+def events(request: Request) -> tuple[list[list[tuple[str, str]]], str | None]:
     """(names and values of every event, the problem)."""
-    found = read_events(told)
+    found = read_events(request)
     pairs = [[(name.decode(), value.decode()) for name, value in event] for event in found.parameters]
     return pairs, found.problem
 
 
 @pytest.mark.parametrize("content_type", [JSON, PLAIN, FORM, None, b"application/octet-stream"])
-def test_json_is_known_under_any_content_type(content_type: bytes | None) -> None:
+def test_json_is_recognized_under_any_content_type(content_type: bytes | None) -> None:
     body = json.dumps(VALUES, ensure_ascii=False).encode()
     assert events(request(body, content_type)) == ([list(VALUES.items())], None)
     assert events(request(b"\xef\xbb\xbf \n" + body, content_type)) == ([list(VALUES.items())], None)
 
 
 @pytest.mark.parametrize("content_type", [JSON, PLAIN, FORM, None])
-def test_form_pairs_are_known_under_any_content_type(content_type: bytes | None) -> None:
+def test_form_pairs_are_recognized_under_any_content_type(content_type: bytes | None) -> None:
     body = urlencode(VALUES).encode()
     assert events(request(body, content_type)) == ([list(VALUES.items())], None)
 
 
-def test_a_form_may_hold_what_looks_like_something_else() -> None:
+def test_a_form_may_look_like_another_format() -> None:
     for body in [b"{a}=1", b"[0]=1&b", b"no pairs", b"a\nb=1"]:
         assert events(request(body, FORM)) == ([parse_qsl(body.decode(), keep_blank_values=True)], None)
 
 
-def test_broken_json_is_no_form_whatever_its_type() -> None:
+def test_broken_json_is_not_a_form_under_any_content_type() -> None:
     for body in [b'{"a":"b=c&d', b"{a:1,b=2}", b'[{"a":1']:
         problem = events(request(body, FORM, query=b"q=1"))[1]
         assert problem == "not valid JSON"
 
 
-def test_each_event_of_a_batch_has_the_query_first_and_then_its_own() -> None:
+def test_each_event_of_a_batch_has_the_parameters_of_the_query_first() -> None:
     lines = [{"eventType": 3, "partnerId": 7}, {"eventType": 99}]
     expected = [
         [("partnerId", "5"), ("a", "+ "), ("eventType", "3"), ("partnerId", "7")],
@@ -101,7 +101,7 @@ def test_every_request_is_at_least_one_event() -> None:
         assert events(request(body, PLAIN, query=b"eventType=3")) == (alone, problem), body
 
 
-def test_what_stands_before_a_mistake_is_read() -> None:
+def test_objects_before_a_mistake_are_read() -> None:
     assert events(request(b'[{"a":1},{"a":2},{"a"')) == ([[("a", "1")], [("a", "2")]], "not valid JSON")
 
 
@@ -123,7 +123,7 @@ def raw_deflate(data: bytes) -> bytes:
         (b"identity,,gzip", gzip.compress),
     ],
 )
-def test_content_codings_are_undone(encoding: bytes, encode: Callable[[bytes], bytes]) -> None:
+def test_content_codings_are_decoded(encoding: bytes, encode: Callable[[bytes], bytes]) -> None:
     body = encode(json.dumps(VALUES).encode())
     assert events(request(body, JSON, encoding)) == ([list(VALUES.items())], None)
 
@@ -131,12 +131,12 @@ def test_content_codings_are_undone(encoding: bytes, encode: Callable[[bytes], b
 @pytest.mark.parametrize(
     ("encoding", "body", "problem"),
     [
-        (b"br", b"{}", "'br' is not known"),
-        (b"gzip", b"{}", "not what its Content-Encoding says"),
-        (b"deflate", b"\xff\xff", "not what its Content-Encoding says"),
-        (b"gzip", gzip.compress(b'{"a":1}' * 99)[:-9], "ends before"),
-        (b"gzip", gzip.compress(b"{}") + b"more", "not what its"),
-        (b"deflate", zlib.compress(b"{}") + b"more", "goes on behind"),
+        (b"br", b"{}", "unknown content coding 'br'"),
+        (b"gzip", b"{}", "does not match its Content-Encoding"),
+        (b"deflate", b"\xff\xff", "does not match its Content-Encoding"),
+        (b"gzip", gzip.compress(b'{"a":1}' * 99)[:-9], "ends early"),
+        (b"gzip", gzip.compress(b"{}") + b"more", "does not match its"),
+        (b"deflate", zlib.compress(b"{}") + b"more", "more bytes behind"),
         (b"gzip, gzip, gzip", b"{}", "3 content codings"),
         (b"gzip", gzip.compress(b"") * 20, "more than 16 gzip members"),
         (b"gzip", gzip.compress(bytes(MAX_EXPANDED + 1)), "more than 16,777,216 bytes"),
@@ -144,11 +144,11 @@ def test_content_codings_are_undone(encoding: bytes, encode: Callable[[bytes], b
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # bodies of gzip have the time in them
 )
-def test_what_cannot_be_decompressed_is_a_problem_and_no_bomb(encoding: bytes, body: bytes, problem: str) -> None:
-    told, why = events(request(body, JSON, encoding, query=b"a=1"))
-    assert told == [[("a", "1")]]
-    assert why
-    assert problem in why
+def test_a_body_that_cannot_be_decompressed_is_a_problem(encoding: bytes, body: bytes, problem: str) -> None:
+    found, reason = events(request(body, JSON, encoding, query=b"a=1"))
+    assert found == [[("a", "1")]]
+    assert reason
+    assert problem in reason
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_what_cannot_be_decompressed_is_a_problem_and_no_bomb(encoding: bytes, b
         (b"&".join([b"q"] * 1000), None, 1 + MAX_EXPANDED // (1999 + 32 + 1000 * 64 + 256)),
     ],
 )
-def test_a_small_body_cannot_become_any_number_of_events(query: bytes, user_agent: bytes | None, most: int) -> None:
+def test_the_number_of_events_is_limited(query: bytes, user_agent: bytes | None, most: int) -> None:
     body = gzip.compress(b"[" + b"{}," * (1 << 20) + b"{}]")
     found = read_events(request(body, JSON, b"gzip", query=query, user_agent=user_agent))
     assert found.problem == f"more than {most:,} events"
     assert sum(1 for _ in found.parameters) == most
 
 
-def test_one_event_cannot_become_any_size() -> None:
+def test_the_size_of_an_event_is_limited() -> None:
     names = b"&".join([b"a"] * (MAX_EVENT // 2))
     assert len(events(request(names + b"&", FORM))[0][0]) == MAX_EVENT // 2
     assert events(request(names + b"&b", FORM, query=b"q=1")) == (
@@ -175,6 +175,6 @@ def test_one_event_cannot_become_any_size() -> None:
     )
     largest = b'{"a": "' + b"x" * (MAX_EVENT - 9) + b'"}'
     larger = largest.replace(b"x", b"xx", 1)
-    told, problem = events(request(b"[" + larger + b"," + largest + b',{"b":1}]'))
-    assert [event[0][0] for event in told] == ["a", "b"]
+    found, problem = events(request(b"[" + larger + b"," + largest + b',{"b":1}]'))
+    assert [event[0][0] for event in found] == ["a", "b"]
     assert problem == f"more than {MAX_EVENT:,} bytes in one event"

@@ -1,4 +1,4 @@
-"""The fields of a request: whatever lists them agrees with the table in kanalony/core/record.h."""
+"""Every list of a request's fields agrees with the table in kanalony/core/record.h."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from kanalony.core.frames import FIELD_NAMES
 from kanalony.core.journal import build_record
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.reader import Request, decode_records
-from tests.files import journal_file
+from tests.files import journal_file, new_journal
 
 ROOT = Path(__file__).parents[2]
 VALUES = tuple(name.encode() for name in FIELD_NAMES)
@@ -27,8 +27,6 @@ def test_append_stores_every_value_in_its_field(data: DataDirectory) -> None:
 
 
 def test_append_takes_the_fields_of_a_body_by_name(data: DataDirectory) -> None:
-    from tests.files import new_journal
-
     journal = new_journal(data)
     named = {name: REQUEST[name] for name in ("body", "content_type", "content_encoding")}
     assert journal.blocks.append(*[None] * 7, **named)

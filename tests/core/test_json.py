@@ -1,4 +1,4 @@
-"""JSON bodies: the same values as Python's own parser finds, whatever the bytes."""
+"""JSON bodies: the same values as from Python's parser, for any bytes."""
 
 import json
 import random
@@ -20,13 +20,13 @@ OBJECTS = st.dictionaries(TEXT, VALUES, max_size=6)
 
 
 def found(body: bytes) -> tuple[list[bytes], bool]:
-    """(the bytes of each object, whether that was all)."""
+    """Returns the bytes of each object, and whether the body holds nothing else."""
     spans, sound = split(body, 1000)
     return [body[start:end] for start, end in spans], sound
 
 
 def as_text(value: Any) -> Any:
-    """What a value is as a parameter; what is nested stays as it is, for comparison as JSON."""
+    """The value of a parameter; a nested value stays as it is, for comparison as JSON."""
     if isinstance(value, str):
         return "".join(
             "\ufffd" if 0xD800 <= ord(character) < 0xE000 else character  # half of a pair
@@ -36,7 +36,7 @@ def as_text(value: Any) -> Any:
 
 
 def spread(text: str, seed: int) -> bytes:
-    """JSON with white space strewn in where it may stand."""
+    """JSON with white space added where it is allowed."""
     chance = random.Random(seed)
     parts = []
     in_string = escaped = False
@@ -64,9 +64,9 @@ def test_objects_and_members_are_those_of_pythons_parser(
     assert len(spans) == len(objects)
     for (start, end), value in zip(spans, objects, strict=True):
         assert json.loads(body[start:end]) == value
-        told = members(body, start, end)
-        assert [name.decode() for name, _ in told] == [as_text(name) for name in value]
-        for (_, text), expected in zip(told, value.values(), strict=True):
+        pairs = members(body, start, end)
+        assert [name.decode() for name, _ in pairs] == [as_text(name) for name in value]
+        for (_, text), expected in zip(pairs, value.values(), strict=True):
             if isinstance(expected, str) or expected is None:
                 assert text.decode() == as_text(expected)
             else:
@@ -87,7 +87,7 @@ def test_objects_and_members_are_those_of_pythons_parser(
 @example(b'{"a"}')
 @example(b'{"a":1]')
 @example(b"{" * 100)
-def test_an_object_is_valid_where_pythons_parser_says_so(body: bytes) -> None:
+def test_an_object_is_valid_if_pythons_parser_accepts_it(body: bytes) -> None:
     spans, sound = split(b"{" + body, 1000)
     one = sound and len(spans) == 1 and spans[0][0] == 0
     try:
@@ -100,7 +100,7 @@ def test_an_object_is_valid_where_pythons_parser_says_so(body: bytes) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(alphabet='{}[]"\\:,\n1a', max_size=200).map(str.encode), st.integers(0, 3))
-def test_any_bytes_give_spans_in_order_and_nothing_else(body: bytes, limit: int) -> None:
+def test_any_bytes_give_spans_in_order(body: bytes, limit: int) -> None:
     spans, _ = split(body, limit)
     assert len(spans) <= limit
     last = 0
@@ -123,7 +123,7 @@ def test_any_bytes_give_spans_in_order_and_nothing_else(body: bytes, limit: int)
         (b'{"a":1}\n{"a":}\n{"a":3}\n', 2, False),
         (b'{"a":1}\n[{"a":2},\n{"a":3}', 3, False),
         (b'{"a":1}\n[{"a":2},x\n{"a":3}', 3, False),
-        (b'{"a":1}\n{"a":\n{"b":2}\n', 1, False),  # what stands on the next line may be inside of it
+        (b'{"a":1}\n{"a":\n{"b":2}\n', 1, False),  # the next line may be inside of the object
         (b'{"a":1}\n{"a": [\n{"b":2}\n], "c": }', 1, False),
         (b'{"a":1}\n{"a":"x\n{"b":2}\n', 1, False),
         (b'{"a":1}\n[\n{"a":2},\nx,\n{"a":3}]', 2, False),
@@ -142,17 +142,17 @@ def test_any_bytes_give_spans_in_order_and_nothing_else(body: bytes, limit: int)
         (b"{" + b'"a":{' * 64 + b"}" * 65, 0, False),
     ],
 )
-def test_what_comes_before_a_mistake_and_other_lines_are_kept(body: bytes, objects: int, sound: bool) -> None:
-    spans, told = found(body)
-    assert (len(spans), told) == (objects, sound)
+def test_objects_before_a_mistake_and_on_other_lines_are_kept(body: bytes, objects: int, sound: bool) -> None:
+    spans, is_all = found(body)
+    assert (len(spans), is_all) == (objects, sound)
 
 
-def test_no_more_objects_than_asked_for() -> None:
+def test_no_more_objects_than_the_limit() -> None:
     assert split(b"[{},{},{}]", 3) == ([(1, 3), (4, 6), (7, 9)], True)
     assert split(b"[{},{},{}]", 2) == ([(1, 3), (4, 6)], False)
 
 
-def test_numbers_and_nested_values_stand_as_they_were_sent() -> None:
+def test_numbers_and_nested_values_are_text_as_sent() -> None:
     body = b'{"n": 1.50, "big": 123456789012345678901, "e": 1E+2, "no": null, "yes": true, "in": [1, {"a": "\\n"}]}'
     assert members(body, 0, len(body)) == [
         (b"n", b"1.50"),

@@ -62,7 +62,7 @@ def test_spans_point_into_the_string_itself() -> None:
         (b"", OTHER_TYPE),
     ],
 )
-def test_event_type_is_counted_as_the_format_says(query: bytes, expected: int) -> None:
+def test_event_type_is_the_first_in_at_most_three_digits(query: bytes, expected: int) -> None:
     assert event_type(query) == expected
 
 

@@ -1,4 +1,4 @@
-"""Redaction: the value of a secret name is gone, however the name is spelled, and every other byte stays."""
+"""Redaction: every spelling of a secret name loses its value, and every other byte stays."""
 
 import json
 import re
@@ -19,7 +19,7 @@ SECRET = "djJ8c2VjcmV0"
 
 
 def is_secret(name: str) -> bool:
-    """Whether `ks` is a word of a name, as docs/requests.md says."""
+    """Whether `ks` is a word of a name: the rule of docs/requests.md."""
     raw, decoded = b"", name.encode()
     while raw != decoded:
         raw, decoded = decoded, unquote_to_bytes(decoded)
@@ -73,14 +73,14 @@ def test_no_spelling_of_a_name_keeps_its_value_in_json(name: str, escaped: bool,
 
 
 @given(st.lists(st.tuples(st.text("ksKS_-1%:[].5b6", max_size=8), st.text("ks1%;.", max_size=4)), max_size=5))
-def test_what_a_query_redacts_is_what_the_rule_says(pairs: list[tuple[str, str]]) -> None:
+def test_a_query_is_redacted_by_the_rule(pairs: list[tuple[str, str]]) -> None:
     query = "&".join(f"{name}={value}" for name, value in pairs).encode()
     expected = "&".join(f"{name}={'-' if value and is_secret(name) else value}" for name, value in pairs).encode()
     assert KS.query(query) == expected
 
 
 @given(st.binary(max_size=80) | st.text("ks=&;%2536b7[", max_size=60).map(str.encode))
-def test_any_bytes_keep_every_pair_but_those_that_are_secret(query: bytes) -> None:
+def test_any_bytes_keep_every_pair_that_is_not_secret(query: bytes) -> None:
     before, after = parse(query), parse(KS.query(query))
     assert [name for name, _ in before] == [name for name, _ in after]
     for (name, value), (_, kept) in zip(before, after, strict=True):
@@ -89,7 +89,7 @@ def test_any_bytes_keep_every_pair_but_those_that_are_secret(query: bytes) -> No
 
 
 @given(OBJECTS, st.integers())
-def test_json_keeps_every_value_but_those_of_the_name(value: dict[str, Any], seed: int) -> None:
+def test_json_keeps_every_value_of_other_names(value: dict[str, Any], seed: int) -> None:
     def hide(node: Any) -> Any:
         if isinstance(node, dict):
             return {
@@ -109,7 +109,7 @@ def _valid(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def test_a_name_is_secret_however_it_is_escaped() -> None:
+def test_a_name_is_secret_with_any_escapes() -> None:
     body = b'{"\\u006bs" : "secret", "a": "ks", "ks":[1,{"x":2}] }'
     assert KS.json(body, 0, len(body)) == b'{"\\u006bs" : "-", "a": "ks", "ks":"-" }'
 
@@ -128,7 +128,7 @@ def test_names_may_hold_signs_and_letters_of_any_alphabet() -> None:
 
 
 @given(st.binary(max_size=100) | st.text(alphabet='{}[]"\\:,\n1a', max_size=200).map(str.encode))
-def test_any_object_can_be_redacted_and_what_is_none_raises(body: bytes) -> None:
+def test_any_object_can_be_redacted_and_anything_else_raises(body: bytes) -> None:
     for start, end in split(body, 100)[0]:
         Redactor(["a"], b"0").json(body, start, end)
     with pytest.raises(ValueError, match="not within"):

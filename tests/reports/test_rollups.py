@@ -1,4 +1,4 @@
-"""Rollups say what the events say, whatever came when; they are refreshed, dropped and made again, and never wrong."""
+"""Rollups give the answers that events give, in whatever order these arrive; they are refreshed, dropped and remade."""
 
 import hashlib
 import os
@@ -59,7 +59,7 @@ def without_rollups(data: DataDirectory, root: Path) -> DataDirectory:
     return bare
 
 
-# The property: whatever is sent and asked, with rollups and without is the same.
+# The property: answers with and without rollups are the same, whatever is sent and queried.
 
 START = at("2026-03-28T21:00:00")
 sent_events = st.builds(
@@ -89,8 +89,9 @@ sent_events = st.builds(
 
 @st.composite
 def bursts(draw: st.DrawFn) -> list[Sent]:
-    """A session's events that overtake each other where an hour ends, some lost, some repeated, the counter starting
-    again now and then.
+    """A session's events that overtake each other at the end of an hour.
+
+    Some are lost, some are repeated, and the counter may start again.
     """
     first = START + draw(st.integers(1, 5)) * HOUR - draw(st.integers(5, 40)) * SECOND
     numbers = draw(st.permutations(range(1, 10))) + draw(st.permutations(range(draw(st.sampled_from([1, 10])), 19)))
@@ -162,7 +163,7 @@ def test_with_rollups_and_without_every_answer_is_the_same(
         assert set(raw["tables"]) <= {"events"}
 
 
-def test_what_came_in_parts_is_what_came_at_once(tmp_path: Path) -> None:
+def test_events_compacted_in_parts_or_at_once_give_the_same_rows(tmp_path: Path) -> None:
     watched = [*session("2026-06-01T11:57:00", 40, name="a"), *session("2026-06-01T12:30:00", 300, name="b")]
     parts, whole = DataDirectory.writable(tmp_path / "parts"), DataDirectory.writable(tmp_path / "whole")
     store(whole, *watched)
@@ -216,7 +217,7 @@ def test_an_overtaken_event_changes_the_hour_before_its_own(data: DataDirectory,
         assert rows(answering, "lossRate minutesWatched", "hour", start=full) == expected[1:]
 
 
-def test_recomputing_comes_to_the_same_rows(data: DataDirectory) -> None:
+def test_recomputing_gives_the_same_rows(data: DataDirectory) -> None:
     store(data, *session(NOON, 30), *session("2026-06-02T12:00:00", 30, name="b"))
     before = contents(data)
     store(data, event("2026-06-01T12:20:00", PLAY, entryId="new"))
@@ -289,7 +290,7 @@ def test_events_touch_the_hours_whose_sums_they_can_change(seconds: float, hours
     assert [hour % 24 for hour in touched_hours(np.array([received]))] == hours
 
 
-def test_a_lake_of_before_gets_its_rollups(data: DataDirectory) -> None:
+def test_a_lake_without_rollups_gets_them(data: DataDirectory) -> None:
     seal(data, [session(NOON, 30)])
     compact(data)
     assert ask(data, "view")["tables"] == ["events"]
@@ -298,8 +299,10 @@ def test_a_lake_of_before_gets_its_rollups(data: DataDirectory) -> None:
 
 
 @pytest.mark.parametrize("step", ["write_file", "commit", "_sync_log"])
-def test_a_refresh_that_dies_is_made_up_for(data: DataDirectory, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever dies between the lake's commit and the rollups': answers are right at once, and cheap after the next."""
+def test_a_refresh_that_dies_is_completed_by_the_next(
+    data: DataDirectory, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash between the commits of lake and rollups answers are right at once, and cheap after the next run."""
     store(data, *session(NOON, 12))
     seal(data, [session("2026-06-01T12:30:00", 12, name="b")], worker=77)
     compact(data)
@@ -333,7 +336,9 @@ def test_a_rollup_that_lags_behind_the_lake_is_not_used(data: DataDirectory) -> 
     assert one(data, "view") == 4
 
 
-def test_a_full_disk_is_told_and_made_up_for(data: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_next_refresh_completes(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seal(data, [session(NOON, 3)])
     compact(data)
 
@@ -363,7 +368,7 @@ def test_refreshing_again_and_again_leaves_no_old_files(data: DataDirectory) -> 
     assert one(data, "view") == 8
 
 
-def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
+def test_hours_that_exceed_the_memory_are_computed_in_smaller_parts(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
@@ -389,7 +394,7 @@ def test_what_does_not_fit_in_the_memory_is_taken_in_smaller_parts(
         ("failed to offload data block of size 256.0 KiB (36.3 MiB/36.5 MiB used).", "make room for"),
     ],
 )
-def test_an_hour_that_is_left_out_is_logged_with_what_it_lacks(
+def test_an_hour_that_is_left_out_is_logged_with_the_remedy(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: str, remedy: str
 ) -> None:
     def load(*_: Any) -> None:
@@ -418,7 +423,7 @@ EVERY_HOUR = [f"2026-06-01T{hour:02}:10:00" for hour in range(10, 15)]
 
 
 @pytest.mark.slow
-def test_an_hour_that_does_not_fit_in_the_memory_holds_up_no_other(
+def test_an_hour_that_does_not_fit_in_the_memory_does_not_affect_others(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = [sent for number, hour in enumerate(EVERY_HOUR) for sent in session(hour, 7, name=f"s{number}")]
@@ -453,7 +458,7 @@ def test_an_hour_that_was_left_out_is_tried_again_by_the_next_start(
     assert store(data) == 0
 
 
-def test_while_it_goes_on_an_hour_that_was_left_out_is_tried_again_after_a_while_and_costs_nothing_before(
+def test_a_running_process_tries_a_left_out_hour_again_after_an_hour_and_not_before(
     data: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -487,7 +492,7 @@ LONG = "é" * 200 + "x" * 700
 
 
 def shortened(value: str) -> str:
-    """As docs/reports.md has it."""
+    """Returns a long value as docs/reports.md describes it."""
     return f"{value[:200]}…{hashlib.sha256(value.encode()).hexdigest()}"
 
 
@@ -531,7 +536,7 @@ def test_sessions_users_and_videos_with_long_names_are_counted_apart(data: DataD
             assert asked == [(4, 3, 4)]
 
 
-def test_a_lake_that_was_put_back_or_made_anew_gets_other_rollups(data: DataDirectory, tmp_path: Path) -> None:
+def test_a_restored_or_new_lake_gets_other_rollups(data: DataDirectory, tmp_path: Path) -> None:
     store(data, *session(NOON, 6))
     backup = tmp_path / "backup"
     shutil.copytree(data.lake, backup, ignore=shutil.ignore_patterns("rollups-*"))
@@ -554,7 +559,7 @@ def test_a_lake_that_was_put_back_or_made_anew_gets_other_rollups(data: DataDire
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_damaged_rollup_is_told_and_the_events_answer(
+def test_a_damaged_rollup_is_logged_and_the_events_answer(
     data: DataDirectory, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     store(data, *session(NOON, 6))
@@ -583,7 +588,7 @@ def test_a_damaged_rollup_is_told_and_the_events_answer(
 # Retention.
 
 
-def test_what_is_too_old_goes_from_one_rollup_and_answers_stay(data: DataDirectory) -> None:
+def test_old_rows_leave_one_rollup_and_answers_stay(data: DataDirectory) -> None:
     now = time.time_ns() // 1000 // HOUR * HOUR
     old, young = now - 30 * 24 * HOUR, now - 2 * HOUR
     keep = {**KEEP, "tenSeconds": 7 * 86400.0}
@@ -604,7 +609,7 @@ def test_what_is_too_old_goes_from_one_rollup_and_answers_stay(data: DataDirecto
     assert len(rows(data, "view", "tenSeconds")) == 11
 
 
-def test_rows_go_when_they_get_too_old_though_nothing_new_came(data: DataDirectory) -> None:
+def test_old_rows_are_dropped_even_if_no_event_arrives(data: DataDirectory) -> None:
     now = time.time_ns() // 1000 // HOUR * HOUR
     store(data, event(now - 50 * HOUR, VIEW), event(now - 2 * HOUR, PLAY))
     roll_up(data, keep={**KEEP, "minute": 40 * 3600.0})
@@ -626,7 +631,7 @@ def test_a_clock_that_was_wrong_once_costs_no_rollup(data: DataDirectory, monkey
 # Cost.
 
 
-def test_memory_is_bounded_by_taking_hours_bit_by_bit(
+def test_memory_is_bounded_by_computing_hours_in_parts(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = Limits(rollup_row_size=1 << 22, rollup_least_sizes=(1 << 22,))
