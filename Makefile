@@ -40,25 +40,26 @@ serve: $(READY)
 demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
-# Tests run in JOBS processes; those marked serial follow alone (5 is pytest's status when there are none). $(1) is how
-# pytest is started, $(2) is added to the choice of tests.
+# Tests run in JOBS processes. Those marked serial, which measure, follow alone (5 is pytest's status when there are none).
+# Arguments: the parallel command, options of both, and what is added to the choice of tests.
 JOBS ?= 2
 define run-tests
-	$(1) -n $(JOBS) --dist worksteal -m "not serial $(2)" $(ARGS)
-	$(1) -m "serial $(2)" $(ARGS) || [ $$? = 5 ]
+	$(1) $(2) -n $(JOBS) --dist worksteal -m "$(strip not serial $(3))" $(ARGS)
+	$(BIN)/python -m pytest $(2) -m "$(strip serial $(3))" $(ARGS) || [ $$? = 5 ]
 endef
 
 # The quick tests, with fewer examples for each property: under four minutes on two cores.
 test: $(TOOLS)
-	$(call run-tests,$(BIN)/python -m pytest --hypothesis-profile fast,and not slow)
+	$(call run-tests,$(BIN)/python -m pytest,--hypothesis-profile fast,and not slow)
 
 # Everything, as CI runs it, with the coverage of Python, then that of Cython and C.
+test-all: export COVERAGE_FILE := $(CURDIR)/build/coverage/python
 test-all: $(TOOLS)
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(call run-tests,COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage run -m pytest)
-	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage combine --quiet
+	$(call run-tests,$(BIN)/coverage run -m pytest,--hypothesis-profile full)
+	@$(BIN)/coverage combine --quiet
 	$(BIN)/python .ci/native_coverage.py -n $(JOBS)
-	@COVERAGE_FILE=$(CURDIR)/build/coverage/python $(BIN)/coverage report
+	@$(BIN)/coverage report
 
 # Builds the sdist and wheels, and installs and tries them in clean environments on every Python found.
 check-install:

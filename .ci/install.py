@@ -1,10 +1,10 @@
-"""Builds the sdist, a wheel from it for every supported Python there is, and tries each in a clean environment.
+"""Builds the sdist, and from it a wheel for every supported Python found; tries each in a clean environment.
 
-Looks for Pythons on PATH and below pyenv's versions. Each gets an environment of its own, the wheel, and no environment
-variables but PATH, HOME and pip's own settings. There `kanalony serve` collects 1,000 simulated events in an empty
-directory, and `kanalony verify` must find them sound: under granian, and under meinheld where that runs. On the newest
+Looks for Pythons on PATH and below pyenv's versions. Each gets its own environment with the wheel, and no environment
+variables except PATH, HOME and pip's settings. There `kanalony serve` collects 1,000 simulated events in an empty
+directory, and `kanalony verify` must find them sound: with granian, and with meinheld where that runs. On the newest
 Python the commands of the extra [lake] follow, and the tests of the compiled core. Works in a temporary directory and
-removes it. Needs nothing but git, Python and a C compiler.
+removes it. Needs only git, Python and a C compiler.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ EVENTS = 1000
 PIP_SECONDS = 600
 COMMAND_SECONDS = 60
 
-# pip's own settings are variables too, and so are the proxies it goes through.
+# pip reads its settings from variables, and needs the proxies.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if name in ("PATH", "HOME", "TMPDIR") or name.startswith("PIP_") or name.lower().endswith("_proxy")
 }
 
-# Prints version and executable of a released Python that can make environments and compile against itself.
+# Prints version and executable of a released Python that can make environments and compile extensions.
 PROBE = """
 import ensurepip, os, sys, sysconfig, venv
 usable = sys.version_info.releaselevel == "final" and not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -59,7 +59,13 @@ class Interpreter(NamedTuple):
 
 @dataclass
 class Trial:
-    """What was found out about one Python."""
+    """Results on one Python.
+
+    Attributes:
+        python: The interpreter.
+        size: Bytes of site-packages with the collector alone.
+        passed: Names of the steps that passed.
+    """
 
     python: Interpreter
     size: int
@@ -74,7 +80,7 @@ class Failed(Exception):
 
 
 def interpreters() -> list[Interpreter]:
-    """The newest of each supported minor version, oldest first."""
+    """Returns the newest of each supported minor version, oldest first."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     candidates = {path for folder in folders for path in folder.glob("python3.*") if re.search(r"3\.\d+$", path.name)}
@@ -94,7 +100,19 @@ def interpreters() -> list[Interpreter]:
 
 
 def run(*command: str | Path, seconds: int = COMMAND_SECONDS, cwd: Path, status: int = 0, **variables: str) -> str:
-    """The output of a command that must end in time, with that exit status. Raises Failed."""
+    """Runs a command, and returns its output.
+
+    Args:
+        command: The command and its arguments.
+        seconds: Time limit.
+        cwd: Its working directory.
+        status: Expected exit status.
+        variables: Further environment variables.
+
+    Raises:
+        Failed: The exit status differs.
+        subprocess.TimeoutExpired: The command took longer.
+    """
     words = list(map(str, command))
     done = subprocess.run(
         words,
@@ -112,16 +130,16 @@ def run(*command: str | Path, seconds: int = COMMAND_SECONDS, cwd: Path, status:
 
 
 def copy_sources(target: Path) -> None:
-    """What a commit of this directory would hold: no build of an earlier day can help."""
+    """Copies the files that a commit of this directory would hold, without any build products."""
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():  # not, when its deletion is yet to be committed
+        if (ROOT / name).is_file():  # false when its deletion is not yet committed
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target / name)
 
 
 def build(python: Interpreter, work: Path) -> tuple[Path, Path]:
-    """`python -m build`: the sdist, and a wheel that was built from it."""
+    """Runs `python -m build`, and returns the sdist and the wheel that was built from it."""
     sources, dist = work / "sources", work / "dist"
     copy_sources(sources)
     run(python.executable, "-m", "venv", work / "build", seconds=PIP_SECONDS, cwd=work)
@@ -141,14 +159,18 @@ def build(python: Interpreter, work: Path) -> tuple[Path, Path]:
 
 
 def size(folder: Path) -> int:
-    """Bytes on the disk."""
+    """Returns bytes on disk."""
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 @contextlib.contextmanager
 def started(*command: str | Path, cwd: Path, ready: str) -> Iterator[str]:
-    """A process that prints a line with an address to its log; it is stopped with SIGTERM, and killed with all that it
-    started if that is not enough. `ready` matches the line, and its only group is what is returned.
+    """Runs a process that logs its address. At the end it is stopped with SIGTERM, then killed with its descendants.
+
+    Args:
+        command: The command and its arguments.
+        cwd: Its working directory; the log is written there.
+        ready: Pattern of the line in the log. Its only group is the address, which the `with` returns.
     """
     log = cwd / "log"
     with log.open("wb") as output:
@@ -172,7 +194,7 @@ def started(*command: str | Path, cwd: Path, ready: str) -> Iterator[str]:
 
 
 def collect(kanalony: Path, folder: Path, server: str) -> None:
-    """Serve in an empty directory, by default under this server; every command of the collector is used once."""
+    """Serves in an empty directory, where `server` must be the default, and runs every command of the collector."""
     folder.mkdir()
     ready = rf"collecting on (http://127\.0\.0\.1:\d+) into data \(server: {server},"
     with started(kanalony, "serve", "--port", "0", cwd=folder, ready=ready) as address:
@@ -187,7 +209,7 @@ def collect(kanalony: Path, folder: Path, server: str) -> None:
 
 
 def analyse(kanalony: Path, folder: Path) -> None:
-    """Every command of the extra [lake], on the events that were collected there."""
+    """Runs every command of the extra [lake] on the events collected in a directory."""
     run(kanalony, "compact", cwd=folder)
     run(kanalony, "ledger", cwd=folder)
     answer = json.loads(run(kanalony, "report", "--metrics", "events", "--format", "json", cwd=folder))
@@ -200,7 +222,7 @@ def analyse(kanalony: Path, folder: Path) -> None:
 
 
 def try_python(python: Interpreter, sdist: Path, wheel: Path | None, work: Path, *, newest: bool) -> Trial:
-    """Install and use the wheel, which is built from the sdist when there is none yet."""
+    """Installs and uses the wheel; builds it from the sdist when there is none for this Python."""
     folder = work / str(python)
     folder.mkdir()
     environment = folder / "environment"
@@ -224,7 +246,7 @@ def try_python(python: Interpreter, sdist: Path, wheel: Path | None, work: Path,
         raise Failed("kanalony serve --server meinheld does not name the server to take")
     if python.version[:2] <= MEINHELD_UP_TO:
         # Without the variable meinheld asks for a version of greenlet that compiles on none of these Pythons. pip must
-        # not take a wheel from its cache that was built so.
+        # not take a wheel from its cache that was built without it.
         extra = f"{wheel}[meinheld]"
         run(pip, "install", "--no-cache-dir", extra, seconds=PIP_SECONDS, cwd=folder, MEINHELD_NOGREEN="1")
         collect(kanalony, folder / "meinheld", "meinheld")
@@ -239,7 +261,7 @@ def try_python(python: Interpreter, sdist: Path, wheel: Path | None, work: Path,
 
 
 def test_core(environment: Path, sources: Path, folder: Path) -> None:
-    """The tests of the compiled modules, against those of the wheel: the package is not beside them."""
+    """Runs the tests of the compiled modules against the wheel: the copied tests have no package beside them."""
     shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("kanalony"))
     run(environment / "bin/pip", "install", "pytest", "hypothesis", "polars", seconds=PIP_SECONDS, cwd=folder)
     formats = (f"tests/segments/test_{name}.py" for name in ("format", "journal", "segments"))
@@ -248,7 +270,7 @@ def test_core(environment: Path, sources: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops servers and removes files
     pythons = interpreters()
     print("Pythons:", ", ".join(map(str, pythons)) or "none", flush=True)
     if not pythons:

@@ -7,10 +7,10 @@ from hypothesis import settings
 
 from kanalony.segments.directory import DataDirectory
 
-# `make test` runs the fast profile, everything else the full one. Tests with a number of their own take it from
-# tests.tools.examples.
-settings.register_profile("full", max_examples=100)
-settings.register_profile("fast", max_examples=25)
+# `make test` runs the fast profile, everything else the full one. Tests that set a number of examples take it from
+# tests.tools.examples. Without deadlines: on a busy machine any example may take long.
+settings.register_profile("full", max_examples=100, deadline=None)
+settings.register_profile("fast", max_examples=25, deadline=None)
 settings.load_profile("full")
 
 

@@ -1,4 +1,4 @@
-"""Commands that tests need beside Python, and a small file system."""
+"""Commands that tests need beside Python, a small file system, and the number of examples."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 
 def tool(name: str) -> str:
-    """The path of a command that `make test` does not install; without it the test is skipped, but not in CI."""
+    """Returns the path of a command that `make test` does not install. Without it tests skip; in CI they fail."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs the {name} command")
@@ -20,13 +20,13 @@ def tool(name: str) -> str:
 
 
 def examples(full: int) -> int:
-    """Returns how many examples a property with a number of its own gets: `full`, or a quarter in `make test`."""
+    """Returns the number of examples for a property that sets its own: `full`, or a quarter in `make test`."""
     return full if settings.get_current_profile_name() == "full" else max(full // 4, 5)
 
 
 @contextlib.contextmanager
 def mounted(directory: Path, size: int) -> Iterator[Path]:
-    """A new file system of so many bytes; the test is skipped where that takes more rights than there are."""
+    """Mounts a new file system of `size` bytes. The test is skipped without the right to mount."""
     directory.mkdir()
     command = [tool("mount"), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True)

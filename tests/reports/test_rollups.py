@@ -422,6 +422,7 @@ def hours_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, *hours: str) -> None:
 EVERY_HOUR = [f"2026-06-01T{hour:02}:10:00" for hour in range(10, 15)]
 
 
+@pytest.mark.slow
 def test_an_hour_that_does_not_fit_in_the_memory_does_not_affect_others(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
