@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.core.journal import HEADER_SIZE, Blocks, scan_block
 from kanalony.errors import StorageError
 from kanalony.segments.directory import DataDirectory
@@ -20,7 +21,7 @@ from tests.files import fields, fields_of, flipped, hit_by, journal_file, new_jo
 PART = st.none() | st.binary(min_size=1, max_size=300)
 
 
-@given(st.lists(st.tuples(*[PART] * 11), min_size=1, max_size=20))
+@given(st.lists(st.tuples(*[PART] * len(FIELD_NAMES)), min_size=1, max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 def test_any_bytes_come_back_as_they_were_appended(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     journal = journal_file(data, events, block_size=1 << 16, block_count=2)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kanalony.core.frames import (
+    FIELD_NAMES,
     OTHER_TYPE,
     build_header,
     build_prefix,
@@ -130,7 +131,9 @@ def test_later_versions_and_other_files_are_refused(segment: SegmentFile, tmp_pa
         pass
 
 
-@given(st.lists(st.tuples(*[st.none() | st.binary(min_size=1, max_size=200)] * 11), min_size=1, max_size=10))
+@given(
+    st.lists(st.tuples(*[st.none() | st.binary(min_size=1, max_size=200)] * len(FIELD_NAMES)), min_size=1, max_size=10)
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 def test_any_bytes_come_back_from_a_segment(data: DataDirectory, events: list[tuple[bytes | None, ...]]) -> None:
     segment = segment_file(data, [events])
