@@ -72,8 +72,8 @@ int main(int count, char **arguments) {
     struct sockaddr_in here = {AF_INET, htons((uint16_t)atoi(arguments[1])), {htonl(INADDR_LOOPBACK)}, {0}};
     check(bind(listener, (struct sockaddr *)&here, sizeof here) == 0 && listen(listener, 4096) == 0, "listen");
     int loop = epoll_create1(0);
-    struct epoll_event told = {.events = EPOLLIN, .data.fd = listener}, events[EVENTS];
-    epoll_ctl(loop, EPOLL_CTL_ADD, listener, &told);
+    struct epoll_event interest = {.events = EPOLLIN, .data.fd = listener}, events[EVENTS];
+    epoll_ctl(loop, EPOLL_CTL_ADD, listener, &interest);
 
     uint32_t seed = record_seed(1);
     uint64_t sequence = 0;
@@ -92,8 +92,8 @@ int main(int count, char **arguments) {
                 check(connections[client] != NULL, "malloc");
                 connections[client]->address = peer.sin_addr.s_addr;
                 connections[client]->used = 0;
-                told = (struct epoll_event){.events = EPOLLIN, .data.fd = client};
-                epoll_ctl(loop, EPOLL_CTL_ADD, client, &told);
+                interest = (struct epoll_event){.events = EPOLLIN, .data.fd = client};
+                epoll_ctl(loop, EPOLL_CTL_ADD, client, &interest);
                 continue;
             }
             connection *c = connections[fd];
