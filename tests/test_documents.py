@@ -82,8 +82,8 @@ def test_every_benchmark_has_a_line_in_its_page() -> None:
 
 def test_the_map_of_source_files_is_complete() -> None:
     missing, surplus = sorted(set(sources()) - mapped(standing())), sorted(mapped(standing()) - set(sources()))
-    assert (missing, surplus) == ([], []), f"missing: {missing}; surplus: {surplus}; run `python -m tests.source_map`"
-    assert standing() == table(), "a first sentence has changed; run `python -m tests.source_map`"
+    assert (missing, surplus) == ([], []), f"missing: {missing}; surplus: {surplus}; run `make docs`"
+    assert standing() == table(), "a first sentence has changed; run `make docs`"
 
 
 def imported(package: str) -> set[str]:
