@@ -77,6 +77,7 @@ lint: $(TOOLS)
 .PHONY: docs
 docs: $(TOOLS)
 	$(BIN)/python -m docs
+	$(BIN)/python -m tests.source_map
 
 # Short versions show that the benchmarks run and that no event is lost. They run side by side, so their figures of time
 # mean nothing.

@@ -1,6 +1,6 @@
 """The table of source files at the end of docs/architecture.md, made from the files' own first sentences.
 
-`python -m tests.source_map` writes it; a test compares it with the files.
+`make docs` writes it (`python -m tests.source_map`); a test compares it with the files.
 """
 
 import ast
