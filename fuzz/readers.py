@@ -133,6 +133,8 @@ class Readers:
             scan_block(exactly(record), 0, len(record), worker, 0)
             added = self._columns.add(exactly(record), worker, sequence, 1, sequence, sequence + 1)
             assert (decoded is None) == (added is None)
+            if decoded and added and added.end > sequence:  # the columns have room
+                assert added.events == sum(1 for _ in read_events(decoded[0]).parameters)
             self.read["forged records"] += decoded is not None
 
     def columns(self) -> None:

@@ -8,8 +8,10 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
+from kanalony.aggregate.columns import Columns
 from kanalony.bodies import MAX_EVENT, read_events
 from kanalony.core.frames import MAX_EXPANDED
+from kanalony.core.journal import build_record
 from kanalony.segments.reader import Request
 
 JSON = b"application/json"
@@ -178,3 +180,29 @@ def test_the_size_of_an_event_is_limited() -> None:
     found, problem = events(request(b"[" + larger + b"," + largest + b',{"b":1}]'))
     assert [event[0][0] for event in found] == ["a", "b"]
     assert problem == f"more than {MAX_EVENT:,} bytes in one event"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"a=1",
+        b"no pairs",
+        b'[{"a":1},{"b":2}]',
+        b'\xef\xbb\xbf {"a":1}\n{"b":',
+        b"[" + b"{}," * 70_000 + b"{}]",
+        b'[{"a":"' + b"x" * MAX_EVENT + b'"},{"b":2}]',
+        b"a=" + b"x" * MAX_EVENT,
+    ],
+    ids=range(9),
+)
+@pytest.mark.parametrize("content_type", [JSON, FORM])
+@pytest.mark.parametrize("encoding", [None, b"gzip", b"br"])
+def test_compact_finds_the_same_events(body: bytes, content_type: bytes, encoding: bytes | None) -> None:
+    sent = request(gzip.compress(body) if encoding else body, content_type, encoding, query=b"q=1&r=2")
+    found = read_events(sent)
+    columns = Columns(1 << 30)
+    added = columns.add(build_record(1, 1, 0, *sent.fields), 1, 1, 1, 1, 2)
+    assert added
+    assert (added.events, added.unread) == (sum(1 for _ in found.parameters), found.problem is not None)
