@@ -1,8 +1,8 @@
 """Finds duplicates: events with the fingerprint of an event that was kept, received within ten minutes of it.
 
 A fingerprint is 128 bits of everything that a player sent: partner, session, event index, type and payload (see
-kanalony/core/hash.h). Here 84 of its bits are compared, and times in whole milliseconds: 16 bytes for each event that lies
-within the window.
+kanalony/core/hash.h). Here 84 of its bits are compared, and times in whole milliseconds: 16 bytes for each event that
+lies within the window.
 """
 
 from dataclasses import dataclass

@@ -42,8 +42,8 @@ _SEARCH_STEP = 1 << 20
 class Request(NamedTuple):
     """One request as it was received; kanalony.bodies finds the events in it.
 
-    `received_at` is in µs since 1970. The fields of kanalony.core.frames.FIELD_NAMES follow, in this order; an absent and
-    an empty field are both None.
+    `received_at` is in µs since 1970. The fields of kanalony.core.frames.FIELD_NAMES follow, in this order; an absent
+    and an empty field are both None.
     """
 
     worker_id: int

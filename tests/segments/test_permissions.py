@@ -184,7 +184,7 @@ def test_a_user_who_may_not_list_the_journals_gets_an_error(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(StorageError, match="only the user of the collector can read .*journal"):
+    with pytest.raises(StorageError, match=r"only the user of the collector can read .*journal"):
         data.journals()
     with pytest.raises(StorageError, match="only the user of the collector can read"):
         data.segments()
