@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kanalony.errors import WrongUse
+from kanalony.units import DAY, HOUR
 
-QUARTER = 900_000_000
+QUARTER = HOUR // 4
 """µs. Offsets of today's time zones are multiples of a quarter of an hour."""
-
-HOUR = 4 * QUARTER
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORMS = "-24h, -7d, now, today, yesterday, 2026, 2026-06, 2026-06-01 or 2026-06-01T13:00"
@@ -100,7 +99,7 @@ def _day(day: date, zone: tzinfo) -> datetime:
 
 def whole_offsets(zone: tzinfo, first: int, end: int) -> bool:
     """Whether the hours of a time zone are those of UTC on every day of a period, in µs since 1970."""
-    days = range(first, end + 24 * HOUR, 24 * HOUR)
+    days = range(first, end + DAY, DAY)
     return all(_offset(day, zone) % HOUR == 0 for day in days)
 
 

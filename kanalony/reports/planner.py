@@ -137,7 +137,7 @@ def _divide(span: Span, rollups: list[ReadOnlyRollup]) -> Iterator[tuple[ReadOnl
         yield None, span
         return
     coarsest, *finer = rollups
-    length = coarsest.rollup.seconds * 1_000_000
+    length = coarsest.rollup.interval
     begin = -(-max(first, coarsest.kept_from) // length) * length
     stop = end // length * length
     if begin >= stop:

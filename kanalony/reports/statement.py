@@ -25,18 +25,18 @@ from kanalony.aggregate.measures import (
     stored_as,
 )
 from kanalony.aggregate.rollups import SKETCH
-from kanalony.events import TIME_DIMENSIONS, UNKNOWN
+from kanalony.events import TIME_DIMENSIONS, UNKNOWN, VIEW_INTERVAL
 from kanalony.reports import clock
 from kanalony.reports.planner import Scan, Snapshot, Span
 from kanalony.reports.query import Query, Selection
 from kanalony.reports.sketches import ESTIMATE
 from kanalony.reports.vocabulary import Vocabulary
+from kanalony.units import DAY, HOUR, MINUTE, SECOND
 
 PEAK, SESSIONS, USERS, VIDEOS = "peakView", "uniqueSessions", "uniqueKnownUsers", "uniqueVideos"
 """Names in formulas of metrics that are no sums of measures: each has a part of the statement of its own."""
 
-_DAY = 86400  # seconds
-_PEAK_SECONDS = 10
+_DAY = DAY // SECOND
 
 
 @dataclass
@@ -172,10 +172,9 @@ class _Builder:
     def _peaks(self) -> str:
         """Most views in ten seconds."""
         view = MEASURES["view"]
-        length = _PEAK_SECONDS * 1_000_000
         rows = " UNION ALL ".join(
-            self._select(scan, [view], [f"{_aggregate(scan, view)} AS view"], {"bucket": f"t // {length}"})
-            for scan in self._snapshot.plan(self._span, self._columns(), _PEAK_SECONDS)
+            self._select(scan, [view], [f"{_aggregate(scan, view)} AS view"], {"bucket": f"t // {VIEW_INTERVAL}"})
+            for scan in self._snapshot.plan(self._span, self._columns(), VIEW_INTERVAL // SECOND)
         )
         keys = [*self._keys, "bucket"]
         sets = f"GROUPING SETS (({', '.join(keys)}), (bucket))" if self._keys else "bucket"
@@ -301,7 +300,7 @@ class _Builder:
         """SQL for a dimension of time, in µs since 1970."""
         if self._quarters is not None and name in self._quarters.schema.names:
             return f"quarters.{name}"
-        length = (TIME_DIMENSIONS[name] or _DAY) * 1_000_000
+        length = (TIME_DIMENSIONS[name] or _DAY) * SECOND
         return f"t // {length} * {length}"
 
     def _local_quarters(self) -> pa.Table | None:
@@ -317,8 +316,8 @@ class _Builder:
         lengths = [_DAY, *(TIME_DIMENSIONS[name] or _DAY for name in self._times.values())]
         if self._quarters is not None:
             local = [self._quarters[name] for name in self._quarters.schema.names if name != "quarter"]
-            is_whole = all(at % clock.HOUR == 0 for column in local for at in column.to_pylist())
-            lengths.append(3600 if is_whole else 60)
+            is_whole = all(at % HOUR == 0 for column in local for at in column.to_pylist())
+            lengths.append((HOUR if is_whole else MINUTE) // SECOND)
         return min(lengths)
 
 
