@@ -230,7 +230,7 @@ def test_pages_of_other_sites_start_no_query(
 
 def test_a_link_from_another_site_opens_the_page(address: str) -> None:
     link = urllib.request.Request(address, headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
-    with urllib.request.urlopen(link, timeout=10) as page:
+    with urllib.request.urlopen(link, timeout=60) as page:
         assert page.status == 200
 
 
