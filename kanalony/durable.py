@@ -85,6 +85,16 @@ def publish(
     sync_directory(path.parent)
 
 
+def remove_unpublished(path: Path) -> None:
+    """Deletes what writers that died in `publish` left of a file. No other process may be publishing it.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    for young in path.parent.glob(f"{path.name}-*{YOUNG}"):
+        young.unlink()
+
+
 def remove(path: Path) -> None:
     """Deletes a file; it stays deleted after a power loss.
 

@@ -76,3 +76,12 @@ def test_a_removed_file_stays_removed(tmp_path: Path, synced: list[Path]) -> Non
     assert synced == [tmp_path]
     with pytest.raises(FileNotFoundError):
         durable.remove(tmp_path / "file")
+
+
+def test_what_a_dead_writer_left_unpublished_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("file", "other-1-0a.young", "file.young")]
+    left = [tmp_path / "file-1-0a.young", tmp_path / "file-22-ff00.young"]
+    for path in kept + left:
+        path.touch()
+    durable.remove_unpublished(tmp_path / "file")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -186,6 +186,7 @@ class Manifest:
             OSError: The disk refuses.
         """
         self._table = table
+        durable.remove_unpublished(self._path)
         if self._path.exists() and self._path.stat().st_size > self._size:
             durable.publish(self._path, self._valid_content())  # a new file: readers of the old one are not disturbed
         self.void = []

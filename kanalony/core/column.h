@@ -35,7 +35,7 @@ typedef struct {
     int kind;
     size_t rows;      /* filled so far, with nulls */
     size_t set;       /* rows that are not null */
-    uint64_t misfits; /* values that did not fit the kind */
+    uint64_t cast_failures; /* values that did not fit the kind */
     bytes_buffer valid, fixed, data;
     uint32_t words;     /* number of words in `data` */
     bytes_buffer ends;  /* 0 and the end of each word in `data` */

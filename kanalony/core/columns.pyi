@@ -13,7 +13,7 @@ class EventColumn(NamedTuple):
     """A column; its buffers are laid out as in the Arrow columnar format and not copied.
 
     `fixed` has 64-bit values, 32-bit offsets in `data`, or in a column of text 32-bit indices of words: `data` has each
-    word once then, and `word_ends` the offsets of the words. `misfits` counts values that did not fit the kind.
+    word once then, and `word_ends` the offsets of the words. `cast_failures` counts values that did not fit the kind.
     """
 
     rows: int
@@ -21,7 +21,7 @@ class EventColumn(NamedTuple):
     validity: Buffer
     fixed: Buffer
     data: Buffer
-    misfits: int
+    cast_failures: int
     words: int
     word_ends: Buffer
 

@@ -69,7 +69,7 @@ class EventColumn(NamedTuple):
     validity: object
     fixed: object
     data: object
-    misfits: int
+    cast_failures: int
     words: int
     word_ends: object
 
@@ -373,7 +373,7 @@ cdef class EventTable:
         if not column_fill(c, rows):
             raise MemoryError
         taken = EventColumn(
-            c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.misfits, c.words,
+            c.rows, c.set, _taken(self, &c.valid), _taken(self, &c.fixed), _taken(self, &c.data), c.cast_failures, c.words,
             _taken(self, &c.ends),
         )
         if 8 * c.words * sizeof(word_slot) >= c.slots.size:
@@ -382,5 +382,5 @@ cdef class EventTable:
         else:
             free(c.slots.data)
             memset(&c.slots, 0, sizeof(bytes_buffer))
-        c.rows = c.set = c.misfits = c.words = 0
+        c.rows = c.set = c.cast_failures = c.words = 0
         return taken

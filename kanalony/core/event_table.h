@@ -155,7 +155,7 @@ static inline int table_put(event_table *t, const uint8_t *name, size_t size, in
         memcpy(&bits, &real, 8);
         return column_put_u64(c, t->row, bits);
     }
-    c->misfits++;
+    c->cast_failures++;
     return table_keep(t, name, size, value);
 }
 

@@ -163,7 +163,7 @@ cdef extern from "column.h":
         int kind
         size_t rows
         size_t set
-        uint64_t misfits
+        uint64_t cast_failures
         bytes_buffer valid
         bytes_buffer fixed
         bytes_buffer data

@@ -14,12 +14,12 @@ from pydantic_settings import NoDecode
 from kanalony.core.journal import BLOCK_UNIT, MAX_BLOCKS
 from kanalony.core.querystring import bare_name
 from kanalony.errors import WrongUse
+from kanalony.paths import ICON_PATH, ROBOTS_PATH
 from kanalony.settings.shared import DataSettings, Directory, Several, one_or_several, to_text
 
 GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to another value
 
 _REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
-_RESERVED_PATHS = ("/robots.txt", "/favicon.ico")
 _READ_AT_START = ("host", "port", "server")
 
 
@@ -74,7 +74,7 @@ def _origin(text: str) -> str:
 def _tracking_path(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
         raise ValueError("must be a path like /e, of letters, digits and . _ ~ -")
-    if text in _RESERVED_PATHS:
+    if text in (ROBOTS_PATH, ICON_PATH):
         raise ValueError("must be another path: this one has a response of its own")
     return text
 

@@ -192,6 +192,7 @@ def test_the_command_logs_its_result_and_the_ledger_shows_it(data: DataDirectory
         (["--every", "0"], "--every is '0'"),
         (["--memory", "1"], "--memory is '1'"),
         (["--keep-segments", "a week"], "--keep-segments is 'a week'"),
+        (["--keep-segments", "-1d"], "--keep-segments is '-1d'"),
         (["--geoip", "nowhere.mmdb"], "nowhere.mmdb cannot be read"),
         (["--ks-secrets", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["--data", "nowhere"], "nowhere is not a kanalony data directory"),
