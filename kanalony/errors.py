@@ -15,7 +15,7 @@ class KanalonyError(Exception):
         self.hint = hint
 
 
-class WrongUse(KanalonyError, ValueError):
+class UsageError(KanalonyError, ValueError):
     """The caller's error: a bad option, or a path that is missing or holds something else."""
 
 

@@ -16,7 +16,7 @@ from harness.load import cat
 from harness.server import KANALONY, run
 from kanalony.cli import main
 from kanalony.collector.server import serve
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.segments.directory import MARKER, DataDirectory
 from kanalony.settings.serving import ServeSettings
 from tests.files import JournalFile, fields, journal_file, segment_file
@@ -102,9 +102,9 @@ def test_a_spool_directory_belongs_to_one_data_directory(tmp_path: Path) -> None
     first.add_spools([tmp_path / "spool"])
     first.add_spools([tmp_path / "spool"])
     assert len(first.places()) == 2
-    with pytest.raises(WrongUse, match="is the spool directory of"):
+    with pytest.raises(UsageError, match="is the spool directory of"):
         second.add_spools([tmp_path / "spool"])
-    with pytest.raises(WrongUse, match="is the data directory itself"):
+    with pytest.raises(UsageError, match="is the data directory itself"):
         second.add_spools([tmp_path / "second"])
     assert len(second.places()) == 1
 

@@ -9,7 +9,7 @@ import pytest
 
 import kanalony
 from harness.server import run
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.settings.serving import ServeSettings, check_meinheld
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,6 @@ def test_from_python_3_13_on_granian_serves_even_where_meinheld_is_installed(mon
     monkeypatch.setattr("kanalony.settings.serving.sys", SimpleNamespace(version_info=(3, 13, 0, "final", 0)))
     monkeypatch.setattr("kanalony.settings.serving.find_spec", lambda _: object())
     assert ServeSettings().server == "granian"
-    with pytest.raises(WrongUse, match=r"Python 3\.12") as caught:
+    with pytest.raises(UsageError, match=r"Python 3\.12") as caught:
         check_meinheld()
     assert "--server granian" in caught.value.hint

@@ -11,7 +11,7 @@ import pytest
 
 from harness.server import run
 from kanalony.collector import granian_server
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.segments.directory import DataDirectory
 from kanalony.settings.compaction import CompactSettings
 from kanalony.settings.loading import MODELS, OPTIONS, SettingsReader, load_settings
@@ -50,11 +50,11 @@ def test_a_misspelt_option_is_an_error_for_every_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("kanalony.toml").write_text(f"keep_segment = 1\n{EVERYTHING}")
-    with pytest.raises(WrongUse, match=r"kanalony\.toml: unknown option 'keep_segment'"):
+    with pytest.raises(UsageError, match=r"kanalony\.toml: unknown option 'keep_segment'"):
         load_settings(model)
     Path("kanalony.toml").write_text(EVERYTHING)
     monkeypatch.setenv("KANALONY_KEEP_SEGMENT", "1")
-    with pytest.raises(WrongUse, match="KANALONY_KEEP_SEGMENT is not an option") as caught:
+    with pytest.raises(UsageError, match="KANALONY_KEEP_SEGMENT is not an option") as caught:
         load_settings(model)
     assert caught.value.hint == "did you mean KANALONY_KEEP_SEGMENTS?"
 
@@ -62,7 +62,7 @@ def test_a_misspelt_option_is_an_error_for_every_command(
 def test_all_problems_are_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("kanalony.toml").write_text("prot = 1\nworkers = 0\n")
-    with pytest.raises(WrongUse, match=r"kanalony\.toml: workers is 0: .*; kanalony\.toml: unknown option 'prot'"):
+    with pytest.raises(UsageError, match=r"kanalony\.toml: workers is 0: .*; kanalony\.toml: unknown option 'prot'"):
         load_settings(ServeSettings)
 
 
@@ -189,7 +189,7 @@ def test_variables_of_cluster_managers_are_not_misspelt_options(
 def test_a_reload_that_loses_the_data_directory_or_privacy_is_refused() -> None:
     before = ServeSettings(data=Path("elsewhere"), redact=("ks",), anonymize_ip="drop", workers=2, port=1)
     for lost in ("data", "redact", "anonymize_ip"):
-        with pytest.raises(WrongUse, match=f"{lost} was set before and is not set now"):
+        with pytest.raises(UsageError, match=f"{lost} was set before and is not set now"):
             describe_reload(before, ServeSettings(**before.model_dump(include=before.model_fields_set - {lost})))
     kept = before.model_dump(include={"data", "redact", "anonymize_ip"})
     others = ["port: 1 → 8000, from the next start on", "workers: 2 → 1"]
@@ -211,5 +211,5 @@ def test_a_settings_file_that_was_read_must_exist_at_a_reload(tmp_path: Path, mo
     Path("kanalony.toml").write_text("workers = 2\n")
     assert read().workers == 2
     Path("kanalony.toml").unlink()
-    with pytest.raises(WrongUse, match=r"no settings file kanalony\.toml"):
+    with pytest.raises(UsageError, match=r"no settings file kanalony\.toml"):
         read()

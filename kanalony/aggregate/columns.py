@@ -103,7 +103,9 @@ class Columns:
         A cast failure is a value that does not fit the type of its column.
         """
         columns, lists = self._table.finish()
-        cast_failures = Counter({name: column.cast_failures for name, column in columns.items() if column.cast_failures})
+        cast_failures = Counter(
+            {name: column.cast_failures for name, column in columns.items() if column.cast_failures}
+        )
         arrays = {
             field.name: _array(field.type, columns[field.name])
             for field in SCHEMA

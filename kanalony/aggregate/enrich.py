@@ -22,7 +22,7 @@ from crawleruseragents import CRAWLER_USER_AGENTS_DATA as CRAWLERS
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from ua_parser_rs import UserAgentExtractor
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 
 SCHEMA = pa.schema(
     [
@@ -226,20 +226,20 @@ def read_secrets(path: Path) -> Secrets:
     """Reads the secrets of partners from a file with a line `PARTNER_ID SECRET` for each.
 
     Raises:
-        WrongUse: The file cannot be read, or a line has another form. The message names the line, and does not quote
+        UsageError: The file cannot be read, or a line has another form. The message names the line, and does not quote
             it.
     """
     secrets: Secrets = {}
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WrongUse(f"{path} cannot be read: {error}", "name a text file with --ks-secrets") from error
+        raise UsageError(f"{path} cannot be read: {error}", "name a text file with --ks-secrets") from error
     for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
         if not words:
             continue
         if len(words) != 2 or not re.fullmatch(r"[0-9]{1,18}", words[0]):
-            raise WrongUse(f"{path}, line {number} is not of the form PARTNER_ID SECRET", "fix that line")
+            raise UsageError(f"{path}, line {number} is not of the form PARTNER_ID SECRET", "fix that line")
         secrets[int(words[0])] = words[1]
     return secrets
 
@@ -248,15 +248,15 @@ def open_geoip(path: Path) -> maxminddb.Reader:
     """Opens a MaxMind database of places.
 
     Raises:
-        WrongUse: The file cannot be read, or is not one.
+        UsageError: The file cannot be read, or is not one.
     """
     hint = "name a MaxMind database (.mmdb) with --geoip"
     try:
         return maxminddb.open_database(path)
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}", hint) from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint) from error
     except maxminddb.InvalidDatabaseError as error:
-        raise WrongUse(f"{path} is not a MaxMind database", hint) from error
+        raise UsageError(f"{path} is not a MaxMind database", hint) from error
 
 
 def read_place(address: str | None, database: maxminddb.Reader) -> Place:

@@ -44,7 +44,7 @@ def compact(
 
     Raises:
         StorageError: Another compaction is running on the data directory.
-        WrongUse: The GeoIP database or the file of secrets cannot be read.
+        UsageError: The GeoIP database or the file of secrets cannot be read.
         OSError: The disk refused, and there is no further round: `every` is None, or the first round could not begin.
     """
     secrets = read_secrets(settings.ks_secrets) if settings.ks_secrets else None

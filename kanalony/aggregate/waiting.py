@@ -37,7 +37,7 @@ class Waiting:
         """Returns the number of requests that wait now.
 
         Raises:
-            WrongUse: The data directory is gone.
+            UsageError: The data directory is gone.
             FormatError: The lake or its manifest cannot be read.
         """
         data = DataDirectory.existing(self._data.root)

@@ -8,7 +8,7 @@ import click
 
 from kanalony.cli.command import LakeCommand, examples, exit_with
 from kanalony.cli.options import CONFIG, DATA, existing_data, setting
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.segments.directory import DataDirectory
 from kanalony.settings.compaction import CompactSettings
 from kanalony.settings.loading import load_settings
@@ -51,10 +51,10 @@ def _interval(every: str | None) -> float | None:
     try:
         interval = None if every is None else seconds(every)
     except ValueError as error:
-        raise WrongUse(f"--every is {every!r}: {error}", "see kanalony compact --help") from error
+        raise UsageError(f"--every is {every!r}: {error}", "see kanalony compact --help") from error
     assert interval is None or isinstance(interval, float)
     if interval is not None and not 0 < interval < 1e7:
-        raise WrongUse(f"--every is {every!r}: must be more than 0 s and less than 115 days", "name a time like 60s")
+        raise UsageError(f"--every is {every!r}: must be more than 0 s and less than 115 days", "name a time like 60s")
     return interval
 
 

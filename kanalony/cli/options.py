@@ -47,7 +47,7 @@ def existing_data(data: Path | None, settings: DataSettings | None = None) -> Da
     """Returns the data directory to read: the value of --data, or the one that `kanalony serve` uses here.
 
     Raises:
-        WrongUse: There is no data directory, or settings are wrong.
+        UsageError: There is no data directory, or settings are wrong.
         FormatError: A later version of kanalony created it.
     """
     return DataDirectory.existing(data or (settings or load_settings(DataSettings)).data)

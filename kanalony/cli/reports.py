@@ -9,7 +9,7 @@ import click
 
 from kanalony.cli.command import LakeCommand, examples
 from kanalony.cli.options import CONFIG, DATA, existing_data, setting
-from kanalony.errors import KanalonyError, WrongUse
+from kanalony.errors import KanalonyError, UsageError
 from kanalony.settings.loading import load_settings
 from kanalony.settings.reports import DashboardSettings, ReportSettings
 
@@ -90,9 +90,9 @@ def report(form: str, chart: bool, data: Path | None, config: Path | None, **ask
     directory = existing_data(data, settings)
     query = read_command(**asked)
     if chart and form != "table":
-        raise WrongUse(f"--chart draws, and --format {form} does not", "leave one out")
+        raise UsageError(f"--chart draws, and --format {form} does not", "leave one out")
     if form == "parquet" and sys.stdout.isatty():
-        raise WrongUse("Parquet is not for terminals", "write it to a file: > report.parquet")
+        raise UsageError("Parquet is not for terminals", "write it to a file: > report.parquet")
     reports = Reports(directory, Vocabulary(settings.custom_events, settings.custom_dimensions))
     result = reports.run(query)
     waiting: int | None = 0

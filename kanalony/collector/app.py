@@ -51,7 +51,7 @@ class Collector:
         """Opens the data directory and creates a journal.
 
         Raises:
-            WrongUse: The data directory is not one.
+            UsageError: The data directory is not one.
             StorageError: The data directory cannot be written, or has no room for a journal.
         """
         self.settings = settings
@@ -147,7 +147,7 @@ def create_app(settings: ServeSettings | None = None) -> Collector:
         settings: None reads kanalony.toml and the environment.
 
     Raises:
-        WrongUse: A setting is wrong, or the data directory is not one.
+        UsageError: A setting is wrong, or the data directory is not one.
         StorageError: The data directory cannot be written, or has no room for a journal.
     """
     return Collector(settings or load_settings(ServeSettings))

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.segments.directory import DataDirectory
 from kanalony.settings.serving import ServeSettings, check_meinheld
 
@@ -19,13 +19,13 @@ _MAX_OPEN_FILES = 1 << 16  # per worker; meinheld allocates a slot for each at i
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
-    """Returns a listening socket. Raises WrongUse when the address cannot be used."""
+    """Returns a listening socket. Raises UsageError when the address cannot be used."""
     host, port = settings.host, settings.port
     # meinheld gives accept() room for an IPv4 address only (accept_callback in server.c): the second connection that it
     # takes from an IPv6 socket at a time overwrites its stack. It crashes.
     family = socket.AF_INET if settings.server == "meinheld" else socket.AF_UNSPEC
     if settings.server == "meinheld" and ":" in host:
-        raise WrongUse(
+        raise UsageError(
             f"meinheld cannot listen on IPv6 ({host})",
             "take --server granian, or a proxy in front that listens on IPv6",
         )
@@ -34,7 +34,7 @@ def _listen(settings: ServeSettings) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
         reason = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise WrongUse(
+        raise UsageError(
             f"cannot listen on {host} port {port}: {reason}", "choose another with --host or --port"
         ) from error
 
@@ -59,7 +59,7 @@ def serve(reload_settings: Callable[[], ServeSettings]) -> None:
         reload_settings: Reads the settings: now, and again at each SIGHUP.
 
     Raises:
-        WrongUse: The server or the address cannot be used, or the data directory is not one. No worker is started yet.
+        UsageError: The server or the address cannot be used, or the data directory is not one. No worker is started yet.
         StorageError: The data directory cannot be written, or lacks room for the journals. No worker is started yet.
     """
     settings = reload_settings()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.units import DAY, HOUR
 
 QUARTER = HOUR // 4
@@ -30,17 +30,17 @@ def moment(micros: int, zone: tzinfo) -> datetime:
 
 
 def read_zone(name: str) -> tzinfo:
-    """Returns the time zone of a name like Europe/Paris. Raises WrongUse."""
+    """Returns the time zone of a name like Europe/Paris. Raises UsageError."""
     try:
         return UTC if name.upper() == "UTC" else ZoneInfo(name)
     except (ValueError, OSError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
-        raise WrongUse(f"unknown time zone {name!r}", "use a name like Europe/Paris, or UTC") from error
+        raise UsageError(f"unknown time zone {name!r}", "use a name like Europe/Paris, or UTC") from error
 
 
 def read_offset(minutes: str) -> tzinfo:
-    """Returns the time zone of an offset, in minutes east of UTC. Raises WrongUse."""
+    """Returns the time zone of an offset, in minutes east of UTC. Raises UsageError."""
     if not re.fullmatch(r"[+-]?[0-9]{1,3}", minutes) or abs(int(minutes)) > 14 * 60 or int(minutes) % 15:
-        raise WrongUse(
+        raise UsageError(
             f"timezoneOffset is {minutes!r}", "it must be minutes east of UTC: 120 for UTC+2, a multiple of 15"
         )
     return timezone(timedelta(minutes=int(minutes))) if int(minutes) else UTC
@@ -58,7 +58,7 @@ def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datet
         The first moment and the end; both are the same when the text names a moment.
 
     Raises:
-        WrongUse: The text is no period.
+        UsageError: The text is no period.
     """
     text = text.strip()
     if match := re.fullmatch(r"-([0-9]{1,6})([smhdw])", text):
@@ -66,7 +66,7 @@ def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datet
         try:
             then = now - timedelta(**{units[match[2]]: int(match[1])})
         except OverflowError as error:
-            raise WrongUse(f"{text!r} is too long ago", "use a shorter time") from error
+            raise UsageError(f"{text!r} is too long ago", "use a shorter time") from error
         return then, then
     if text == "now":
         return now, now
@@ -88,8 +88,8 @@ def read_period(text: str, zone: tzinfo, now: datetime) -> tuple[datetime, datet
             then = then if then.tzinfo else then.replace(tzinfo=zone)
             return then.astimezone(UTC), then.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{text!r} is not a time: {error}", f"write it like {_FORMS}") from error
-    raise WrongUse(f"{text!r} is not a time", f"write it like {_FORMS}")
+        raise UsageError(f"{text!r} is not a time: {error}", f"write it like {_FORMS}") from error
+    raise UsageError(f"{text!r} is not a time", f"write it like {_FORMS}")
 
 
 def _day(day: date, zone: tzinfo) -> datetime:

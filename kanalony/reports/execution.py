@@ -79,7 +79,7 @@ class Reports:
             cancel: Ends the query once it is set.
 
         Raises:
-            WrongUse: The query is invalid (UnknownName for an unknown name), or its answer is too large.
+            UsageError: The query is invalid (UnknownName for an unknown name), or its answer is too large.
             FormatError: The lake cannot be read.
             StorageError: There is not enough memory, disk space or time.
             Cancelled: `cancel` was set.
@@ -147,7 +147,7 @@ class Reports:
     def _fetch(
         self, engine: duckdb.DuckDBPyConnection, statement: Statement, selection: Selection, spill: Path
     ) -> pa.Table:
-        """Runs a statement. Raises WrongUse when its rows have too much text."""
+        """Runs a statement. Raises UsageError when its rows have too much text."""
         parameters = dict(statement.parameters)
         for scan in statement.scans:
             if scan.rollup:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.reports.clock import read_offset, read_period, read_zone
 from kanalony.reports.query import Query
 
@@ -46,17 +46,17 @@ def read_command(
     page: int,
     timezone: str,
 ) -> Query:
-    """Returns the query of `kanalony report`, from the texts of its options. Raises WrongUse."""
+    """Returns the query of `kanalony report`, from the texts of its options. Raises UsageError."""
     zone = read_zone(timezone)
     now = datetime.now(UTC)
     values: dict[str, tuple[str, ...]] = {}
     for text in filters:
         name, equals, value = text.partition("=")
         if not equals:
-            raise WrongUse(f"--filter is {text!r}", "write it like --filter partner=585231")
+            raise UsageError(f"--filter is {text!r}", "write it like --filter partner=585231")
         values[name] = (*values.get(name, ()), value)
     if page > 1 and limit is None:
-        raise WrongUse("--page needs --limit", "set the rows of a page, for example --limit 20")
+        raise UsageError("--page needs --limit", "set the rows of a page, for example --limit 20")
     first = None if start is None else read_period(start, zone, now)
     last = None if end is None else read_period(end, zone, now)
     if first and last:
@@ -75,9 +75,9 @@ def read_command(
 
 
 def _check_period(start: datetime | None, end: datetime | None) -> None:
-    """Raises WrongUse when a period ends before it begins."""
+    """Raises UsageError when a period ends before it begins."""
     if start is not None and end is not None and start > end:
-        raise WrongUse(
+        raise UsageError(
             f"the period begins at {start:%Y-%m-%dT%H:%M:%SZ}, after its end at {end:%Y-%m-%dT%H:%M:%SZ}", "swap them"
         )
 
@@ -89,14 +89,14 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
         parameters: Texts as in a query string, or values as in a JSON body.
 
     Raises:
-        WrongUse: A parameter is unknown or has a wrong value.
+        UsageError: A parameter is unknown or has a wrong value.
     """
     given: dict[str, Any] = {}
     for name, value in parameters.items():
         if name == "pager":
             pager = _json(name, value)
             if not isinstance(pager, dict):
-                raise WrongUse(f"pager is {_short(value)}", 'write it like {"pageSize": 20, "pageIndex": 1}')
+                raise UsageError(f"pager is {_short(value)}", 'write it like {"pageSize": 20, "pageIndex": 1}')
             given |= pager
         elif match := _PAGER.fullmatch(name):
             given[match[1] or match[2]] = value
@@ -104,9 +104,9 @@ def read_action(parameters: Mapping[str, Any]) -> Query:
             given[name] = value
     for name in given:
         if name not in _PARAMETERS:
-            raise WrongUse(f"unknown parameter {name!r}", f"choose from {', '.join(_PARAMETERS)}")
+            raise UsageError(f"unknown parameter {name!r}", f"choose from {', '.join(_PARAMETERS)}")
     if "timezone" in given and "timezoneOffset" in given:
-        raise WrongUse("both timezone and timezoneOffset are given", "leave one out")
+        raise UsageError("both timezone and timezoneOffset are given", "leave one out")
     zone = read_offset(str(given.get("timezoneOffset", 0)))
     if "timezone" in given:
         zone = read_zone(_text("timezone", given["timezone"]))
@@ -137,12 +137,12 @@ def _minute(name: str, value: Any, zone: tzinfo) -> datetime:
     try:
         return datetime.strptime(_text(name, value), "%m/%d/%Y %H:%M").replace(tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{name} is {_short(value)}", "write it as MM/dd/yyyy HH:mm, like 06/30/2026 23:59") from error
+        raise UsageError(f"{name} is {_short(value)}", "write it as MM/dd/yyyy HH:mm, like 06/30/2026 23:59") from error
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongUse(f"{name} is {_short(value)}", "it must be a string")
+        raise UsageError(f"{name} is {_short(value)}", "it must be a string")
     return value
 
 
@@ -154,7 +154,7 @@ def _list(name: str, value: Any) -> tuple[str, ...]:
 
 def _whole(name: str, value: Any, most: int, *, least: int = 1) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", str(value)) or not least <= int(value) <= most:
-        raise WrongUse(f"{name} is {_short(value)}", f"it must be a whole number from {least} to {most:,}")
+        raise UsageError(f"{name} is {_short(value)}", f"it must be a whole number from {least} to {most:,}")
     return int(value)
 
 
@@ -170,7 +170,7 @@ def _json(name: str, value: Any) -> Any:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise WrongUse(f"{name} is not JSON: {error}", "see docs/reports.md for its format") from error
+            raise UsageError(f"{name} is not JSON: {error}", "see docs/reports.md for its format") from error
     return value
 
 
@@ -179,12 +179,12 @@ def _filters(value: Any) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     items = [] if value in (None, "") else _json("filters", value)
     if not isinstance(items, list):
-        raise WrongUse("filters is not a list", _FILTERS)
+        raise UsageError("filters is not a list", _FILTERS)
     for item in items:
         values = item.get("values") if isinstance(item, dict) else None
         if not isinstance(values, list) or not isinstance(item.get("dimension"), str):
-            raise WrongUse("filters has an item that is not a dimension with values", _FILTERS)
+            raise UsageError("filters has an item that is not a dimension with values", _FILTERS)
         if not all(isinstance(text, str | int) and not isinstance(text, bool) for text in values):
-            raise WrongUse("filters has a value that is not a string", _FILTERS)
+            raise UsageError("filters has a value that is not a string", _FILTERS)
         found[item["dimension"]] = (*found.get(item["dimension"], ()), *map(str, values))
     return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.events import TIME_DIMENSIONS, Metric
 from kanalony.reports.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ def check(query: Query, vocabulary: Vocabulary) -> Selection:
     """Checks a query and looks its names up.
 
     Raises:
-        WrongUse: The query exceeds a limit, holds text that is not UTF-8, filters by time, or orders by a name that
+        UsageError: The query exceeds a limit, holds text that is not UTF-8, filters by time, or orders by a name that
             it does not show.
         UnknownName: The query names an unknown metric or dimension.
     """
@@ -79,9 +79,9 @@ def check(query: Query, vocabulary: Vocabulary) -> Selection:
     dimensions = [vocabulary.dimension(name) for name in dict.fromkeys(query.dimensions)]
     for name in query.filters:
         if vocabulary.dimension(name) in TIME_DIMENSIONS:
-            raise WrongUse(f"cannot filter by {name}", "set a period instead")
+            raise UsageError(f"cannot filter by {name}", "set a period instead")
     if not metrics:
-        raise WrongUse("no metrics are given", "name at least one, for example play")
+        raise UsageError("no metrics are given", "name at least one, for example play")
     return Selection(metrics, dimensions, _complete_order(query, metrics, dimensions))
 
 
@@ -89,7 +89,7 @@ def _complete_order(query: Query, metrics: list[Metric], dimensions: list[str]) 
     known = [*dimensions, *(metric.name for metric in metrics)]
     for name, _ in query.order:
         if name not in known:
-            raise WrongUse(
+            raise UsageError(
                 f"cannot order by {name!r}, which the query does not show", f"choose from {', '.join(known)}"
             )
     times = [(name, False) for name in dimensions if name in TIME_DIMENSIONS]
@@ -107,7 +107,7 @@ def _check_size(query: Query) -> None:
         ("values in filters", sum(map(len, query.filters.values())), MOST_VALUES),
     ):
         if count > most:
-            raise WrongUse(f"the query has {count:,} {what}; at most {most:,} are allowed", "send a smaller query")
+            raise UsageError(f"the query has {count:,} {what}; at most {most:,} are allowed", "send a smaller query")
 
 
 def _check_texts(query: Query) -> None:
@@ -116,4 +116,4 @@ def _check_texts(query: Query) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise WrongUse(f"{text!r} is not valid UTF-8", "send the text as it is in the events") from error
+            raise UsageError(f"{text!r} is not valid UTF-8", "send the text as it is in the events") from error

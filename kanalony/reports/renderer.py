@@ -12,7 +12,7 @@ import plotext
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.clock import label
 from kanalony.reports.result import Result
@@ -187,10 +187,10 @@ def as_chart(result: Result, width: int, waiting: int | None) -> str:
         waiting: Requests that wait to be compacted; None when they could not be counted.
 
     Raises:
-        WrongUse: The result has no dimension.
+        UsageError: The result has no dimension.
     """
     if not result.dimensions:
-        raise WrongUse("a chart needs a dimension", "name one with --dimensions, for example hour or country")
+        raise UsageError("a chart needs a dimension", "name one with --dimensions, for example hour or country")
     if not result.table.num_rows:
         return "\n".join(explain_nothing(result, waiting))
     metric = result.metrics[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.events import Metric
 
 _SILENCE = timedelta(minutes=5)
@@ -43,9 +43,9 @@ class Result:
         return not self.table.num_rows or self.latest is None or datetime.now(UTC) - self.latest > _SILENCE
 
 
-def answer_too_large(most: int) -> WrongUse:
+def answer_too_large(most: int) -> UsageError:
     """Returns the error for an answer of more than `most` bytes."""
-    return WrongUse(
+    return UsageError(
         f"the answer has more than {most:,} bytes",
         "ask for smaller pages (pageSize), or for fewer metrics and dimensions",
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kanalony.aggregate.measures import RAW_DIMENSIONS, parameter_dimension, type_measure
 from kanalony.core.querystring import bare_name
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.events import DIMENSIONS, EVENT_TYPES, METRICS, TIME_DIMENSIONS, Metric
 
 _TYPE_NAMES = {number: name for name, number in EVENT_TYPES.items()}
@@ -15,7 +15,7 @@ _MOST_SIMILAR = 3
 _LEAST_SIMILARITY = 0.5
 
 
-class UnknownName(WrongUse):
+class UnknownName(UsageError):
     """An unknown metric or dimension.
 
     Attributes:
@@ -51,7 +51,7 @@ class Vocabulary:
             parameters: Parameters of events by name of the dimension, with or without the prefix `event:`.
 
         Raises:
-            WrongUse: A name is taken.
+            UsageError: A name is taken.
         """
         # Players send either event:x or x; the lake has x.
         self._parameters = {name: bare_name(text) for name, text in (parameters or {}).items()}
@@ -61,7 +61,7 @@ class Vocabulary:
         taken = {name.lower() for name in (*self.metrics, *self.dimensions)}
         for name in [*(events or {}), *self._parameters]:
             if name.lower() in taken:
-                raise WrongUse(f"{name!r} is already a metric or dimension", "choose another name in kanalony.toml")
+                raise UsageError(f"{name!r} is already a metric or dimension", "choose another name in kanalony.toml")
             taken.add(name.lower())
         for name, number in (events or {}).items():
             self.metrics[name] = _type_metric(name, number)

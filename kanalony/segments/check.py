@@ -71,7 +71,7 @@ def check_paths(paths: Iterable[Path]) -> Check:
     """Checks the segments and journals that paths name.
 
     Raises:
-        WrongUse: A path is missing, or a directory holds no segments and no journals.
+        UsageError: A path is missing, or a directory holds no segments and no journals.
         FormatError: A file is neither a segment nor a journal, or of a later version.
         OSError: A file cannot be read.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kanalony import durable
-from kanalony.errors import FormatError, StorageError, WrongUse
+from kanalony.errors import FormatError, StorageError, UsageError
 from kanalony.segments import permissions
 from kanalony.segments.names import JOURNAL_NAME
 
@@ -59,13 +59,13 @@ class DataDirectory:
         """Returns a data directory to read.
 
         Raises:
-            WrongUse: The directory has no marker.
+            UsageError: The directory has no marker.
             FormatError: A later version made it.
             StorageError: Its marker cannot be read.
         """
         data = cls(root)
         if not data._is_marked():
-            raise WrongUse(
+            raise UsageError(
                 f"{root} is not a kanalony data directory (no file {MARKER} in it)",
                 "set --data to the directory that `kanalony serve` writes to",
             )
@@ -79,7 +79,7 @@ class DataDirectory:
         Delta create files, too, and follow only the umask.
 
         Raises:
-            WrongUse: The path holds something else.
+            UsageError: The path holds something else.
             FormatError: A later version made the directory.
             StorageError: The directory cannot be written.
         """
@@ -100,7 +100,7 @@ class DataDirectory:
                 process.
 
         Raises:
-            WrongUse: As `writable` and `add_spools`; or the group is missing, or files cannot be given to it.
+            UsageError: As `writable` and `add_spools`; or the group is missing, or files cannot be given to it.
             FormatError: As `writable`.
             StorageError: As `writable` and `add_spools`.
         """
@@ -119,7 +119,7 @@ class DataDirectory:
             if not data._is_marked():
                 if root.exists() and (not root.is_dir() or any(not _is_own(name) for name in os.listdir(root))):
                     reason = "holds files that are not kanalony's" if root.is_dir() else "is a file"
-                    raise WrongUse(f"{root} {reason}", "choose an empty or a new directory with --data")
+                    raise UsageError(f"{root} {reason}", "choose an empty or a new directory with --data")
                 data._mark()
             for directory in (data.journal, data.open, data.sealed, data.quarantine):
                 directory.parent.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ class DataDirectory:
         """Adds directories to write to when this one is full, and links them, so that readers of this one find them.
 
         Raises:
-            WrongUse: As `writable`; or a spool directory is this directory, or belongs to another one.
+            UsageError: As `writable`; or a spool directory is this directory, or belongs to another one.
             FormatError: As `writable`.
             StorageError: As `writable`; or the link cannot be written.
         """
@@ -175,7 +175,7 @@ class DataDirectory:
             spool = DataDirectory._prepared(root)
             target = spool.root.resolve()
             if target == self.root.resolve():
-                raise WrongUse(f"{root} is the data directory itself", "choose another directory with --spool")
+                raise UsageError(f"{root} is the data directory itself", "choose another directory with --spool")
             spool._bind_to(self)
             link = self.spools / hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
             try:
@@ -197,7 +197,7 @@ class DataDirectory:
                 file.write(name)
         except FileExistsError:
             if note.read_text() != name:
-                raise WrongUse(
+                raise UsageError(
                     f"{self.root} is the spool directory of {note.read_text().strip()}",
                     f"choose another one with --spool, or delete {note} if that data directory no longer exists",
                 ) from None

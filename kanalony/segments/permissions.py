@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 
 if TYPE_CHECKING:
     from kanalony.segments.directory import DataDirectory
@@ -37,12 +37,12 @@ def group_id(group: str | None) -> int | None:
     """Returns the number of a group; None for None.
 
     Raises:
-        WrongUse: The machine has no such group.
+        UsageError: The machine has no such group.
     """
     try:
         return None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise WrongUse(f"there is no group {group!r}", "choose a group of this machine with --group") from None
+        raise UsageError(f"there is no group {group!r}", "choose a group of this machine with --group") from None
 
 
 def set_modes(place: "DataDirectory", group: str | None, gid: int | None) -> None:
@@ -54,7 +54,7 @@ def set_modes(place: "DataDirectory", group: str | None, gid: int | None) -> Non
         gid: The number of that group.
 
     Raises:
-        WrongUse: Files cannot be given to the group.
+        UsageError: Files cannot be given to the group.
     """
     root = place.root
     mode = PRIVATE if gid is None else SHARED
@@ -72,7 +72,7 @@ def set_modes(place: "DataDirectory", group: str | None, gid: int | None) -> Non
     except PermissionError as error:
         if gid is not None:
             reason = f"{error.filename} cannot be given to the group {group}: {error.strerror}"
-            raise WrongUse(reason, "run it as the owner of --data and as a member of --group") from error
+            raise UsageError(reason, "run it as the owner of --data and as a member of --group") from error
         log.warning("%s has the mode %o, and this user may not make it private", root, before)
         return
     level = logging.WARNING if before & ~mode & 0o077 else logging.INFO

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from kanalony.errors import FormatError, WrongUse
+from kanalony.errors import FormatError, UsageError
 from kanalony.segments.coverage import Coverage
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import DataDirectory
@@ -16,18 +16,18 @@ def files_of(paths: Iterable[Path]) -> Iterator[Path]:
     """Yields the segments and journals that paths name; a directory stands for every one below it.
 
     Raises:
-        WrongUse: A path is missing, or a directory holds no segments and no journals.
+        UsageError: A path is missing, or a directory holds no segments and no journals.
     """
     for path in paths:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix in (".lz4", ".journal"))
             if not found:
-                raise WrongUse(f"no segments or journals in {path}", "name files or directories that kanalony wrote")
+                raise UsageError(f"no segments or journals in {path}", "name files or directories that kanalony wrote")
             yield from found
         elif path.exists():
             yield path
         else:
-            raise WrongUse(f"no file {path}", "name files or directories that kanalony wrote")
+            raise UsageError(f"no file {path}", "name files or directories that kanalony wrote")
 
 
 def read_files(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> Iterator[Request]:
@@ -38,7 +38,7 @@ def read_files(paths: Iterable[Path], on_damage: Callable[[Damage], object]) -> 
         on_damage: Called with each damaged range.
 
     Raises:
-        WrongUse: As `files_of`.
+        UsageError: As `files_of`.
         FormatError: A file is neither a segment nor a journal, or of a later version.
         OSError: A file cannot be read.
     """

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.settings.compaction import CompactSettings
 from kanalony.settings.reports import DashboardSettings, ReportSettings
 from kanalony.settings.serving import ServeSettings
@@ -48,7 +48,7 @@ def load_settings(model: type[_Model], config: Path | None = None, **flags: Any)
         flags: Values of the command line by option. None and () mean that a flag was not given.
 
     Raises:
-        WrongUse: An option is unknown or has a wrong value. The message names the option, its source if known, and
+        UsageError: An option is unknown or has a wrong value. The message names the option, its source if known, and
             what it must be.
     """
     path = config or _default_config()
@@ -78,7 +78,7 @@ def load_settings(model: type[_Model], config: Path | None = None, **flags: Any)
         raise _wrong(problems) from error
     except SettingsError as error:
         name = str(error).partition('"')[2].partition('"')[0].upper()
-        raise WrongUse(f"{PREFIX}{name} is not JSON", 'write it like {"quizAnswered": 201}') from error
+        raise UsageError(f"{PREFIX}{name} is not JSON", 'write it like {"quizAnswered": 201}') from error
     if problems:
         raise _wrong(problems)
     return settings
@@ -96,7 +96,7 @@ class SettingsReader:
         """Loads the current settings.
 
         Raises:
-            WrongUse: As `load_settings`, and when an earlier call read kanalony.toml and it no longer exists.
+            UsageError: As `load_settings`, and when an earlier call read kanalony.toml and it no longer exists.
         """
         config = self._config or _default_config()
         settings = load_settings(ServeSettings, config, **self._flags)
@@ -133,26 +133,26 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Reads the options in a settings file.
 
     Raises:
-        WrongUse: The file cannot be read, or is empty: no editor leaves it so, but a full disk and a power loss do, and
+        UsageError: The file cannot be read, or is empty: no editor leaves it so, but a full disk and a power loss do, and
             then every option would silently be its default.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise WrongUse(f"the settings file {path} is not a regular file", "name a file with --config")
+            raise UsageError(f"the settings file {path} is not a regular file", "name a file with --config")
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except FileNotFoundError as error:
         what = f"the settings file {path} is a link to nothing" if path.is_symlink() else f"no settings file {path}"
-        raise WrongUse(what, "name an existing file with --config") from error
+        raise UsageError(what, "name an existing file with --config") from error
     except OSError as error:
         reason = f"the settings file {path} cannot be read: {error.strerror}"
-        raise WrongUse(reason, "check its permissions") from error
-    except WrongUse:
+        raise UsageError(reason, "check its permissions") from error
+    except UsageError:
         raise
     except ValueError as error:
-        raise WrongUse(f"{path} is not valid TOML: {error}", "fix that line") from error
+        raise UsageError(f"{path} is not valid TOML: {error}", "fix that line") from error
     if not text.strip():
-        raise WrongUse(f"the settings file {path} is empty", "restore or delete it; a comment is enough")
+        raise UsageError(f"the settings file {path} is empty", "restore or delete it; a comment is enough")
     return values
 
 
@@ -163,7 +163,7 @@ def _check_environment() -> None:
     their own there (KANALONY_SERVICE_HOST).
 
     Raises:
-        WrongUse: A variable resembles an option.
+        UsageError: A variable resembles an option.
     """
     named = {variable: _option(variable) for variable in os.environ}
     unknown = {variable: option for variable, option in named.items() if option is not None and option not in OPTIONS}
@@ -172,13 +172,13 @@ def _check_environment() -> None:
         if not _CLUSTER_NAME.search(option):  # of privacy and the data directory, the beginning is enough
             near += [guarded for start, guarded in _GUARDED_STARTS.items() if option.startswith(start)]
         if near:
-            raise WrongUse(f"{variable} is not an option", f"did you mean {PREFIX}{near[0].upper()}?")
+            raise UsageError(f"{variable} is not an option", f"did you mean {PREFIX}{near[0].upper()}?")
     if unknown:
         log.warning("ignored in the environment, since there are no such options: %s", ", ".join(unknown))
 
 
-def _wrong(problems: list[str]) -> WrongUse:
-    return WrongUse("; ".join(problems), "see the command's --help")
+def _wrong(problems: list[str]) -> UsageError:
+    return UsageError("; ".join(problems), "see the command's --help")
 
 
 def _describe(problem: Any, path: Path, given: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pydantic_settings import NoDecode
 
 from kanalony.core.journal import BLOCK_UNIT, MAX_BLOCKS
 from kanalony.core.querystring import bare_name
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.paths import ICON_PATH, ROBOTS_PATH
 from kanalony.settings.shared import DataSettings, Directory, Several, one_or_several, to_text
 
@@ -27,12 +27,12 @@ def check_meinheld() -> None:
     """Checks that meinheld can serve here: it is an extra, and Python 3.13 cannot load it.
 
     Raises:
-        WrongUse: It cannot.
+        UsageError: It cannot.
     """
     if sys.version_info >= (3, 13):
-        raise WrongUse("meinheld needs Python 3.12 or earlier", "use --server granian")
+        raise UsageError("meinheld needs Python 3.12 or earlier", "use --server granian")
     if not find_spec("meinheld") or not find_spec("gunicorn"):
-        raise WrongUse(
+        raise UsageError(
             "meinheld is not installed",
             "use --server granian, or MEINHELD_NOGREEN=1 CPPFLAGS=-DHTTP_PARSER_STRICT=0 "
             "pip install --no-cache-dir 'kanalony[meinheld]'",
@@ -42,7 +42,7 @@ def check_meinheld() -> None:
 def _default_server() -> Literal["meinheld", "granian"]:
     try:
         check_meinheld()
-    except WrongUse:
+    except UsageError:
         return "granian"
     return "meinheld"
 
@@ -195,14 +195,14 @@ def describe_reload(old: ServeSettings, new: ServeSettings) -> tuple[list[str], 
         A line for each changed option: those of privacy and the data directory, and the others.
 
     Raises:
-        WrongUse: Privacy or the data directory would change only because an option is no longer set: a truncated file
+        UsageError: Privacy or the data directory would change only because an option is no longer set: a truncated file
             looks like that.
     """
     lost = [name for name in GUARDED if name in old.model_fields_set - new.model_fields_set]
     if any(getattr(old, name) != getattr(new, name) for name in lost):
         default = {name: ServeSettings.model_fields[name].get_default() for name in lost}
         example = ", ".join(f"{name} = {json.dumps(value, default=str)}" for name, value in default.items())
-        raise WrongUse(
+        raise UsageError(
             f"{', '.join(lost)} was set before and is not set now", f"to change it on purpose, write {example}"
         )
     guarded: list[str] = []

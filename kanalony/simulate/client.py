@@ -11,7 +11,7 @@ from itertools import islice
 from typing import IO
 from urllib.parse import urlsplit
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.paths import COLLECT_PATH
 from kanalony.simulate.viewers import SimulatedEvent, simulate
 
@@ -159,7 +159,7 @@ def run(
         progress: Called with the number of further events that are done.
 
     Raises:
-        WrongUse: `url` is not an http address.
+        UsageError: `url` is not an http address.
     """
     parts = urlsplit(url)
     try:
@@ -167,7 +167,7 @@ def run(
     except ValueError:
         port = 0
     if parts.scheme != "http" or not parts.hostname or not port:
-        raise WrongUse(f"{url!r} is not an http address", "name one like http://127.0.0.1:8000 with --url")
+        raise UsageError(f"{url!r} is not an http address", "name one like http://127.0.0.1:8000 with --url")
     host = parts.hostname
     base = parts.path.rstrip("/") or COLLECT_PATH
     count = max(1, min(_MAX_CONNECTIONS, viewers, events))

@@ -30,7 +30,7 @@ from kanalony.aggregate.enrich import (
     read_referrer,
     read_secrets,
 )
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 
 SECRETS = {585231: "0123456789abcdef0123456789abcdef"}
 URL = "https://News.example:8080/Path/a?x=1#f"
@@ -276,7 +276,7 @@ def test_secrets_come_from_a_file_and_are_never_printed(tmp_path: Path) -> None:
     assert read_secrets(path) == {585231: "abc", 7: "def"}
     for text in ("585231\n", "x abc\n", "1 two words\n"):
         path.write_text(f"7 def\n{text}")
-        with pytest.raises(WrongUse, match="line 2") as caught:
+        with pytest.raises(UsageError, match="line 2") as caught:
             read_secrets(path)
         assert "abc" not in str(caught.value)
 
@@ -330,7 +330,7 @@ def test_a_file_that_is_no_database_of_places_is_named_in_plain_text(tmp_path: P
     alien = tmp_path / "alien.mmdb"
     alien.write_bytes(b"nothing" * 100)
     for path, problem in ((alien, "is not a MaxMind database"), (tmp_path / "none", "No such file or directory")):
-        with pytest.raises(WrongUse) as caught:
+        with pytest.raises(UsageError) as caught:
             open_geoip(path)
         assert str(caught.value).startswith(f"{path} ")
         assert problem in str(caught.value)

@@ -12,7 +12,7 @@ import pytest
 
 from kanalony.collector.app import Collector, create_app
 from kanalony.core.frames import OTHER_TYPE, parse_header
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.segments.check import check_data
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.writer import SegmentWriter
@@ -346,5 +346,5 @@ def test_settings_come_from_the_file_and_the_environment(tmp_path: Path, monkeyp
         ("https://a.example",),
     )
     (tmp_path / "kanalony.toml").write_text("journal_block = 2\n")
-    with pytest.raises(WrongUse, match="unknown option 'journal_block'"):
+    with pytest.raises(UsageError, match="unknown option 'journal_block'"):
         create_app()

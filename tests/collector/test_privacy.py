@@ -26,7 +26,7 @@ from kanalony.collector.anonymization import AddressKeys, truncated
 from kanalony.collector.app import Collector, create_app
 from kanalony.collector.redaction import redact_body
 from kanalony.core.redact import Redactor
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.segments.reader import Request
 from kanalony.settings.loading import SettingsReader
 from kanalony.settings.serving import ServeSettings, describe_reload
@@ -445,7 +445,7 @@ def test_settings_that_an_accident_left_are_refused(
     read = SettingsReader()
     before = read()
     LOST[accident](config)
-    with pytest.raises(WrongUse):
+    with pytest.raises(UsageError):
         describe_reload(before, read())
     put(config, PRIVATE)
     assert describe_reload(before, read()) == ([], [])

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from harness.server import run
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.events import TIME_DIMENSIONS
 from kanalony.reports.api.app import create_app
 from kanalony.reports.api.limits import Limits
@@ -547,7 +547,7 @@ def test_values_of_a_wrong_type_are_refused() -> None:
     dates: tuple[Any, ...] = (5, 0, False, [])
     wrongs += [{"metrics": "play", name: value} for name in ("startDate", "endDate") for value in dates]
     for wrong in wrongs:
-        with pytest.raises(WrongUse):
+        with pytest.raises(UsageError):
             read_action(wrong)
 
 
@@ -563,6 +563,6 @@ def test_a_query_that_takes_too_much_memory_is_refused(lake: DataDirectory) -> N
 
 def test_text_that_is_too_long_does_not_leave_the_engine(lake: DataDirectory) -> None:
     query = Query(("play",), ("entry",), limit=100)
-    with pytest.raises(WrongUse, match="more than 20 bytes"):
+    with pytest.raises(UsageError, match="more than 20 bytes"):
         Reports(lake, text_bytes=20).run(query)
     assert Reports(lake, text_bytes=200).run(query).table == Reports(lake).run(query).table

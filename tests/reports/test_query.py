@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.events import METRICS
 from kanalony.reports.vocabulary import UnknownName, Vocabulary
 from kanalony.segments.directory import DataDirectory
@@ -388,7 +388,7 @@ def test_registered_event_types_and_parameters_are_metrics_and_dimensions(data: 
     chosen = ask(data, "quizAnswered", filters={"campaign": ("spring",)}, vocabulary=vocabulary)
     assert chosen["rows"] == [{"quizAnswered": 2}]
     for events, parameters in (({"play": 201}, {}), ({}, {"Hour": "h"}), ({"quiz": 1}, {"quiz": "q"})):
-        with pytest.raises(WrongUse, match="is already a metric or dimension"):
+        with pytest.raises(UsageError, match="is already a metric or dimension"):
             Vocabulary(events, parameters)
 
 
@@ -594,5 +594,5 @@ def test_an_unknown_name_is_refused_with_similar_ones(
     ],
 )
 def test_an_invalid_query_is_refused(data: DataDirectory, metrics: str, more: dict[str, Any], message: str) -> None:
-    with pytest.raises(WrongUse, match=message):
+    with pytest.raises(UsageError, match=message):
         ask(data, metrics, **more)

@@ -19,7 +19,7 @@ import pytest
 from harness.server import KANALONY, run
 from kanalony.aggregate.manifest import FILE_NAME
 from kanalony.core.frames import TRAILER_SIZE
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.reports.clock import read_period
 from kanalony.segments.directory import DataDirectory
 from tests.aggregate.lakes import seal
@@ -338,5 +338,5 @@ def test_periods_follow_the_time_zone(text: str, first: str, end: str | None) ->
     "text", ["", "-24", "24h", "-5y", "26-06-01", "2026-6-1", "2026-02-30", "0000", "9999", "-999999w"]
 )
 def test_an_invalid_time_is_refused(text: str) -> None:
-    with pytest.raises(WrongUse):
+    with pytest.raises(UsageError):
         read_period(text, UTC, NOW)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kanalony.errors import WrongUse
+from kanalony.errors import UsageError
 from kanalony.segments.damage import Damage
 from kanalony.segments.directory import MARKER, DataDirectory, in_some_place
 from kanalony.segments.quarantine import quarantine
@@ -27,7 +27,7 @@ def test_a_directory_with_leftovers_of_another_start_becomes_a_data_directory(tm
 @pytest.mark.parametrize("name", [f"{MARKER}-notes", "thesis.young", "photos"])
 def test_a_directory_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(WrongUse, match="holds files that are not kanalony's"):
+    with pytest.raises(UsageError, match="holds files that are not kanalony's"):
         DataDirectory.writable(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -63,7 +63,7 @@ def test_a_spool_directory_belongs_to_one_data_directory(tmp_path: Path) -> None
     data, *_ = places(tmp_path)
     data.add_spools([tmp_path / "first"])  # again, as at each start
     other = DataDirectory.writable(tmp_path / "other")
-    with pytest.raises(WrongUse, match=f"is the spool directory of {data.root}"):
+    with pytest.raises(UsageError, match=f"is the spool directory of {data.root}"):
         other.add_spools([tmp_path / "first"])
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from harness.server import run, serving
 from kanalony import durable
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.segments.directory import DataDirectory
 from kanalony.segments.locks import open_lock
 from tests.files import fields, journal_file, segment_file
@@ -195,7 +195,7 @@ def test_files_that_cannot_be_given_to_the_group_are_an_error(tmp_path: Path, mo
         raise PermissionError(1, "Operation not permitted", str(path))
 
     monkeypatch.setattr(os, "chown", refuse)
-    with pytest.raises(WrongUse, match=f"cannot be given to the group {GROUP}"):
+    with pytest.raises(UsageError, match=f"cannot be given to the group {GROUP}"):
         DataDirectory.for_collector(tmp_path / "data", [], GROUP)
     assert_private(tmp_path / "data")
 

@@ -6,7 +6,7 @@ import time
 from anyio import to_thread
 
 from kanalony.aggregate.waiting import Waiting
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.reports.api.limits import Limits
 from kanalony.segments.directory import DataDirectory
 
@@ -36,7 +36,7 @@ class Backlog:
             if begin >= self._until:
                 try:
                     self._count = await to_thread.run_sync(self._waiting.count)
-                except (WrongUse, OSError) as error:
+                except (UsageError, OSError) as error:
                     if not isinstance(error.__cause__ or error, PermissionError):
                         raise StorageError(str(error), getattr(error, "hint", "")) from error
                     self._count = None

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kanalony.errors import KanalonyError, WrongUse
+from kanalony.errors import KanalonyError, UsageError
 from kanalony.reports.vocabulary import UnknownName
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def error_response(_: Request, error: Exception) -> Response:
         case UnknownName():
             status, kind = 400, f"unknown{error.kind.capitalize()}"
             data = {"message": str(error), "hint": error.hint, "name": error.name, "near": error.near}
-        case WrongUse():
+        case UsageError():
             status, kind, data = 400, "badRequest", {"message": str(error), "hint": error.hint}
         case HTTPException():
             kind = "notFound" if error.status_code == 404 else "badRequest"

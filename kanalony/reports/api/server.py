@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import uvicorn
 
-from kanalony.errors import StorageError, WrongUse
+from kanalony.errors import StorageError, UsageError
 from kanalony.reports.api.app import create_app
 from kanalony.reports.api.limits import Limits
 from kanalony.reports.execution import Reports
@@ -30,16 +30,16 @@ def serve(data: DataDirectory, vocabulary: Vocabulary, host: str, port: int, key
         keys: Keys of partners, PARTNER=KEY; required unless the address is a loopback one.
 
     Raises:
-        WrongUse: The host is unknown, or other machines reach the address and there is no key.
+        UsageError: The host is unknown, or other machines reach the address and there is no key.
         StorageError: The address cannot be listened on.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise WrongUse(f"unknown host {host!r}", "name an address of this machine with --host") from error
+        raise UsageError(f"unknown host {host!r}", "name an address of this machine with --host") from error
     is_local = ip_address(address[0]).is_loopback
     if not is_local and not keys:
-        raise WrongUse(
+        raise UsageError(
             f"anyone who reaches {host} would see all reports",
             "set keys with --api-key PARTNER_ID=KEY, or *=KEY for all partners",
         )
