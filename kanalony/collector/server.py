@@ -59,7 +59,7 @@ def serve(reload_settings: Callable[[], ServeSettings]) -> None:
         reload_settings: Reads the settings: now, and again at each SIGHUP.
 
     Raises:
-        UsageError: The server or the address cannot be used, or the data directory is not one. No worker is started yet.
+        UsageError: The server, the address or the data directory cannot be used. No worker is started yet.
         StorageError: The data directory cannot be written, or lacks room for the journals. No worker is started yet.
     """
     settings = reload_settings()

@@ -133,8 +133,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Reads the options in a settings file.
 
     Raises:
-        UsageError: The file cannot be read, or is empty: no editor leaves it so, but a full disk and a power loss do, and
-            then every option would silently be its default.
+        UsageError: The file cannot be read, or is empty: no editor leaves it so, but a full disk and a power loss do,
+            and then every option would silently be its default.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
