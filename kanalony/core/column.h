@@ -33,8 +33,8 @@ enum { COLUMN_INT, COLUMN_FLOAT, COLUMN_WORDS, COLUMN_BINARY, COLUMN_TEXT };
 
 typedef struct {
     int kind;
-    size_t rows;      /* filled so far, with nulls */
-    size_t set;       /* rows that are not null */
+    size_t rows;            /* filled so far, with nulls */
+    size_t set;             /* rows that are not null */
     uint64_t cast_failures; /* values that did not fit the kind */
     bytes_buffer valid, fixed, data;
     uint32_t words;     /* number of words in `data` */
