@@ -226,6 +226,7 @@ def test_the_page_fits_a_phone(browser: webdriver.Chrome, address: str, scheme: 
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.slow
 def test_the_page_refreshes_by_itself_and_survives_its_server(
     browser: webdriver.Chrome, lake: DataDirectory, tmp_path: Path
 ) -> None:

@@ -631,6 +631,7 @@ def test_a_clock_that_was_wrong_once_costs_no_rollup(data: DataDirectory, monkey
 # Cost.
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_computing_hours_in_parts(
     data: DataDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
