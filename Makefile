@@ -40,23 +40,19 @@ serve: $(READY)
 demo: $(TOOLS)
 	@exec $(BIN)/python -m demo $(ARGS)
 
-# Tests run in JOBS processes. Those marked serial, which measure, follow alone (5 is pytest's status when there are none).
-# Arguments: the parallel command, options of both, and what is added to the choice of tests.
+# The quick tests in JOBS processes, with fewer examples for each property: under four minutes on two cores.
 JOBS ?= 2
-define run-tests
-	$(1) $(2) -n $(JOBS) --dist worksteal -m "$(strip not serial $(3))" $(ARGS)
-	$(BIN)/python -m pytest $(2) -m "$(strip serial $(3))" $(ARGS) || [ $$? = 5 ]
-endef
-
-# The quick tests, with fewer examples for each property: under four minutes on two cores.
+PARALLEL := -n $(JOBS) --dist worksteal
 test: $(TOOLS)
-	$(call run-tests,$(BIN)/python -m pytest,--hypothesis-profile fast,and not slow)
+	$(BIN)/python -m pytest --hypothesis-profile fast $(PARALLEL) -m "not slow and not serial" $(ARGS)
 
-# Everything, as CI runs it, with the coverage of Python, then that of Cython and C.
+# Everything, as CI runs it, with the coverage of Python, then that of Cython and C. Tests marked serial follow alone, and
+# without coverage, which would slow down what they measure.
 test-all: export COVERAGE_FILE := $(CURDIR)/build/coverage/python
 test-all: $(TOOLS)
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(call run-tests,$(BIN)/coverage run -m pytest,--hypothesis-profile full)
+	$(BIN)/coverage run -m pytest --hypothesis-profile full $(PARALLEL) -m "not serial" $(ARGS)
+	$(BIN)/python -m pytest -m serial $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/python .ci/native_coverage.py -n $(JOBS)
 	@$(BIN)/coverage report
