@@ -210,17 +210,17 @@ def _ratio(numerator: str, denominator: str) -> str:
 METRICS: tuple[Metric, ...] = (
     _count("events", "all events, of whatever type"),
     *(_count(name, f"events of type {number}") for name, number in EVENT_TYPES.items()),
-    Metric("playRatio", "", "play by playerImpression", _ratio("{play}", "{playerImpression}")),
+    Metric("playRatio", "", "play divided by playerImpression", _ratio("{play}", "{playerImpression}")),
     Metric(
         "averageViewDropOff",
         "",
-        "how far plays came: a quarter for each of playThrough25, 50, 75 and 100, by play",
+        "how far plays came: a quarter for each of playThrough25, 50, 75 and 100, divided by play",
         _ratio("0.25 * ({playThrough25} + {playThrough50} + {playThrough75} + {playThrough100})", "{play}"),
     ),
     Metric(
         "estimatedMinutesWatched",
         "min",
-        "view by 6: one is sent every ten seconds",
+        "view divided by 6: players send one every ten seconds",
         f"{{view}} / {MINUTE // VIEW_INTERVAL}",
     ),
     Metric(
@@ -229,13 +229,18 @@ METRICS: tuple[Metric, ...] = (
         "by playTimeSum, without the extra view at first play",
         f"{{watchedMicros}} / {_MINUTE}",
     ),
-    Metric("averageViewDuration", "min", "minutesWatched by play", _ratio(f"{{watchedMicros}} / {_MINUTE}", "{play}")),
+    Metric(
+        "averageViewDuration",
+        "min",
+        "minutesWatched divided by play",
+        _ratio(f"{{watchedMicros}} / {_MINUTE}", "{play}"),
+    ),
     _count("peakView", "most views in ten seconds"),
     Metric("bufferingTime", "s", "sum of bufferTime", f"{{bufferMicros}} / {_SECOND}"),
     Metric(
         "rebufferRatio",
         "",
-        "bufferingTime by itself and the time watched",
+        "bufferingTime divided by the sum of it and the time watched",
         _ratio("{bufferMicros}", "{bufferMicros} + {watchedMicros}"),
     ),
     Metric("averageActualBitrate", "kbps", "mean of views", _ratio("{bitrateSum} / 1e3", "{bitrates}")),
@@ -247,14 +252,14 @@ METRICS: tuple[Metric, ...] = (
         "95th percentile of plays",
         f"list_aggregate({{joinTimes}}, 'quantile_cont', 0.95) / {_SECOND}",
     ),
-    Metric("errorRate", "", "error by playRequested", _ratio("{error}", "{playRequested}")),
+    Metric("errorRate", "", "error divided by playRequested", _ratio("{error}", "{playRequested}")),
     _count("uniqueSessions", "distinct sessionId"),
     _count("uniqueKnownUsers", "distinct users of a partner, unknown ones aside"),
     _count("uniqueVideos", "distinct entries of a partner, unknown ones aside"),
     Metric(
         "lossRate",
         "",
-        "eventIndex values that are missing inside play sequences, by those expected there",
+        "eventIndex values that are missing inside play sequences, divided by those expected there",
         _ratio("{missing}", "{expected}"),
     ),
 )

@@ -18,6 +18,8 @@ from harness.server import KANALONY, Server, serving, started
 WAIT = 60.0
 """Seconds until a long-running command has logged its first line, or a command prints what the page shows."""
 
+_SEALED = 2.0  # seconds after which what was sent is in a segment, whatever a command prints then
+
 _NAMES = [
     (r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?", "TIME"),
     (r"\b\d{10}\b", "SECOND"),
@@ -60,8 +62,15 @@ class Terminal:
     collector first, as the pages say: then its segments are sealed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wait: float = WAIT) -> None:
+        """Starts nothing yet.
+
+        Args:
+            directory: Where commands run, and the data directory is.
+            wait: Seconds in which a command may come to print what the page shows.
+        """
         self._directory = directory
+        self._wait = wait
         self._server: Server | None = None
         self._collector = contextlib.ExitStack()
         self._dashboard = contextlib.ExitStack()
@@ -80,7 +89,7 @@ class Terminal:
         Args:
             command: The line behind `$ `.
             expected: What the page shows. A command that only reads is run again until it prints this, since what was
-                sent is in a segment half a second later; `WAIT` seconds at the most.
+                sent is in a segment half a second later.
 
         Returns:
             What it printed to stdout, or else to stderr.
@@ -92,7 +101,7 @@ class Terminal:
             return self._open_dashboard(words[2:])
         if words[1:2] == ["compact"] and self._server:
             self._server.stop()
-        end = time.monotonic() + WAIT
+        end = time.monotonic() + self._wait
         while True:
             output = self._shell(command)
             if shape(output) == shape(expected) or words[1:2] not in (["verify"], ["cat"]) or time.monotonic() > end:
@@ -146,7 +155,8 @@ def transcript(text: str, directory: Path) -> Iterator[tuple[str, str, str]]:
 
 def _rewritten(text: str, directory: Path) -> str:
     """Returns a page with the output of its commands, where that has another shape than what it shows."""
-    with Terminal(directory) as terminal:
+    # No longer: a segment that is sealed for its age would change what the commands behind print.
+    with Terminal(directory, _SEALED) as terminal:
 
         def block(match: re.Match[str]) -> str:
             lines = []

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import kanalony
 from benchmarks.__main__ import main as catalogue
+from kanalony.aggregate.rollups import DIRECTORY
 from kanalony.cli import main as command_line
 from tests.consoles import blocks, shape, transcript
 from tests.source_map import PAGE, TITLE, mapped, sources, standing, table
@@ -124,6 +125,11 @@ def test_files_in_architecture_exist() -> None:
     text = PAGE.read_text().partition(TITLE)[0]
     named = set(re.findall(r"[\w/]+/\w+\.(?:py|pyx|h|c)\b", text))
     assert [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "kanalony"))] == []
+
+
+def test_pages_name_the_present_directory_of_rollups() -> None:
+    named = {name for page in DOCS for name in re.findall(r"rollups-\d+", page.read_text())}
+    assert named == {DIRECTORY}
 
 
 def test_files_in_contributing_exist() -> None:

@@ -324,7 +324,7 @@ def facts(
     columns = ["epoch_us(receivedAt) AS t", "eventType"]
     columns += [f"{sql} AS {name}" for name, sql in dimensions.items()]
     columns += [f"{sql} AS {name}" for name, sql in _VALUES.items() if name in needed]
-    # No other columns: rollups keep these rows in memory.
+    # Only columns that a measure reads: the writer of rollups holds these rows in memory.
     result = ["t", "eventType", *dimensions, *(name for name in (*_VALUES, *_STEPS, *_WATCHED) if name in needed)]
     if of_sequences:
         columns += [

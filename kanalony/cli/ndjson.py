@@ -1,4 +1,7 @@
-"""The JSON of `kanalony cat`: one object for each event of a request. Names and order of the keys are a contract."""
+"""The JSON of `kanalony cat`: one object for each event of a request.
+
+Keys keep their names and order; new ones may follow the headers.
+"""
 
 from base64 import b64encode
 from collections.abc import Iterator

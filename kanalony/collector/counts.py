@@ -40,5 +40,5 @@ class Counts:
         _, logged = self._logged.get(reason, (0.0, 0))
         total = self._total[reason]
         if total > logged:
-            log.warning("%s: %d requests, %d since the start", reason, total - logged, total)
+            log.warning("%s: %d, %d since the start", reason, total - logged, total)
             self._logged[reason] = time.monotonic(), total

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
-from kanalony.collector.refusals import length_required, refusal, too_large
+from kanalony.collector.refusals import body_too_large, length_required, refusal
 from kanalony.core.frames import FIELD_NAMES
 
 Environ = dict[str, Any]
@@ -76,7 +76,7 @@ class Intake:
         stream = environ["wsgi.input"]
         if length > limit:
             _discard(stream, length)
-            raise too_large(f"the body of {length:,} bytes exceeds {limit:,}")
+            raise body_too_large(f"the body of {length:,} bytes exceeds {limit:,}")
         if "HTTP_TRANSFER_ENCODING" not in environ:
             body = _read(stream, length)
             if len(body) < length:  # granian passes on a body that broke off, and its sender may still be listening
@@ -85,7 +85,7 @@ class Intake:
         body = _read(stream, limit + 1) if environ.get("wsgi.input_terminated") else b""
         if len(body) > limit:
             _discard(stream, _MAX_DISCARDED)
-            raise too_large(f"the body exceeds {limit:,} bytes")
+            raise body_too_large(f"the body exceeds {limit:,} bytes")
         if not body and ("meinheld.client" in environ or not environ.get("wsgi.input_terminated")):
             # meinheld recognizes `Transfer-Encoding: chunked` in this spelling only, and reads no body for any other;
             # other servers may not support chunks at all. A 200 could be a lie, so an empty body is refused as well.

@@ -38,10 +38,17 @@ def length_required() -> RefusedError:
     )
 
 
-def too_large(problem: str) -> RefusedError:
-    """413: the body exceeds `max_body`, or the request a journal block. `problem` is the first half of the text."""
+def body_too_large(problem: str) -> RefusedError:
+    """413: the body exceeds `max_body`. `problem` is the first half of the text."""
     return RefusedError(
-        "413 Content Too Large", f"{problem}; nothing was stored.", "requests too large to store, answered with 413"
+        "413 Content Too Large", f"{problem}; nothing was stored.", "bodies above max_body answered with 413"
+    )
+
+
+def request_too_large(error: OverflowError) -> RefusedError:
+    """413: URL, headers and body together exceed a journal block. The error names both sizes."""
+    return RefusedError(
+        "413 Content Too Large", f"{error}; nothing was stored.", "requests above journal_block_size answered with 413"
     )
 
 
@@ -68,7 +75,7 @@ def journal_full() -> RefusedError:
 def refusal(error: Exception | None) -> RefusedError:
     """Maps an error of `append` to its refusal. None means that the journal is full."""
     if isinstance(error, OverflowError):
-        return too_large("the request is too large for a journal block")
+        return request_too_large(error)
     if isinstance(error, ValueError):
         return malformed()
     return disk_failed(error) if error else journal_full()

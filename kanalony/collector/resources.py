@@ -35,7 +35,14 @@ class TrackResource:
     _compose = staticmethod(time_response)
 
     def __init__(self, intake: Intake, cors: Cors, counts: Counts, is_shedding: Callable[[], bool]) -> None:
-        """Args: `is_shedding` decides whether JSON responses ask players to send no views."""
+        """Creates the resource.
+
+        Args:
+            intake: Stores requests.
+            cors: Decides which pages may read responses.
+            counts: Counts refused requests.
+            is_shedding: Decides whether JSON responses ask players to send no views.
+        """
         self._intake = intake
         self._cors = cors
         self._counts = counts

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationInfo
 from pydantic_settings import NoDecode
 
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.core.journal import BLOCK_UNIT, MAX_BLOCKS
 from kanalony.core.querystring import bare_name
 from kanalony.errors import UsageError
@@ -19,7 +20,9 @@ from kanalony.settings.shared import DataSettings, Directory, Several, one_or_se
 
 GUARDED = ("data", "redact", "anonymize_ip")  # a reload changes them only when they are set to another value
 
-_REQUEST_ROOM = 96 << 10  # bytes for all of a request but its body: eight parts of 8 KiB, and redacted ones may grow
+# Bytes of a record beside its body: meinheld passes at most 8 KiB of the URL and of each header, and redaction and
+# truncation make some of them longer.
+_REQUEST_ROOM = (len(FIELD_NAMES) + 1) * (8 << 10)
 _READ_AT_START = ("host", "port", "server")
 
 
@@ -52,7 +55,7 @@ def _host_name() -> str:
 
 
 def _block_for(max_body: int) -> ByteSize:
-    """Returns the smallest block that holds any request with a body of up to `max_body` bytes."""
+    """Returns the smallest block that holds a body of `max_body` bytes, URL and headers."""
     return ByteSize(-(-(max_body + _REQUEST_ROOM) // BLOCK_UNIT) * BLOCK_UNIT)
 
 
@@ -169,7 +172,7 @@ class ServeSettings(DataSettings):
         default_factory=lambda known: _block_for(known.get("max_body", 0)),
         ge=64 << 10,
         le=64 << 20,
-        json_schema_extra={"default_text": "max_body and 96KiB"},
+        json_schema_extra={"default_text": f"max_body + {_REQUEST_ROOM >> 10}KiB"},
     )
     """Largest size, in bytes, of the events in one frame, and of one request. Larger compresses a little better and is
     read in larger steps."""

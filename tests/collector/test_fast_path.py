@@ -15,7 +15,7 @@ from tests.collector.wsgi import SMALL, call, stored
 from tests.tools import examples
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=30)
-ALCONFIGURATIONS = {
+ALWAYS = {
     "REQUEST_METHOD": st.just("GET"),
     "PATH_INFO": st.sampled_from(["/collect", "/pixel.gif", "/api_v3/index.php"]),
     "QUERY_STRING": TEXT,
@@ -36,7 +36,7 @@ ELSEWHERE = {
     "HTTP_CONTENT_LENGTH ": st.just("3"),
     "HTTP_TRANSFER_ENCODING ": st.just("chunked"),
 }
-PLAIN = st.fixed_dictionaries(ALCONFIGURATIONS, optional=HARMLESS)
+PLAIN = st.fixed_dictionaries(ALWAYS, optional=HARMLESS)
 ANY = st.fixed_dictionaries(
     {
         "REQUEST_METHOD": st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "PUT"]),

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.target import Target, target_of
 from harness.load import cat
+from kanalony.core.frames import FIELD_NAMES
 from tests.tools import tool
 
 HEADERS_ROOM = 7_000  # bytes: docs/operations.md
@@ -53,6 +54,8 @@ def test_every_header_that_is_stored_passes(target: Target) -> None:
     assert event["content_type"] == "application/json"
     assert event["content_encoding"] == "gzip"
     assert event["params"]["eventType"] == "3"
+    missing = [name for name in FIELD_NAMES if not (event.get(name) or event.get(f"{name}_base64"))]
+    assert missing == ["address_token"], "nginx.conf drops a field"
 
 
 def test_every_header_that_a_response_depends_on_passes(target: Target) -> None:

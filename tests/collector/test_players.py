@@ -160,7 +160,7 @@ def test_the_largest_body_is_stored_and_a_larger_one_is_413_with_its_limit(serve
         assert b"50,000" in text
         assert headers["access-control-allow-origin"] == PAGE["Origin"]
     assert stored(server, "larger") == []
-    assert "requests too large to store, answered with 413: 1 requests" in server.log.read_text()
+    assert "bodies above max_body answered with 413: 1, 1 since the start" in server.log.read_text()
 
 
 def test_a_preflight_grants_what_is_requested(server: Server) -> None:
