@@ -10,13 +10,16 @@ from pathlib import Path
 
 from kanalony import durable
 from kanalony.collector.addresses import embedded_ipv4, parse_address
-from kanalony.collector.intake import Append, fields_by_name
+from kanalony.collector.intake import Append, all_fields
+from kanalony.core.frames import FIELD_NAMES
 
 log = logging.getLogger(__name__)
 
 _KEY_SIZE = 32  # bytes
 _TOKEN_SIZE = 16  # bytes; the record format has as many
 _DAY = 86400  # seconds
+
+_REMOTE_ADDR, _FORWARDED_FOR, _ADDRESS_TOKEN = map(FIELD_NAMES.index, ("remote_addr", "forwarded_for", "address_token"))
 
 
 def truncated(address: bytes) -> bytes:
@@ -45,11 +48,11 @@ def truncating(append: Append) -> Append:
     """Wraps `append` so that it stores truncated addresses."""
 
     def store(*values: object) -> int:
-        request = fields_by_name(values)
-        address, hops = request["remote_addr"], request["forwarded_for"]
-        request["remote_addr"] = truncated(address) if address else None
-        request["forwarded_for"] = ", ".join(map(_truncated_hop, hops.split(","))) if hops else None
-        return append(*request.values())
+        request = all_fields(values)
+        address, hops = request[_REMOTE_ADDR], request[_FORWARDED_FOR]
+        request[_REMOTE_ADDR] = truncated(address) if address else None
+        request[_FORWARDED_FOR] = ", ".join(map(_truncated_hop, hops.split(","))) if hops else None
+        return append(*request)
 
     return store
 
@@ -58,7 +61,9 @@ def dropping(append: Append) -> Append:
     """Wraps `append` so that it stores no addresses."""
 
     def store(*values: object) -> int:
-        return append(*(fields_by_name(values) | {"remote_addr": None, "forwarded_for": None}).values())
+        request = all_fields(values)
+        request[_REMOTE_ADDR] = request[_FORWARDED_FOR] = None
+        return append(*request)
 
     return store
 
@@ -67,11 +72,11 @@ def hashing(append: Append, keys: "AddressKeys") -> Append:
     """Wraps `append` so that it stores tokens instead of addresses: HMAC-SHA-256 with the key of the day."""
 
     def store(*values: object) -> int:
-        request = fields_by_name(values)
-        address = request["remote_addr"]
-        token = hmac.digest(keys.today(), address, "sha256")[:_TOKEN_SIZE] if address else None
-        request |= {"remote_addr": None, "forwarded_for": None, "address_token": token}
-        return append(*request.values())
+        request = all_fields(values)
+        address = request[_REMOTE_ADDR]
+        request[_ADDRESS_TOKEN] = hmac.digest(keys.today(), address, "sha256")[:_TOKEN_SIZE] if address else None
+        request[_REMOTE_ADDR] = request[_FORWARDED_FOR] = None
+        return append(*request)
 
     return store
 

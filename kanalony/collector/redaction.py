@@ -4,11 +4,16 @@ import gzip
 
 from kanalony.bodies import is_plain_form, read_body
 from kanalony.collector.counts import Counts
-from kanalony.collector.intake import Append, fields_by_name
+from kanalony.collector.intake import Append, all_fields
+from kanalony.core.frames import FIELD_NAMES
 from kanalony.core.redact import Redactor
 
 REPLACEMENT = b"redacted"
 _UNREADABLE = b"{redacted}"  # neither JSON nor a form: readers still count the body as one that cannot be read
+
+_REFERER, _QUERY, _BODY, _CONTENT_TYPE, _CONTENT_ENCODING = map(
+    FIELD_NAMES.index, ("referer", "query", "body", "content_type", "content_encoding")
+)
 
 _MIN_EVENT = 64  # bytes of max_body for each event that is redacted while a player waits
 _COMPRESSION = 4  # bytes of max_body for each byte that is decompressed: blocks that hold nothing take the longest
@@ -25,17 +30,17 @@ def redacting(append: Append, redactor: Redactor, max_body: int, counts: Counts)
     """
 
     def store(*values: object) -> int:
-        request = fields_by_name(values)
-        query, referer, body = request["query"], request["referer"], request["body"]
-        request["query"] = redactor.query(query.encode("latin-1")) if query else None
-        request["referer"] = _redact_url(referer, redactor) if referer else None
+        request = all_fields(values)
+        query, referer, body = request[_QUERY], request[_REFERER], request[_BODY]
+        request[_QUERY] = redactor.query(query.encode("latin-1")) if query else None
+        request[_REFERER] = _redact_url(referer, redactor) if referer else None
         if body:
-            request["body"], request["content_encoding"], is_whole = redact_body(
-                body, request["content_type"] or "", request["content_encoding"], redactor, max_body
+            request[_BODY], request[_CONTENT_ENCODING], is_whole = redact_body(
+                body, request[_CONTENT_TYPE] or "", request[_CONTENT_ENCODING], redactor, max_body
             )
             if not is_whole:
                 counts.add("bodies that could not be read for redaction, stored in part or not at all")
-        return append(*request.values())
+        return append(*request)
 
     return store
 
