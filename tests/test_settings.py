@@ -44,6 +44,13 @@ def test_every_command_takes_its_options_from_one_file(tmp_path: Path, monkeypat
     assert load_settings(DashboardSettings).api_key == ("*=SECRET34",)
 
 
+def test_names_in_a_file_may_be_in_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kanalony.toml").write_text('REDACT = ["ks"]\nredact = []\nKeep_Segments = "1d"\n')
+    assert load_settings(ServeSettings).redact == ("ks",)
+    assert load_settings(CompactSettings).keep_segments == 86400
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_misspelt_option_is_an_error_for_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: type[DataSettings]

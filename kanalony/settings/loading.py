@@ -54,7 +54,9 @@ def load_settings(model: type[_Model], config: Path | None = None, **flags: Any)
     path = config or _default_config()
     in_file = _read_config(path) if path else {}
     _check_environment()
-    own = {name: value for name, value in in_file.items() if name in model.model_fields}
+    # Names may be in capitals, as in the environment. Of two spellings of one option the first wins.
+    lowered = {name.lower(): value for name, value in reversed(in_file.items())}
+    own = {name: value for name, value in lowered.items() if name in model.model_fields}
 
     class FromFile(model):  # type: ignore[valid-type, misc]
         @classmethod
@@ -68,7 +70,7 @@ def load_settings(model: type[_Model], config: Path | None = None, **flags: Any)
             return *sources, InitSettingsSource(settings_cls, own)
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    problems = [f"{path}: unknown option {name!r}" for name in in_file if name not in OPTIONS]
+    problems = [f"{path}: unknown option {name!r}" for name in in_file if name.lower() not in OPTIONS]
     try:
         settings: _Model = FromFile(**given)
     except ValidationError as error:
