@@ -109,8 +109,9 @@ class SettingsReader:
 def hand_to_workers(settings: ServeSettings) -> None:
     """Puts settings into the environment of this process, from which `ServeSettings()` makes the same ones in workers.
 
-    All other options are removed from the environment: a worker that faces the internet gets no keys of the dashboard
-    and no path to the secrets of partners.
+    All other options are removed: a worker that faces the internet reads no keys of the dashboard and no path to the
+    secrets of partners. Variables that this process was started with stay in /proc/PID/environ of forked workers, which
+    only its own user can read; options of kanalony.toml never get there.
     """
     for name in [name for name in os.environ if _option(name) in OPTIONS]:
         del os.environ[name]

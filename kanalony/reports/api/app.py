@@ -96,7 +96,9 @@ class _Service:
             return await self._waiting(request, parameters)
         if (service, action) == ("analytics", "query"):
             return await self._query(request, parameters)
-        raise Refused(404, "notFound", f"the service {service!r} has no action {action!r} here")
+        raise Refused(
+            404, "notFound", f"no action {action or ''!r} of the service {service or ''!r}: see docs/reports.md"
+        )
 
     async def _waiting(self, request: Request, parameters: dict[str, Any]) -> Response:
         # The number of all partners' requests is not shown to one partner.
