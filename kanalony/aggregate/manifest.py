@@ -44,7 +44,7 @@ class Part(NamedTuple):
 class Identity(NamedTuple):
     """Which file a segment is: name, size in bytes, time of its last change in ns since 1970.
 
-    Another file of the same name, cut off or restored, is not taken for the one that was read.
+    A file that was cut off or restored under the same name has another identity.
     """
 
     name: str

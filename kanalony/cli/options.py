@@ -44,7 +44,7 @@ def setting(model: type[DataSettings], name: str, *, multiple: bool = False) -> 
 
 
 def existing_data(data: Path | None, settings: DataSettings | None = None) -> DataDirectory:
-    """Returns the data directory to read: the value of --data, or the one that `kanalony serve` uses here.
+    """Returns the data directory to read: the value of --data, or the default of `kanalony serve` here.
 
     Raises:
         UsageError: There is no data directory, or settings are wrong.

@@ -60,7 +60,7 @@ class MeinheldArbiter(Arbiter):  # type: ignore[misc]
                     break
 
     def _retire_surplus(self) -> list[MeinheldWorker]:
-        """Retires workers that others have replaced. Returns those that are not outdated, oldest first."""
+        """Retires replaced workers. Returns the up-to-date workers, oldest first."""
         self._retiring = [pid for pid in self._retiring if pid in self.WORKERS]
         serving = [worker for pid, worker in self.WORKERS.items() if pid not in self._retiring]
         for worker in serving:

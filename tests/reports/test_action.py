@@ -384,7 +384,7 @@ def test_a_query_ends_and_frees_its_turn_when_its_client_hangs_up(lake: DataDire
             assert (endless.running, endless.ended) == (2, 0)
         wait_for(lambda: endless.ended == 2)
         assert query(address, metrics="play")["count"] == 1
-        assert (endless.running, endless.ended) == (0, 2), "the one that was cancelled while it waited never ran"
+        assert (endless.running, endless.ended) == (0, 2), "a query that is cancelled while it waits never runs"
 
 
 def test_a_partner_leaves_a_turn_to_others(lake: DataDirectory, endless: Endless) -> None:
